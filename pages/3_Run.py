@@ -1,0 +1,34 @@
+"""Run calibration and reconstruction on your own settings, in the background."""
+
+import streamlit as st
+
+from qlib.records import Refused
+from qlib.ui import frame, progress, setup, start
+
+QUESTION = "Run calibration and reconstruction on your own settings"
+
+job, missing = progress.find(st.query_params.get("job"))
+frame.head(QUESTION, progress.answer(job))
+progress.panel(job)
+if missing:
+    st.info(missing, icon=":material/link_off:")
+
+if job is not None:
+    st.button(
+        "Set up another run",
+        icon=":material/add:",
+        key="another",
+        on_click=lambda: st.query_params.pop("job", None),
+    )
+    st.stop()
+
+setup.presets()
+form, side = st.columns([2, 1], gap="medium")
+with form:
+    draft = setup.draft()
+try:
+    spec, problem = setup.checked(draft), ""
+except Refused as error:
+    spec, problem = None, str(error)
+with side:
+    start.card(spec, problem)

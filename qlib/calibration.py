@@ -1,0 +1,278 @@
+"""Calibration images, the ranges they give, and what each unit sees.
+
+Two tensors move forward from unit to unit: the float one and the quantized one. Work grows
+linearly with depth, memory with one boundary.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from qlib.histogram import Histogram
+from qlib.model import QuantLayer, QuantModel, QuantPoint
+from qlib.observers._base import Observer
+from qlib.quantizers._base import Quantizer
+from qlib.quantizers.uniform import Uniform
+from qlib.records import Event, Refused, Report, ignore
+from qlib.scheme import BitPlan
+from qlib.trace import removing
+
+
+@dataclass
+class Unit:
+    """One unit while it is being fitted. Tensors hold all calibration images, images first.
+
+    ``inputs``: what the unit receives when everything before it is quantized (as the walk asked);
+    ``float_inputs``: the same in the float network; ``targets``: the float network's output.
+    """
+
+    name: str
+    index: int
+    of: int
+    model: QuantModel
+    layers: dict[str, QuantLayer | nn.Module]
+    inputs: Tensor
+    float_inputs: Tensor
+    targets: Tensor
+    boundary: QuantPoint | None = None
+    activation: nn.Module | None = None
+    layer: str | None = None  # set when the unit is one layer inside a block
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.layer is None:
+            return self.model.call_unit(self.name, x)
+        y = self.layers[self.layer](x)
+        return y if self.activation is None else self.activation(y)
+
+    @property
+    def title(self) -> str:
+        return self.layer or self.name
+
+    @property
+    def weighted(self) -> list[QuantLayer]:
+        return [layer for layer in self.layers.values() if isinstance(layer, QuantLayer)]
+
+    @property
+    def channels(self) -> int:
+        """Output channels: what the reconstruction error is summed over."""
+        return self.weighted[-1].weight.shape[0] if self.weighted else self.targets.shape[-1]
+
+    def points(self) -> list[QuantPoint]:
+        """Activation points in use inside the unit, its boundary first."""
+        inner = [p for layer in self.layers.values() for p in layer.points().values()]
+        used = set(map(id, self.model.points.values()))
+        points = [p for p in inner if id(p) in used]
+        return ([self.boundary] if self.boundary else []) + points
+
+    def quantizers(self) -> list[Quantizer]:
+        """Of weights and of activations, filled ones only."""
+        points = [layer.weight_point for layer in self.weighted] + self.points()
+        return [p.quantizer for p in points if p.quantizer is not None]
+
+
+@dataclass
+class Calibration:
+    """Unlabelled images that a method may use, and how ranges are chosen from them.
+
+    Args:
+        images: (n, c, h, w), preprocessed, on the device of the model.
+        generator: all randomness of a method comes from here.
+    """
+
+    images: Tensor
+    generator: torch.Generator
+    weight_observer: Observer
+    act_observer: Observer
+    batch: int = 64
+    report: Report = ignore
+    _histograms: dict[tuple[str, bool], Histogram] = field(default_factory=dict)
+
+    def attach(self, model: QuantModel, plan: BitPlan) -> None:
+        """Give every tensor of the plan a nearest-rounding quantizer."""
+        self.attach_weights(model, plan)
+        self.attach_inputs(model, plan)
+
+    def attach_weights(self, model: QuantModel, plan: BitPlan) -> None:
+        """Ranges from the weights themselves."""
+        for i, (name, layer) in enumerate(model.weighted().items()):
+            scheme = plan.weights.get(name)
+            layer.weight_point.fill(
+                Uniform.fit(layer.weight, scheme, self.weight_observer) if scheme else None
+            )
+            self.report(Event("calibrate", name, i + 1, len(model.layers), note="weights"))
+
+    @torch.no_grad()
+    def attach_inputs(
+        self, model: QuantModel, plan: BitPlan, *, weights_quantized: bool = False
+    ) -> None:
+        """Ranges from streamed histograms of the float network's activations.
+
+        ``weights_quantized``: of the network with quantized weights instead (BRECQ's stage two).
+        """
+        seen = self.histograms(model, weights_quantized=weights_quantized)
+        for name, point in model.points.items():
+            scheme = plan.inputs.get(name)
+            point.quantizer = None
+            if scheme is None:
+                continue
+            values, counts = seen[name].values()
+            lo, hi = self.act_observer.find_range(values, scheme, counts)
+            device = self.images.device
+            point.quantizer = Uniform.of_range(lo[0].to(device), hi[0].to(device), scheme)
+
+    @torch.no_grad()
+    def histograms(
+        self, model: QuantModel, *, weights_quantized: bool = False
+    ) -> dict[str, Histogram]:
+        """One histogram for each activation point; float ones are made once and kept."""
+        if not weights_quantized and self._histograms:
+            return self._histograms
+        found = {name: Histogram() for name in model.points}
+        hooks = [
+            point.register_forward_pre_hook(lambda m, args, h=found[name]: h.update(args[0]))
+            for name, point in model.points.items()
+        ]
+        with removing(hooks), model.quantized(weights=weights_quantized, inputs=False):
+            for start in range(0, len(self.images), self.batch):
+                model(self.images[start : start + self.batch])
+                self.report(Event("calibrate", "", start, len(self.images), note="activations"))
+        if not weights_quantized:
+            self._histograms = found
+        return found
+
+    def walk(
+        self, model: QuantModel, *, by: str = "block", weights: bool = True, inputs: bool = True
+    ) -> Iterator[Unit]:
+        """Visit the units in order; what comes before each is quantized as asked.
+
+        While a unit is visited the model is in the state ``weights``, ``inputs``; afterwards the
+        unit's output is computed in that state and carried on.
+        """
+        if not model.walkable:
+            raise Refused(
+                "This network's blocks exchange several tensors, so it cannot be reconstructed "
+                "block by block; use the method 'nearest'."
+            )
+        units = model.units("block")
+        total = len(model.units(by))
+        visited = 0
+        floats = self._each(lambda x: model.arrive(x, units[0]), self.images, model, False, False)
+        quants = floats
+        for at, name in enumerate(units):
+            then = units[at + 1] if at + 1 < len(units) else None
+            call = lambda x, name=name: model.call_unit(name, x)  # noqa: E731
+            targets = self._each(call, floats, model, False, False)
+            for unit in self._views(model, name, by, floats, quants, targets, weights, inputs):
+                visited += 1
+                unit.index, unit.of = visited, total
+                with model.quantized(weights=weights, inputs=inputs):
+                    yield unit
+            if then is None:
+                return
+            if not model.chain:
+                floats, quants = self._from_images(model, then, weights, inputs)
+                continue
+            outputs = self._each(call, quants, model, weights, inputs)
+            floats = self._hop(model, name, targets, then)
+            quants = self._hop(model, name, outputs, then)
+
+    def output_gradients(self, model: QuantModel, unit: Unit) -> Tensor:
+        """∂L/∂(unit output) in the float network for every image: shaped like ``unit.targets``.
+
+        L is the cross-entropy to a label drawn from the network's own prediction, so that the
+        mean square of the gradient is the diagonal of the true Fisher matrix.
+        """
+        found = torch.empty_like(unit.targets)
+        with model.quantized(weights=False, inputs=False), torch.enable_grad():
+            for start in range(0, len(found), self.batch):
+                part = slice(start, start + self.batch)
+                y = unit.targets[part].detach().requires_grad_(True)
+                logits = model.hop(unit.name, y, None)
+                labels = torch.multinomial(logits.softmax(1), 1, generator=self.generator)
+                loss = nn.functional.cross_entropy(logits, labels[:, 0], reduction="sum")
+                (found[part],) = torch.autograd.grad(loss, y)
+        return found
+
+    def _views(
+        self,
+        model: QuantModel,
+        name: str,
+        by: str,
+        floats: Tensor,
+        quants: Tensor,
+        targets: Tensor,
+        weights: bool,
+        inputs: bool,
+    ) -> Iterator[Unit]:
+        """The unit itself, or each of its layers with weights in turn."""
+        layers = {n: model.layers[n] for n in model.layers_of(name)}
+        if by == "block":
+            yield Unit(name, 0, 0, model, layers, quants, floats, targets,
+                       boundary=model.boundaries.get(name))  # fmt: skip
+            return
+        for layer in (n for n, m in layers.items() if isinstance(m, QuantLayer)):
+            act = model.activation[layer]
+            reach = lambda x, layer=layer: _inner(model, name, layer, x)  # noqa: E731
+            float_in = self._each(reach, floats, model, False, False)
+            quant_in = self._each(reach, quants, model, weights, inputs)
+            apply = lambda x, m=layers[layer], act=act: (act or nn.Identity())(m(x))  # noqa: E731
+            target = self._each(apply, float_in, model, False, False)
+            yield Unit(name, 0, 0, model, {layer: layers[layer]}, quant_in, float_in, target,
+                       activation=act, layer=layer)  # fmt: skip
+
+    @torch.no_grad()
+    def _each(self, call, x: Tensor, model: QuantModel, weights: bool, inputs: bool) -> Tensor:
+        """``call`` on batches of ``x`` in one state of the model; results in one tensor."""
+        with model.quantized(weights=weights, inputs=inputs):
+            first = call(x[: self.batch])
+            if first.data_ptr() == x.data_ptr() and first.shape[1:] == x.shape[1:]:
+                return x  # nothing lies between: no copy
+            y = _empty_like_batch(first, len(x))
+            y[: len(first)] = first
+            for start in range(self.batch, len(x), self.batch):
+                y[start : start + self.batch] = call(x[start : start + self.batch])
+        return y
+
+    def _hop(self, model: QuantModel, unit: str, x: Tensor, until: str) -> Tensor:
+        return self._each(lambda part: model.hop(unit, part, until), x, model, False, False)
+
+    def _from_images(
+        self, model: QuantModel, until: str, weights: bool, inputs: bool
+    ) -> tuple[Tensor, Tensor]:
+        """For networks whose units are no chain: run from the images again. Slower, never wrong."""
+        reach = lambda x: model.arrive(x, until)  # noqa: E731
+        return (
+            self._each(reach, self.images, model, False, False),
+            self._each(reach, self.images, model, weights, inputs),
+        )
+
+
+def _inner(model: QuantModel, unit: str, layer: str, x: Tensor) -> Tensor:
+    """The input of a layer inside a unit, given the unit's input."""
+    if layer == unit:
+        return x
+    found: list[Tensor] = []
+
+    class _Stop(Exception):
+        pass
+
+    def stop(module: nn.Module, args: tuple) -> None:
+        found.append(args[0])
+        raise _Stop
+
+    with removing([model.layers[layer].register_forward_pre_hook(stop)]):
+        try:
+            model.call_unit(unit, x)
+        except _Stop:
+            return found[0]
+    raise RuntimeError(f"{unit} ended before it reached {layer}.")
+
+
+def _empty_like_batch(first: Tensor, n: int) -> Tensor:
+    """Room for ``n`` images laid out like a batch of them (keeps channels-last)."""
+    empty = first.new_empty((n, *first.shape[1:]))
+    if first.dim() == 4 and first.is_contiguous(memory_format=torch.channels_last):
+        return empty.to(memory_format=torch.channels_last)
+    return empty

@@ -1,0 +1,58 @@
+"""Draws images at random in a way that no library's version can change."""
+
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+
+from qlib.datasets._base import Images
+from qlib.records import Refused
+
+
+def shuffled(ids: Iterable[str], seed: int | str) -> list[int]:
+    """Positions of ``ids`` in an order that depends on ``seed`` and the names alone.
+
+    Sorted by the SHA-256 of seed and name: the same everywhere and for ever, and the first 64 of
+    a larger draw are the draw of 64.
+    """
+    keys = [sha256(f"{seed}|{name}".encode()).digest() for name in ids]
+    return sorted(range(len(keys)), key=keys.__getitem__)
+
+
+def subset(images: Images, rows: Sequence[int]) -> Images:
+    """The images at ``rows``, in that order, still opened one at a time."""
+    rows = list(rows)
+    labels = None if images.labels is None else images.labels[rows]
+
+    def open_(index: int):
+        return images.open(rows[index])
+
+    return Images([images.ids[i] for i in rows], labels, open_)
+
+
+def draw_calibration(images: Images, n: int, seed: int, where: str) -> Images:
+    """``n`` of ``images`` in the order of the draw.
+
+    Raises:
+        Refused: fewer than ``n`` are there.
+    """
+    if n < 1 or n > len(images):
+        raise Refused(
+            f"{n} calibration images were asked of {where}, which has {len(images)} for that; "
+            f"choose from 1 to {len(images)}."
+        )
+    return subset(images, shuffled(images.ids, seed)[:n])
+
+
+def draw_test(images: Images, n: int | None, where: str) -> Images:
+    """All of ``images``, or the same random ``n`` every time, in their own order.
+
+    Raises:
+        Refused: fewer than ``n`` are there.
+    """
+    if n is None:
+        return images
+    if n < 1 or n > len(images):
+        raise Refused(
+            f"{n} test images were asked of {where}, which has {len(images)} for that; choose "
+            f"from 1 to {len(images)}, or leave the number out for all."
+        )
+    return subset(images, sorted(shuffled(images.ids, "test")[:n]))

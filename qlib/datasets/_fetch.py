@@ -1,0 +1,45 @@
+"""Downloads a torchvision data set when it is missing, or says what to put where."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from qlib.models._online import reachable
+from qlib.records import Refused
+
+
+def data_home() -> Path:
+    """``$QLIB_DATA``, or ``~/.cache/qlib``: where downloaded data sets live."""
+    return Path(os.environ.get("QLIB_DATA") or "~/.cache/qlib").expanduser()
+
+
+def fetch(make: Callable[..., Any], name: str, url: str, expected: str) -> Any:
+    """``make(root=, download=)`` with the data in place.
+
+    ``expected`` names, inside the root, what a hand-made copy must look like.
+
+    Raises:
+        Refused: missing and the server cannot be reached, or the download failed.
+    """
+    root = data_home() / name
+    try:
+        return make(root=str(root), download=False)
+    except (RuntimeError, OSError):
+        pass  # not there, or not whole
+    place = (
+        f"connect to the internet once, or put {expected} into {root} (the environment variable "
+        "QLIB_DATA chooses another place)"
+    )
+    if not reachable(url):
+        raise Refused(f"{name} is not on this machine and {url} cannot be reached; {place}.")
+    fresh = not root.exists()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        return make(root=str(root), download=True)
+    except (RuntimeError, OSError, EOFError) as error:
+        if fresh:
+            shutil.rmtree(root, ignore_errors=True)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise Refused(f"{name} could not be downloaded ({reason}); {place}.") from error

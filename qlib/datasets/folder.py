@@ -1,0 +1,45 @@
+"""One's own images: a folder with a sub-folder a class, or a zip of one."""
+
+from typing import ClassVar
+
+from qlib.datasets._base import Dataset, Images
+from qlib.datasets._tree import Tree, source_path
+
+PATTERN = "folder:PATH"
+PREFIX = "folder:"
+
+
+class Folder(Dataset):
+    """Classes are the sub-folders in alphabetical order.
+
+    ``train/`` beside ``test/`` or ``val/`` separates calibration from test images. Without them
+    the images drawn by `calibration` are left out of `test` of the same object, and an object
+    that is only tested tests with all. Calibration alone needs no class folders.
+    """
+
+    title: ClassVar[str] = "Folder or zip of class folders"
+
+    @classmethod
+    def variants(cls) -> tuple[str, ...]:
+        return (PATTERN,)
+
+    @classmethod
+    def owns(cls, name: str) -> bool:
+        return name.startswith(PREFIX) and name != PATTERN
+
+    def __init__(self, name: str) -> None:
+        self._tree = Tree(source_path(name), _alphabetical)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self._tree.folders)
+
+    def calibration(self, n: int, seed: int) -> Images:
+        return self._tree.calibration(n, seed)
+
+    def test(self, n: int | None = None) -> Images:
+        return self._tree.test(n)
+
+
+def _alphabetical(folders: list[str], where: str) -> dict[str, int]:
+    return {name: i for i, name in enumerate(folders)}

@@ -1,0 +1,43 @@
+"""ImageNet images, or any part of them, in folders or zips named by WordNet id.
+
+Source: Russakovsky et al., IJCV 2015, arXiv 1409.0575. Its terms forbid passing the images on.
+"""
+
+from typing import ClassVar
+
+from qlib.datasets._base import Dataset, Images
+from qlib.datasets._imagenet import class_index, class_names
+from qlib.datasets._tree import Tree, source_path
+
+PATTERN = "imagenet:PATH"
+PREFIX = "imagenet:"
+
+
+class ImageNet(Dataset):
+    """Labels are ImageNet's class indices, however few of the 1,000 classes are there.
+
+    Calibration and test images are kept apart as in ``folder:PATH``.
+    """
+
+    title: ClassVar[str] = "ImageNet (folder or zip by WordNet id)"
+
+    @classmethod
+    def variants(cls) -> tuple[str, ...]:
+        return (PATTERN,)
+
+    @classmethod
+    def owns(cls, name: str) -> bool:
+        return name.startswith(PREFIX) and name != PATTERN
+
+    def __init__(self, name: str) -> None:
+        self._tree = Tree(source_path(name), class_index)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return class_names()
+
+    def calibration(self, n: int, seed: int) -> Images:
+        return self._tree.calibration(n, seed)
+
+    def test(self, n: int | None = None) -> Images:
+        return self._tree.test(n)

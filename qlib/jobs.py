@@ -1,0 +1,187 @@
+"""Jobs in the background: submit, status, events, cancel, kill, list_jobs. No torch.
+
+A job is a process, ``python -m qlib.worker RUNS/.jobs/KEY``, that outlives the app. All that is
+known of it is on disk, so any process that is given the same runs folder sees the same jobs.
+``$QLIB_JOBS`` (default 1) run at once, the others wait in order of submission.
+"""
+
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from qlib import _process, _queue, specs, store
+from qlib._disk import write_json, writing
+from qlib._queue import CANCEL, ENDED, FOLDER, Job
+from qlib._runfolder import load_head
+from qlib.records import Refused, RunSpec
+
+__all__ = ["ENDED", "Job", "cancel", "events", "kill", "list_jobs", "status", "submit"]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # a key may come from an address bar
+REMEMBERED = 86_400.0  # seconds that the list of jobs names a job that is done
+WORKER = (sys.executable, "-m", "qlib.worker")
+
+
+def submit(spec: RunSpec, runs: Path, *, command: Sequence[str] = WORKER) -> Job:
+    """Queue a checked specification, and start it if a place is free.
+
+    An equal one that is finished, queued, running or being cancelled is returned as it is; one
+    that failed, was cancelled or crashed starts anew. Paths in it become absolute (see
+    `qlib.specs.absolute`): the worker runs in another folder. ``command`` is what runs a job
+    folder given as its last argument.
+
+    Raises:
+        Refused: a file or folder that it names is missing; the runs folder cannot be written;
+            ``$QLIB_JOBS`` is no number.
+    """
+    spec = specs.absolute(spec)
+    if store.find(spec, [runs]):
+        return status(spec.key, runs, command=command)
+    with _queue.moving(runs):
+        known = _queue.settle(runs, command)
+        old = next((job for job in known if job.key == spec.key), None)
+        if old is None or old.over:
+            _forget(known, time.time())
+            latest = max((job.submitted for job in known), default=0.0)
+            _queue_up(runs, spec, max(time.time(), latest + 1e-3))
+            _queue.settle(runs, command)
+    return status(spec.key, runs, command=command)
+
+
+def _queue_up(runs: Path, spec: RunSpec, now: float) -> None:
+    folder = runs / FOLDER / spec.key
+    with writing(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CANCEL).unlink(missing_ok=True)
+        write_json(folder / "spec.json", spec.to_json())
+    _queue.write(Job(spec.key, spec, folder, submitted=now))
+
+
+def status(key: str, runs: Path, *, command: Sequence[str] = WORKER) -> Job:
+    """The job now: notices a dead process, kills one that would not stop, moves the queue.
+
+    Raises:
+        Refused: there is neither a job nor a finished run of this key.
+    """
+    job = _queue.read(runs, _plain(key, runs))
+    if job and not job.over and _needs_care(job):
+        with _queue.moving(runs):
+            jobs = _queue.settle(runs, command)
+        job = next((job for job in jobs if job.key == key), None)
+    if job is not None and not job.over:
+        return _seen(job)
+    if (found := _ended(key, runs, job)) is None:
+        raise Refused(_unknown(key, runs))
+    return found
+
+
+def events(key: str, runs: Path, start: int = 0) -> list[dict[str, Any]]:
+    """The job's events from number ``start`` on, while it runs and after; see `store.events`.
+
+    Raises:
+        Refused: the key is no file name.
+    """
+    job = _queue.read(runs, _plain(key, runs))
+    folders = [runs / FOLDER / key, runs / key]
+    if job is None or job.over:  # an ended job's log may be older than the run
+        folders.reverse()
+    return next((found for f in folders if (found := store.events(f, start))), [])
+
+
+def cancel(key: str, runs: Path, *, command: Sequence[str] = WORKER) -> Job:
+    """Ask the job to stop: it does so at its next step, or is killed by a look after 5 s.
+
+    Raises:
+        Refused: as `status`.
+    """
+    with _live(key, runs, command) as job:
+        if job and job.state == "queued":
+            _queue.end(job, "cancelled")
+        elif job and _queue.asked_to_stop(job) is None:
+            with writing(job.folder):
+                (job.folder / CANCEL).touch()
+    return status(key, runs, command=command)
+
+
+def kill(key: str, runs: Path, *, command: Sequence[str] = WORKER) -> Job:
+    """End the job's process at once, with all that it started.
+
+    Raises:
+        Refused: as `status`.
+    """
+    with _live(key, runs, command) as job:
+        if job:
+            if job.proc is not None:
+                _process.kill(job.proc)
+            _queue.end(job, "cancelled", "It was killed on request.")
+            _queue.settle(runs, command)
+    return status(key, runs, command=command)
+
+
+@contextmanager
+def _live(key: str, runs: Path, command: Sequence[str]) -> Iterator[Job | None]:
+    """The job under the lock, brought up to date; None when it is over or unknown."""
+    with _queue.moving(runs):
+        found = (job for job in _queue.settle(runs, command) if job.key == key)
+        yield next((job for job in found if not job.over), None)
+
+
+def list_jobs(runs: Path, *, command: Sequence[str] = WORKER) -> list[Job]:
+    """All jobs: running ones, then waiting ones in order, then ended ones, newest first."""
+    jobs = _queue.read_all(runs)
+    if any(not job.over for job in jobs):
+        with _queue.moving(runs):
+            jobs = _queue.settle(runs, command)
+    live = [_seen(job) for job in jobs if not job.over]
+    ended = [found for job in jobs if job.over and (found := _ended(job.key, runs, job))]
+    live.sort(key=lambda job: (job.place, job.submitted))
+    return live + sorted(ended, key=lambda job: job.ended or 0.0, reverse=True)
+
+
+def _plain(key: str, runs: Path) -> str:
+    if not NAME.fullmatch(key):
+        raise Refused(_unknown(key, runs))
+    return key
+
+
+def _unknown(key: str, runs: Path) -> str:
+    return f"There is no job and no finished run {key!r} in {runs}; choose another, or start it."
+
+
+def _needs_care(job: Job) -> bool:
+    """Whether its stored state may be out of date; a healthy running job is a cheap look."""
+    if job.state != "running" or job.proc is None or not _process.alive(job.proc):
+        return True
+    asked = _queue.asked_to_stop(job)
+    return asked is not None and asked > _queue.GRACE
+
+
+def _seen(job: Job) -> Job:
+    """With what is read and not stored: the newest event, and that it was asked to stop."""
+    if job.state == "running" and _queue.asked_to_stop(job) is not None:
+        job = replace(job, state="cancelling")
+    return replace(job, last=store.last_event(job.folder))
+
+
+def _ended(key: str, runs: Path, job: Job | None) -> Job | None:
+    """An ended job: done where a finished run is there, whoever made it; None when all is gone."""
+    try:
+        spec = load_head(runs / key).spec
+    except Refused:
+        return None if job is None or job.state == "done" else _seen(job)
+    job = job or Job(key, spec, runs / FOLDER / key)
+    return replace(job, state="done", message="", last=store.last_event(runs / key))
+
+
+def _forget(known: list[Job], now: float) -> None:
+    """Drop what only says of a run that it was done, some time ago: the run itself says more."""
+    for job in known:
+        if job.state == "done" and now - (job.ended or 0.0) > REMEMBERED:
+            shutil.rmtree(job.folder, ignore_errors=True)

@@ -1,0 +1,56 @@
+"""Learn to round each weight up or down, layer by layer.  Paper: arXiv 2004.10568"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qlib._params import param
+from qlib.methods._base import Method
+
+if TYPE_CHECKING:
+    from qlib.calibration import Calibration
+    from qlib.model import QuantModel
+    from qlib.records import Report
+    from qlib.scheme import BitPlan
+
+
+@dataclass(frozen=True)
+class AdaRound(Method):
+    """min over V of ‖f(Wx) − f(Ŵ(V)x̂)‖² + λ·Σ(1 − |2h(V) − 1|^β), one layer after the other.
+
+    f is the activation function that follows, x̂ comes from layers whose weights are already
+    rounded, activations stay float while weights are learned.
+    """
+
+    title = "AdaRound"
+    paper = "Nagel et al., ICML 2020, arXiv 2004.10568"
+    promise = "Learns for each weight whether to round up or down, one layer at a time."
+    cost = "minutes"
+    paper_settings = {"steps": 10_000, "rate": 1e-3, "penalty": 0.01}  # noqa: RUF012 (read only)
+
+    steps: int = param(1_000, "Optimisation steps for each layer.", low=0, high=100_000)
+    rate: float = param(1e-2, "Learning rate of the rounding variables.", low=0.0, high=1.0)
+    penalty: float = param(0.01, "Weight λ of the term that makes rounding hard.", low=0.0)
+    batch: int = param(32, "Images for each step.", low=1, high=1024)
+
+    def apply(
+        self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
+    ) -> None:
+        from qlib.quantizers.soft_round import SoftRound
+        from qlib.reconstruct import Decay, Rate, reconstruct
+
+        data.attach(model, plan)
+        for unit in data.walk(model, by="layer", weights=True, inputs=False):
+            for layer in unit.weighted:
+                nearest = layer.weight_point.quantizer
+                if nearest is not None:
+                    layer.weight_point.fill(SoftRound.around(nearest, layer.weight))
+            reconstruct(
+                unit,
+                learn={"rounding": Rate(self.rate)},
+                steps=self.steps,
+                batch=self.batch,
+                penalty=self.penalty,
+                decay=Decay(cosine=True),
+                generator=data.generator,
+                report=report,
+            )

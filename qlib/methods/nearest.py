@@ -1,0 +1,27 @@
+"""The baseline: choose the ranges, round to the nearest level, learn nothing."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qlib.methods._base import Method
+
+if TYPE_CHECKING:
+    from qlib.calibration import Calibration
+    from qlib.model import QuantModel
+    from qlib.records import Report
+    from qlib.scheme import BitPlan
+
+
+@dataclass(frozen=True)
+class Nearest(Method):
+    """Round to nearest (RTN)."""
+
+    title = "Nearest"
+    paper = "Jacob et al., CVPR 2018, arXiv 1712.05877"
+    promise = "Rounds every number to the nearest level. The baseline that others must beat."
+    cost = "seconds"
+
+    def apply(
+        self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
+    ) -> None:
+        data.attach(model, plan)

@@ -1,0 +1,103 @@
+"""Learn rounding while activation quantization is dropped at random.  Paper: arXiv 2203.05740"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qlib._params import param
+from qlib.methods._base import Method
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from qlib.calibration import Calibration, Unit
+    from qlib.model import QuantModel
+    from qlib.records import Report
+    from qlib.scheme import BitPlan
+
+
+@dataclass(frozen=True)
+class QDrop(Method):
+    """Rounding and activation steps together; each activation element is quantized with chance
+    ``keep`` and passes in float otherwise, at the unit's input and inside the unit.
+
+    At a unit's input the two values are the quantized network's and the float network's.
+    """
+
+    title = "QDrop"
+    paper = "Wei et al., ICLR 2022, arXiv 2203.05740"
+    promise = "Like BRECQ, but drops activation quantization at random: flatter, sturdier minima."
+    cost = "minutes"
+    paper_placement = "boundary"
+    paper_settings = {  # noqa: RUF012 (read only)
+        "steps": 20_000, "rate": 1e-3, "act_rate": 4e-5, "penalty": 0.01, "keep": 0.5,
+    }  # fmt: skip
+
+    steps: int = param(1_000, "Optimisation steps for each block.", low=0, high=100_000)
+    keep: float = param(0.5, "Chance that an activation stays quantized.", low=0.0, high=1.0)
+    rate: float = param(1e-2, "Learning rate of the rounding variables.", low=0.0, high=1.0)
+    act_rate: float = param(4e-5, "Learning rate of the activation scales.", low=0.0, high=1.0)
+    penalty: float = param(0.01, "Weight λ of the term that makes rounding hard.", low=0.0)
+    batch: int = param(32, "Images for each step.", low=1, high=1024)
+
+    def apply(
+        self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
+    ) -> None:
+        from qlib.quantizers.soft_round import SoftRound
+        from qlib.reconstruct import Rate, reconstruct
+
+        data.attach(model, plan)
+        for unit in data.walk(model, weights=True, inputs=True):
+            for layer in unit.weighted:
+                nearest = layer.weight_point.quantizer
+                if nearest is not None:
+                    layer.weight_point.fill(SoftRound.around(nearest, layer.weight))
+            with _dropping(unit, self.keep, data.generator) as mixed:
+                reconstruct(
+                    unit,
+                    learn={"rounding": Rate(self.rate), "scale": Rate(self.act_rate, cosine=True)},
+                    inputs=mixed,
+                    steps=self.steps,
+                    batch=self.batch,
+                    penalty=self.penalty,
+                    generator=data.generator,
+                    report=report,
+                )
+
+
+@contextmanager
+def _dropping(
+    unit: "Unit", keep: float, generator: "torch.Generator"
+) -> "Iterator[Callable[[Tensor], Tensor]]":
+    """Make the unit's activation points drop; yields indices → mixed unit input.
+
+    Where the unit's input is quantized as one tensor (its boundary), that and the mixing are one
+    draw: an element is either quantized and from the quantized network, or float.
+    """
+    import torch
+
+    from qlib.functional import KeepMask
+
+    masks = KeepMask(keep, generator)
+
+    def mixed(at: "Tensor") -> "Tensor":
+        x = unit.inputs[at]
+        if unit.boundary is not None and unit.boundary.quantizer is not None:
+            x = unit.boundary.quantizer(x)
+        mask = masks.like(x)
+        return x if mask is None else torch.lerp(unit.float_inputs[at], x, mask)
+
+    inner = [p.quantizer for p in unit.points() if p.quantizer and p is not unit.boundary]
+    if unit.boundary is not None:
+        unit.boundary.on = False
+    for quantizer in inner:
+        quantizer.forward = lambda x, q=quantizer: q.partly(x, masks.like(x))
+    try:
+        yield mixed
+    finally:
+        for quantizer in inner:
+            del quantizer.forward
+        if unit.boundary is not None:
+            unit.boundary.on = True

@@ -1,0 +1,162 @@
+"""Honest numbers: accuracy with its interval, agreement, error in decibels, size and operations."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from qlib.histogram import Histogram
+from qlib.model import QuantLayer, QuantModel
+from qlib.quantizers._base import Quantizer
+
+Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """The 95 % score interval of a share, both ends in [0, 1] (Wilson 1927)."""
+    if n == 0:
+        return 0.0, 1.0
+    share, z2 = hits / n, Z95**2
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def sqnr(x: Tensor, x_hat: Tensor) -> float:
+    """10·log10(Σx² / Σ(x − x̂)²) in dB; infinite when equal."""
+    noise = float((x - x_hat).double().square().sum())
+    return math.inf if noise == 0 else 10 * math.log10(float(x.double().square().sum()) / noise)
+
+
+def kl_divergence(reference: Tensor, other: Tensor) -> float:
+    """Mean over images of KL(softmax(reference) ‖ softmax(other)), in nats; logits (n, classes)."""
+    p, q = reference.double().log_softmax(1), other.double().log_softmax(1)
+    return float((p.exp() * (p - q)).sum(1).mean())
+
+
+def accuracy(labels: Tensor, logits: Tensor, reference: Tensor) -> dict[str, float]:
+    """top1 with its interval, agreement with ``reference`` logits, images lost and gained."""
+    right = logits.argmax(1) == labels
+    right_before = reference.argmax(1) == labels
+    n = len(labels)
+    low, high = wilson(int(right.sum()), n)
+    return {
+        "top1": 100 * float(right.double().mean()),
+        "top1_low": 100 * low,
+        "top1_high": 100 * high,
+        "top1_float": 100 * float(right_before.double().mean()),
+        "agreement": 100 * float((logits.argmax(1) == reference.argmax(1)).double().mean()),
+        "lost": int((right_before & ~right).sum()),
+        "gained": int((right & ~right_before).sum()),
+        "n": n,
+        "kl": kl_divergence(reference, logits),
+    }
+
+
+def weight_bytes(layer: QuantLayer) -> float:
+    """Σ weights × bits / 8, with a 4-byte scale and a one-byte zero-point for each grid."""
+    quantizer = layer.weight_point.quantizer
+    if quantizer is None:
+        return 4.0 * layer.weight.numel()
+    grid = quantizer.scale.numel() * (4 + (not quantizer.scheme.symmetric))
+    return layer.weight.numel() * quantizer.scheme.bits / 8 + grid
+
+
+def costs(model: QuantModel) -> dict[str, float]:
+    """weight_mb and weight_mb_float (10⁶ bytes, weights of quantizable layers), gbops (10⁹)."""
+    layers = model.weighted().values()
+    bops = sum(
+        macs * _bits(model, name)[0] * _bits(model, name)[1] for name, macs in model.macs.items()
+    )
+    return {
+        "weight_mb": sum(weight_bytes(layer) for layer in layers) / 1e6,
+        "weight_mb_float": sum(4 * layer.weight.numel() for layer in layers) / 1e6,
+        "gbops": bops / 1e9,
+    }
+
+
+def layer_rows(model: QuantModel, seen: Mapping[str, Histogram]) -> list[dict[str, object]]:
+    """One row for each quantized tensor, in order of execution; see the columns in `_row`.
+
+    ``seen``: histograms of the float network's activations by point name; the local error of an
+    activation is computed on their bins.
+    """
+    rows = []
+    for name, layer in model.layers.items():
+        if isinstance(layer, QuantLayer) and layer.weight_point.quantizer is not None:
+            rows.append(_weight_row(model, name, layer))
+    for name, point in model.points.items():
+        if point.quantizer is not None:
+            rows.append(_input_row(model, name, point.quantizer, seen[name]))
+    order = {name: i for i, name in enumerate(model.layers)}
+    return sorted(rows, key=lambda row: order.get(row["layer"], _first(model, row, order)))
+
+
+def _first(model: QuantModel, row: dict, order: dict[str, int]) -> float:
+    inner = model.layers_of(str(row["layer"]))
+    return order[inner[0]] - 0.5 if inner else math.inf
+
+
+def _row(model: QuantModel, point: str, tensor: str, quantizer: Quantizer) -> dict[str, object]:
+    layer = point.rpartition(".")[0]
+    found = model.layers.get(layer)
+    main = tensor in ("weight", "left")
+    return {
+        "point": point,
+        "layer": layer,
+        "unit": model.unit_of(layer),
+        "kind": found.kind if found is not None else "boundary",
+        "tensor": tensor,
+        "bits": quantizer.scheme.bits,
+        "symmetric": quantizer.scheme.symmetric,
+        "scale": float(quantizer.scale.mean()),
+        "zero_point": float(quantizer.zero_point.mean()),
+        "channels": quantizer.scale.numel(),
+        "macs": model.macs.get(layer, 0) if main else "",
+        "params": found.weight.numel() if tensor == "weight" else "",
+    }
+
+
+def _weight_row(model: QuantModel, name: str, layer: QuantLayer) -> dict[str, object]:
+    quantizer, weight = layer.weight_point.quantizer, layer.weight
+    with torch.no_grad():
+        rounded, codes = quantizer(weight), quantizer.codes(weight)
+        nearest = Quantizer.codes(quantizer, weight)
+        split = quantizer.scheme.granularity.split(weight)
+        raw = (split / quantizer.scale).round() + quantizer.zero_point
+        outside = (raw < quantizer.scheme.qmin) | (raw > quantizer.scheme.qmax)
+    return _row(model, f"{name}.weight", "weight", quantizer) | {
+        "sqnr_db": sqnr(weight, rounded),
+        "clipped": float(outside.double().mean()),
+        "flipped": float((codes != nearest).double().mean()),
+    }
+
+
+def _input_row(
+    model: QuantModel, name: str, quantizer: Quantizer, seen: Histogram
+) -> dict[str, object]:
+    values, counts = (t.to(quantizer.scale.device) for t in seen.values())
+    with torch.no_grad():
+        rounded = quantizer(values)
+        low = (quantizer.scheme.qmin - quantizer.zero_point - 0.5) * quantizer.scale
+        high = (quantizer.scheme.qmax - quantizer.zero_point + 0.5) * quantizer.scale
+        outside = ((values < low) | (values > high)).double()
+    root = counts.double().sqrt()
+    return _row(model, name, name.rpartition(".")[2], quantizer) | {
+        "sqnr_db": sqnr(values * root, rounded * root),
+        "clipped": float((outside * counts).sum()),
+        "flipped": "",
+    }
+
+
+def _bits(model: QuantModel, layer: str) -> tuple[int, int]:
+    """Bits of the two operands of a layer; 32 where float."""
+    module = model.layers[layer]
+    operands = [p.quantizer for p in module.points().values()]
+    if isinstance(module, QuantLayer):
+        boundary = model.boundaries.get(model.unit_of(layer))
+        if f"{layer}.input" not in model.points and boundary is not None:
+            operands = [boundary.quantizer]
+        operands.append(module.weight_point.quantizer)
+    return tuple(32 if q is None else q.scheme.bits for q in operands)

@@ -1,0 +1,28 @@
+"""The embedded zoo: three small networks for 8x8 digits, trained by this project.
+
+`python -m qlib.models.train_zoo` trains them again.
+"""
+
+from typing import ClassVar
+
+from qlib.models._base import Built, Model
+
+
+class Digits(Model):
+    """Built from ``assets/zoo``: no download, no file to find."""
+
+    title: ClassVar[str] = "Digits zoo (embedded)"
+
+    @classmethod
+    def variants(cls) -> tuple[str, ...]:
+        return ("digits-vit", "digits-resnet", "digits-mobilenet")
+
+    def build(self, name: str, weights: str | None) -> Built:
+        """See `Model.build`; ``weights`` replace the embedded ones."""
+        from qlib.models import _zoo
+        from qlib.models._weights import load_weights, read_weights
+
+        source = weights or str(_zoo.FOLDER / f"{name}.safetensors")
+        net = _zoo.NETWORKS[name]()
+        load_weights(net, read_weights(source), name, source)
+        return Built(net.eval(), _zoo.PREPROCESS, classes=10)

@@ -1,0 +1,1 @@
+"""Trains the embedded digits networks again: ``python -m qlib.models.train_zoo``."""

@@ -1,0 +1,132 @@
+"""Colours, marks and the shared frame of every figure.
+
+The colours were checked for the three kinds of colour blindness and for contrast on white and on
+the dark background; still, no method is told by colour alone: dash and symbol go with it.
+"""
+
+import textwrap
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+FONT = '"Source Sans", "Source Sans Pro", "Segoe UI", sans-serif'
+FONT_SIZE = 13  # nothing on a figure is set smaller than 12
+SMALL = 12
+MAIN_HEIGHT = 380
+HELPER_HEIGHT = 240
+
+GREY = "#80858C"
+WRONG = "#D6455D"
+RIGHT = "#2E9E5D"
+COLORS = ("#3848FA", "#B38C19", "#C91DAC", "#2E9E5D", "#BF6AFB", "#706010")
+DASHES = ("solid", "dash", "longdash", "dashdot", "longdashdot", "dot")
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "hexagon", "star-diamond", "pentagon")
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one method is drawn everywhere."""
+
+    color: str
+    dash: str
+    symbol: str
+
+
+STYLES = {
+    "nearest": Style(GREY, "dot", "circle"),
+    "adaround": Style("#B38C19", "dash", "diamond"),
+    "brecq": Style("#C91DAC", "longdash", "square"),
+    "qdrop": Style("#2E9E5D", "solid", "triangle-up"),
+}
+
+
+def style(method: str) -> Style:
+    """The fixed style of a method; one that is not in the table gets one from its name."""
+    if method in STYLES:
+        return STYLES[method]
+    mark = zlib.crc32(method.encode())
+    return Style(
+        COLORS[mark % len(COLORS)],
+        DASHES[mark // 7 % len(DASHES)],
+        SYMBOLS[mark // 61 % len(SYMBOLS)],
+    )
+
+
+def ink(dark: bool = False) -> str:
+    """The text colour: float references are drawn in it."""
+    return "#E8EAEE" if dark else "#22262E"
+
+
+def faint(dark: bool = False) -> str:
+    """Secondary text and thin rules."""
+    return "#9AA1AB" if dark else "#5E6570"
+
+
+def paper(dark: bool = False) -> str:
+    """The page's background, for rings around marks."""
+    return "#0E1117" if dark else "#FFFFFF"
+
+
+def rgba(color: str, alpha: float) -> str:
+    """``#RRGGBB`` with an opacity from 0 to 1."""
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha:g})"
+
+
+def wrapped(text: str, width: int = 96) -> str:
+    """A sentence broken into lines for a figure's title."""
+    return "<br>".join(textwrap.wrap(text, width)) or text
+
+
+def frame(
+    figure: go.Figure, *, title: str, height: int = MAIN_HEIGHT, dark: bool = False, width: int = 96
+) -> go.Figure:
+    """Give a figure the house's title, fonts, margins and a zoom that survives reruns.
+
+    ``width`` is the number of characters of the title's longest line.
+    """
+    lines = wrapped(title, width)
+    grid = "rgba(128,133,140,0.22)"
+    top = 26 + 21 * (lines.count("<br>") + 1)
+    figure.update_layout(
+        title={
+            "text": lines,
+            "x": 0,
+            "xref": "container",
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"t": 6, "l": 2},
+            "font": {"size": 16, "weight": 600, "color": ink(dark)},
+        },
+        height=height,
+        margin={"l": 8, "r": 8, "t": top, "b": 8},
+        font={"family": FONT, "size": FONT_SIZE, "color": ink(dark)},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        hoverlabel={"font": {"size": FONT_SIZE}, "align": "left"},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": faint(dark), "activecolor": ink(dark)},
+        uirevision="keep",
+    )
+    axis = {"automargin": True, "gridcolor": grid, "zeroline": False}
+    tick = {"size": FONT_SIZE, "color": faint(dark)}
+    name = {"size": FONT_SIZE, "color": faint(dark)}
+    figure.update_xaxes(**axis, tickfont=tick, title_font=name)
+    figure.update_yaxes(**axis, tickfont=tick, title_font=name)
+    return figure
+
+
+def config(name: str) -> dict[str, Any]:
+    """The chart's own toolbar: no logo, PNG at three times the size, a telling file name."""
+    return {
+        "displaylogo": False,
+        "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],
+        "toImageButtonOptions": {"format": "png", "scale": 3, "filename": name},
+    }
+
+
+def marks(figure: go.Figure) -> int:
+    """How many points a figure draws; a page stays below 10,000."""
+    return sum(len(t.x) if t.x is not None else 0 for t in figure.data)

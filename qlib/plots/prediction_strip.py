@@ -1,0 +1,333 @@
+"""The same few pictures before and after: five best guesses of the float and quantized model."""
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from PIL import Image
+
+from qlib.plots import _theme
+
+COUNT = 6
+ACCENT = "#3848FA"  # the true class; a wrong first guess is red, with a cross and an outline
+
+# Geometry in pixels, from the top down: picture, its label, then two blocks of five bars.
+PICTURE, LABEL, CAPTION, BARS, BOTTOM, GAP = 88, 26, 28, 96, 6, 0.024
+PLOT = PICTURE + LABEL + 2 * (CAPTION + BARS)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Five classes, best first, with their probabilities (0 to 1)."""
+
+    names: tuple[str, ...]
+    classes: tuple[int, ...]
+    probs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One test image: ``pixels`` is (height, width, 3) uint8; ``label`` a class index."""
+
+    id: str
+    label: int
+    name: str
+    pixels: np.ndarray
+    float: Guess
+    quant: Guess
+
+    @property
+    def verdict(self) -> str:
+        """kept, lost, gained or missed: float right or wrong, then quantized right or wrong."""
+        before, after = (g.classes[0] == self.label for g in (self.float, self.quant))
+        return ("missed", "gained", "lost", "kept")[2 * before + after]
+
+
+@dataclass(frozen=True)
+class PredictionStrip:
+    """What the figure shows; ``setting`` names the quantization, as in "4 bits, BRECQ"."""
+
+    pictures: tuple[Picture, ...]
+    setting: str
+
+    def count(self, verdict: str) -> int:
+        return sum(p.verdict == verdict for p in self.pictures)
+
+
+def choose(
+    runs: Sequence[Mapping[str, np.ndarray]], pool: Iterable[int], count: int = COUNT
+) -> tuple[int, ...]:
+    """Positions of pictures that tell the story: half stay right longest, half fall at some width.
+
+    ``runs`` are predictions (arrays as in ``preds.npz``) of one model on one test set; ``pool``
+    the positions whose pictures are stored. Only images that the float model gets right count,
+    unless too few are stored.
+    """
+    labels = np.asarray(runs[0]["labels"])
+    right = np.asarray(runs[0]["float_top5"])[:, 0] == labels
+    misses = sum((np.asarray(r["quant_top5"])[:, 0] != labels).astype(int) for r in runs)
+    pool = sorted(set(pool), key=lambda i: (not right[i], misses[i], i))
+    shaky = [i for i in pool if right[i] and misses[i] > 0][::-1]
+    falls = _varied(shaky, labels, count // 2, stride=max(1, len(shaky) // (2 * count)))
+    steady = _varied([i for i in pool if i not in falls], labels, count - len(falls))
+    return tuple(steady + sorted(falls, key=lambda i: (misses[i], i)))
+
+
+def _varied(order: list[int], labels: np.ndarray, count: int, stride: int = 1) -> list[int]:
+    """``count`` positions from the front of ``order``, each of another class while that goes."""
+    picked: list[int] = []
+    fresh = order[::stride] + order
+    for again in (False, True):
+        for i in fresh:
+            seen = labels[i] in labels[picked]
+            if len(picked) < count and i not in picked and (again or not seen):
+                picked.append(i)
+    return picked
+
+
+def info(
+    preds: Mapping[str, np.ndarray],
+    chosen: Sequence[int],
+    pictures: Mapping[int, np.ndarray],
+    *,
+    setting: str,
+    side: str = "quant",
+) -> PredictionStrip:
+    """The chosen images with both models' guesses.
+
+    ``preds`` holds arrays as in ``preds.npz``, ``pictures`` pixels by position; ``side`` is
+    which quantized model: ``quant``, or ``nearest`` for the baseline stored beside it.
+    """
+    names = [str(n) for n in preds["class_names"]]
+    made = tuple(
+        Picture(
+            id=str(preds["ids"][i]),
+            label=int(preds["labels"][i]),
+            name=names[int(preds["labels"][i])],
+            pixels=np.asarray(pictures[i]),
+            float=_guess(preds, "float", i, names),
+            quant=_guess(preds, side, i, names),
+        )
+        for i in chosen
+    )
+    return PredictionStrip(made, setting)
+
+
+def _guess(preds: Mapping[str, np.ndarray], side: str, i: int, names: list[str]) -> Guess:
+    classes = tuple(int(c) for c in preds[f"{side}_top5"][i] if 0 <= int(c) < len(names))
+    probs = tuple(float(p) for p in preds[f"{side}_prob"][i][: len(classes)])
+    return Guess(tuple(names[c] for c in classes), classes, probs)
+
+
+def headline(info: PredictionStrip) -> str:
+    """The take-away: how many of these pictures the quantized model loses."""
+    n, lost, gained = len(info.pictures), info.count("lost"), info.count("gained")
+    if lost == 0 and gained == 0:
+        return f"With {info.setting}, all {n} pictures keep their answer"
+    if lost == 0:
+        return f"With {info.setting}, {gained} of {n} pictures even turn right"
+    return f"With {info.setting}, {lost} of these {n} pictures turn wrong"
+
+
+def figure(info: PredictionStrip, *, dark: bool = False) -> go.Figure:
+    """One column per picture: the picture, the float model's bars, the quantized model's bars."""
+    figure = go.Figure()
+    n = len(info.pictures)
+    width = (1 - GAP * (n - 1)) / max(1, n)
+    for column, picture in enumerate(info.pictures):
+        left = column * (width + GAP)
+        _place_picture(figure, picture, left, width, dark)
+        for row, guess in enumerate((picture.float, picture.quant)):
+            _place_bars(figure, picture, guess, (left, left + width), (column, row), dark)
+    top = 1 - (PICTURE + LABEL + CAPTION) / PLOT
+    for y, text in ((top, "Float model"), (top - (BARS + CAPTION) / PLOT, f"{info.setting}")):
+        figure.add_annotation(
+            x=0, y=y, text=f"<b>{text}</b>", xanchor="left", yanchor="bottom", **_note(dark)
+        )
+    figure.add_annotation(
+        x=1,
+        y=top,
+        text="bar = probability of the class, 0 to 1",
+        xanchor="right",
+        yanchor="bottom",
+        **_note(dark, _theme.faint(dark)),
+    )
+    framed = _theme.frame(figure, title=headline(info), dark=dark)
+    margin = framed.layout.margin.t
+    framed.update_layout(
+        showlegend=False,
+        bargap=0.14,
+        margin={"l": 3, "r": 3, "b": BOTTOM},
+        height=PLOT + margin + BOTTOM,
+        hovermode="closest",
+    )
+    return framed
+
+
+def _note(dark: bool, color: str | None = None) -> dict:
+    font = {"size": _theme.FONT_SIZE, "color": color or _theme.ink(dark)}
+    return {"xref": "paper", "yref": "paper", "showarrow": False, "font": font, "yshift": -1}
+
+
+def _place_picture(
+    figure: go.Figure, picture: Picture, left: float, width: float, dark: bool
+) -> None:
+    figure.add_layout_image(
+        source=_png(picture.pixels),
+        xref="paper",
+        yref="paper",
+        x=left,
+        y=1,
+        sizex=width,
+        sizey=PICTURE / PLOT,
+        xanchor="left",
+        yanchor="top",
+        sizing="contain",
+    )
+    mark, color = {
+        "kept": ("✓", _theme.faint(dark)),
+        "gained": ("✓", _theme.RIGHT),
+        "lost": ("✕", _theme.WRONG),
+        "missed": ("✕", _theme.faint(dark)),
+    }[picture.verdict]
+    figure.add_annotation(
+        x=left,
+        y=1 - (PICTURE + LABEL) / PLOT,
+        text=f"{_short(picture.name, 16)}  <b>{mark}</b> {picture.verdict}",
+        xanchor="left",
+        yanchor="bottom",
+        **_note(dark, color),
+    )
+
+
+def _place_bars(
+    figure: go.Figure,
+    picture: Picture,
+    guess: Guess,
+    domain: tuple[float, float],
+    place: tuple[int, int],
+    dark: bool,
+) -> None:
+    column, row = place
+    number = str(2 * column + row + 1)
+    top = 1 - (PICTURE + LABEL + CAPTION + row * (BARS + CAPTION)) / PLOT
+    wrong = guess.classes[0] != picture.label
+    figure.add_bar(
+        orientation="h",
+        x=guess.probs,
+        y=list(range(len(guess.names))),
+        xaxis="x" + number,
+        yaxis="y" + number,
+        marker={"color": _colors(guess, picture.label), "line": {"width": 0}},
+        customdata=[[n, p * 100] for n, p in zip(guess.names, guess.probs, strict=True)],
+        hovertemplate="%{customdata[0]}: %{customdata[1]:.1f} %<extra></extra>",
+        name=("float", info_name(picture))[row],
+    )
+    _place_words(figure, picture, guess, number, dark)
+    figure.update_layout(
+        {
+            f"xaxis{number}": {
+                "domain": domain,
+                "anchor": "y" + number,
+                "range": [0, 1],
+                "showgrid": False,
+                "visible": False,
+                "fixedrange": True,
+            },
+            f"yaxis{number}": {
+                "domain": (max(0.0, top - BARS / PLOT), top),
+                "anchor": "x" + number,
+                "range": [4.5, -0.5],
+                "visible": False,
+                "fixedrange": True,
+            },
+        }
+    )
+    if wrong:
+        figure.add_shape(
+            type="rect",
+            xref=f"x{number} domain",
+            yref=f"y{number} domain",
+            x0=0,
+            x1=1,
+            y0=0,
+            y1=1,
+            line={"color": _theme.WRONG, "width": 1.6},
+            fillcolor="rgba(0,0,0,0)",
+        )
+
+
+def info_name(picture: Picture) -> str:
+    """The name of a quantized bar trace, for hover and tests."""
+    return f"quantized {picture.id}"
+
+
+def _colors(guess: Guess, label: int) -> list[str]:
+    colors = []
+    for place, c in enumerate(guess.classes):
+        if c == label:
+            colors.append(_theme.rgba(ACCENT, 0.55))
+        elif place == 0:
+            colors.append(_theme.rgba(_theme.WRONG, 0.55))
+        else:
+            colors.append(_theme.rgba(_theme.GREY, 0.32))
+    return colors
+
+
+def _place_words(
+    figure: go.Figure, picture: Picture, guess: Guess, number: str, dark: bool
+) -> None:
+    """Class names at the left and percentages at the right, over the bars."""
+    font = {"size": _theme.SMALL, "color": _theme.ink(dark)}
+    names = []
+    for place, (name, c) in enumerate(zip(guess.names, guess.classes, strict=True)):
+        cross = "✕ " if place == 0 and c != picture.label else ""
+        text = cross + _short(name, 14)
+        names.append(f"<b>{text}</b>" if c == picture.label or cross else text)
+    rows = list(range(len(names)))
+    common = {"mode": "text", "hoverinfo": "skip", "xaxis": "x" + number, "yaxis": "y" + number}
+    figure.add_scatter(
+        x=[0.01] * len(rows),
+        y=rows,
+        text=names,
+        textposition="middle right",
+        textfont=font,
+        **common,
+    )
+    figure.add_scatter(
+        x=[0.99] * len(rows),
+        y=rows,
+        text=[f"{p:.0%}" if p >= 0.005 else "" for p in guess.probs],
+        textposition="middle left",
+        textfont=font,
+        **common,
+    )
+
+
+def _short(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1].rstrip() + "…"
+
+
+def _png(pixels: np.ndarray, side: int = 168) -> str:
+    """A data address of the picture; small ones are enlarged by whole pixels and stay crisp."""
+    image = Image.fromarray(pixels)
+    if max(image.size) <= 40:
+        factor = max(1, side // max(image.size))
+        size = (image.width * factor, image.height * factor)
+        image = image.resize(size, Image.Resampling.NEAREST)
+    body = io.BytesIO()
+    image.save(body, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(body.getvalue()).decode()
+
+
+def alt(info: PredictionStrip) -> str:
+    """The figure in words, with its numbers."""
+    parts = [
+        f"{p.name}: {p.verdict}, float says {p.float.names[0]} ({p.float.probs[0]:.0%}), "
+        f"quantized says {p.quant.names[0]} ({p.quant.probs[0]:.0%})"
+        for p in info.pictures
+    ]
+    return f"Predictions before and after, {info.setting}. " + "; ".join(parts) + "."

@@ -1,0 +1,81 @@
+"""The contract of a quantizer: a tensor in, the same tensor on the grid out."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from qlib.functional import qparams, quantize
+from qlib.observers._base import Observer
+from qlib.scheme import Scheme
+
+
+class Quantizer(nn.Module, ABC):
+    """A grid (scale, zero-point) and a way to round onto it.
+
+    ``scale`` and ``zero_point`` have the shape that broadcasts against the tensor as
+    ``scheme.granularity.split`` gives it.
+    """
+
+    title: ClassVar[str]
+
+    def __init__(self, scale: Tensor, zero_point: Tensor, scheme: Scheme) -> None:
+        super().__init__()
+        self.scheme = scheme
+        self.scale = nn.Parameter(scale.detach().clone(), requires_grad=False)
+        self.register_buffer("zero_point", zero_point.detach().clone())
+        low, high = scheme.qmin - self.zero_point, scheme.qmax - self.zero_point
+        single = low.dim() == 0  # plain numbers spare the device a wait at every use
+        self.low: Tensor | float = float(low) if single else low
+        self.high: Tensor | float = float(high) if single else high
+
+    @classmethod
+    def fit(cls, x: Tensor, scheme: Scheme, observer: Observer) -> "Quantizer":
+        """A quantizer for tensors like ``x``, with the range that ``observer`` chooses."""
+        lo, hi = observer.find_range(scheme.granularity.rows(x), scheme)
+        shape = scheme.granularity.scale_shape(x)
+        return cls.of_range(lo.reshape(shape), hi.reshape(shape), scheme)
+
+    @classmethod
+    def of_range(cls, lo: Tensor, hi: Tensor, scheme: Scheme) -> "Quantizer":
+        """A quantizer with a given clipping range, already in the scale's shape."""
+        return cls(*qparams(lo, hi, scheme), scheme)
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` on the grid, same shape."""
+
+    def partly(self, x: Tensor, keep: Tensor | None) -> Tensor:
+        """``x`` on the grid where ``keep`` is 1, untouched where it is 0; None: everywhere."""
+        y = type(self).forward(self, x)
+        return y if keep is None else torch.lerp(x, y, keep)
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Integer codes of ``x``, as whole floats, same shape."""
+        split = self.scheme.granularity.split(x)
+        q = quantize(split, self.scale, self.zero_point, self.scheme.qmin, self.scheme.qmax)
+        return q.reshape(x.shape)
+
+    def learnable(self) -> dict[str, list[nn.Parameter]]:
+        """What an optimiser may move, by role: "scale", "rounding", …"""
+        return {"scale": [self.scale]}
+
+    def penalty(self, beta: float) -> Tensor | None:
+        """A term that pushes soft choices to hard ones; None when there is nothing soft."""
+        return None
+
+    def push(self, beta: float, weight: float) -> None:
+        """Add the gradient of ``weight · penalty(beta)`` to what is learned."""
+
+    def harden(self) -> None:
+        """Make every soft choice final."""
+
+    @torch.no_grad()
+    def keep_positive(self) -> None:
+        """After an optimiser step: a scale that is being learned stays positive."""
+        if self.scale.requires_grad:
+            self.scale.abs_().clamp_(min=1e-8)
+
+
+Base = Quantizer

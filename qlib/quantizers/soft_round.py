@@ -1,0 +1,120 @@
+"""Round each weight up or down, softly while it is learned.
+
+Paper: AdaRound, Nagel et al., ICML 2020, arXiv 2004.10568, equations 21–24
+"""
+
+import torch
+from torch import Tensor, nn
+
+from qlib.quantizers._base import Quantizer
+from qlib.scheme import Scheme
+
+STRETCH = (1.1, -0.1)  # ζ, γ: let h reach 1 and 0
+EDGE = 1e-4  # keeps V finite and its gradient alive for weights that lie on the grid
+
+
+class SoftRound(Quantizer):
+    """ŵ = s·(clamp(⌊w/s⌋ + z + h(V)) − z), h(V) = clamp(σ(V)(ζ − γ) + γ, 0, 1).
+
+    V starts where h equals the fractional part of w/s: the soft weight is the float weight
+    (clipped). Made for one weight tensor; `harden` replaces h by 0 or 1 for good.
+    """
+
+    title = "up or down, learned"
+
+    def __init__(self, scale: Tensor, zero_point: Tensor, scheme: Scheme) -> None:
+        super().__init__(scale, zero_point, scheme)
+        self.up: nn.Parameter | None = None
+        self.soft = True
+
+    @classmethod
+    def around(cls, nearest: Quantizer, weight: Tensor) -> "SoftRound":
+        """Soft rounding of ``weight`` on the grid of an already fitted quantizer."""
+        made = cls(nearest.scale, nearest.zero_point, nearest.scheme)
+        made.start(weight)
+        return made
+
+    @torch.no_grad()
+    def start(self, weight: Tensor) -> None:
+        """Set V from the fractional parts of ``weight / scale``."""
+        ratio = self.scheme.granularity.split(weight) / self.scale
+        floor = ratio.floor()
+        zeta, gamma = STRETCH
+        fraction = (ratio - floor).clamp(EDGE, 1 - EDGE)
+        up = -torch.log((zeta - gamma) / (fraction - gamma) - 1)
+        self.register_buffer("floor", floor)  # ⌊w/s⌋, in steps from 0.0
+        self.up = nn.Parameter(up, requires_grad=False)
+
+    def h(self) -> Tensor:
+        """Rounding as a number in [0, 1]; 0 or 1 once hard."""
+        return _stretched(torch.sigmoid(self.up)).clamp(0, 1) if self.soft else self.up
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The rounded weight. ``x`` gives the shape: the values were taken by `start`."""
+        if self.up is None:
+            self.start(x)
+        if self.soft and torch.is_grad_enabled() and self.up.requires_grad:
+            y = _SoftRound.apply(self.up, self.floor, self.scale, self.low, self.high)
+        else:
+            y = (self.floor + self.h()).clamp(self.low, self.high) * self.scale
+        return y.reshape(x.shape)
+
+    def codes(self, x: Tensor) -> Tensor:
+        steps = (self.floor + self.h().round()).clamp(self.low, self.high)
+        return (steps + self.zero_point).reshape(x.shape)
+
+    def learnable(self) -> dict[str, list[nn.Parameter]]:
+        return {"rounding": [self.up]} if self.soft else {}
+
+    def penalty(self, beta: float) -> Tensor | None:
+        """Σ 1 − |2h − 1|^β: a sum over weights, never a mean."""
+        if not self.soft:
+            return None
+        return (1 - (2 * self.h() - 1).abs().pow(beta)).sum()
+
+    @torch.no_grad()
+    def push(self, beta: float, weight: float) -> None:
+        """Add the gradient of ``weight · penalty(beta)`` to V's, without building a graph."""
+        sigma = torch.sigmoid(self.up)
+        h = _stretched(sigma)
+        u = 2 * h.clamp(0, 1) - 1
+        slope = u.abs().pow_(beta - 1).copysign_(u).mul_(_slope(sigma, h))
+        self.up.grad.sub_(slope, alpha=2 * beta * weight)
+
+    @torch.no_grad()
+    def harden(self) -> None:
+        """Up where V ≥ 0, that is where h ≥ ½."""
+        if self.soft:
+            self.up = nn.Parameter((self.up >= 0).to(self.up.dtype), requires_grad=False)
+            self.soft = False
+
+
+def _stretched(sigma: Tensor) -> Tensor:
+    zeta, gamma = STRETCH
+    return sigma * (zeta - gamma) + gamma
+
+
+def _slope(sigma: Tensor, h: Tensor) -> Tensor:
+    """∂h/∂V: 0 where h is clamped."""
+    zeta, gamma = STRETCH
+    slope = (1 - sigma).mul_(sigma).mul_(zeta - gamma)
+    return slope.mul_((h > 0) & (h < 1))
+
+
+class _SoftRound(torch.autograd.Function):
+    """s·clamp(floor + h(V), low, high) with the gradient for V alone."""
+
+    @staticmethod
+    def forward(ctx, up, floor, scale, low, high):
+        sigma = torch.sigmoid(up)
+        h = _stretched(sigma)
+        steps = h.clamp(0, 1).add_(floor)
+        clipped = steps.clamp(low, high)
+        ctx.save_for_backward(sigma, h, clipped == steps, scale)
+        return clipped.mul_(scale)
+
+    @staticmethod
+    def backward(ctx, grad):
+        sigma, h, inside, scale = ctx.saved_tensors
+        slope = _slope(sigma, h).mul_(inside).mul_(scale)
+        return slope.mul_(grad.reshape(slope.shape)), None, None, None, None

@@ -1,0 +1,173 @@
+"""The one optimisation loop: fit a unit's quantized output to its float output."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qlib.calibration import Unit
+from qlib.records import Event, Refused, Report
+
+CHECK_EVERY = 50  # steps between looks at the loss: looking makes a GPU wait
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Adam's learning rate for one role; ``cosine`` lets it fall to zero."""
+
+    lr: float
+    cosine: bool = False
+
+
+@dataclass(frozen=True)
+class Decay:
+    """The exponent β of the rounding penalty: nothing during warm-up, then ``first`` → ``last``.
+
+    AdaRound §3.2; linear in BRECQ's and QDrop's code, cosine in AdaRound's.
+    """
+
+    first: float = 20.0
+    last: float = 2.0
+    warmup: float = 0.2  # share of the steps
+    cosine: bool = False
+
+    def beta(self, step: int, steps: int) -> float | None:
+        """β at ``step`` (from 0), or None during warm-up."""
+        start = self.warmup * steps
+        if step < start:
+            return None
+        t = (step - start) / max(1.0, steps - start)
+        left = 0.5 * (1 + math.cos(math.pi * t)) if self.cosine else 1 - t
+        return self.last + (self.first - self.last) * left
+
+
+def reconstruct(
+    unit: Unit,
+    *,
+    learn: Mapping[str, Rate],
+    steps: int,
+    generator: torch.Generator,
+    batch: int = 32,
+    inputs: Callable[[Tensor], Tensor] | None = None,
+    power: float = 2.0,
+    importance: Tensor | None = None,
+    penalty: float = 0.0,
+    decay: Decay = Decay(),
+    report: Report,
+) -> None:
+    """Adam on what the unit's quantizers offer for the roles in ``learn``; then they are hard.
+
+    The error is Σ over channels, mean over everything else, of importance · |Δ|^power; to it comes
+    ``penalty`` · Σ over weights of the rounding penalty.
+
+    Args:
+        inputs: indices (batch,) → unit input; default: ``unit.inputs`` at the indices.
+        importance: weight of each output element, shaped like ``unit.targets`` (mean 1).
+
+    Raises:
+        Refused: the loss became infinite or not a number; the unit and the step are named.
+    """
+    quantizers = unit.quantizers()
+    groups = _groups(quantizers, learn)
+    soft = [q for q in quantizers if penalty and q.penalty(2.0) is not None]
+    inputs = inputs or (lambda at: unit.inputs[at])
+    share = unit.channels / (batch * unit.targets[0].numel())
+
+    def error(at: Tensor) -> Tensor:
+        weight = None if importance is None else importance[at]
+        return _error(unit(inputs(at)), unit.targets[at], power, weight, share)
+
+    with _learning(unit, groups), torch.enable_grad():
+        optimizer = _optimizer(groups) if groups else None
+        pushed = None
+        for step in range(steps if groups else 0):
+            size, device = len(unit.targets), unit.targets.device
+            loss = error(torch.randint(size, (batch,), generator=generator, device=device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            beta = decay.beta(step, steps) if soft else None
+            for q in soft if beta is not None else ():
+                q.push(beta, penalty)
+            _cool(optimizer, groups, step, steps)
+            optimizer.step()
+            for q in quantizers:
+                q.keep_positive()
+            if step % CHECK_EVERY == 0 or step == steps - 1:
+                _refuse_non_finite(loss.detach(), unit, step)
+                if beta is not None:
+                    pushed = penalty * sum(q.penalty(beta).detach() for q in soft)
+            at = (unit.title, unit.index, unit.of, step + 1, steps)
+            report(Event("reconstruct", *at, loss.detach(), pushed))
+    for q in quantizers:
+        q.harden()
+
+
+def _optimizer(groups: list[tuple[list, Rate]]) -> torch.optim.Adam:
+    return torch.optim.Adam([{"params": p, "lr": rate.lr} for p, rate in groups], fused=True)
+
+
+@contextmanager
+def _learning(unit: Unit, groups: list[tuple[list, Rate]]) -> Iterator[None]:
+    """Gradients on for what is learned; off again at the end, and kept weights thrown away."""
+    params = [p for group, _ in groups for p in group]
+    for p in params:
+        p.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for p in params:
+            p.requires_grad_(False)
+            p.grad = None
+        for layer in unit.weighted:
+            layer.weight_point.forget()
+
+
+def _groups(quantizers: list, learn: Mapping[str, Rate]) -> list[tuple[list, Rate]]:
+    groups = []
+    for role, rate in learn.items():
+        params = [p for q in quantizers for p in q.learnable().get(role, [])]
+        if params and rate.lr > 0:
+            groups.append((params, rate))
+    return groups
+
+
+def _error(
+    output: Tensor, target: Tensor, power: float, importance: Tensor | None, share: float
+) -> Tensor:
+    if power == 2 and importance is None:
+        return _SquaredError.apply(output, target, share)
+    gap = output - target
+    size = gap.square() if power == 2 else gap.abs().clamp(min=1e-12).pow(power)
+    return (size if importance is None else size * importance).sum() * share
+
+
+class _SquaredError(torch.autograd.Function):
+    """share · Σ (output − target)², with two passes over memory fewer than autograd's own."""
+
+    @staticmethod
+    def forward(ctx, output, target, share):
+        gap = output - target
+        ctx.gap, ctx.share = gap, share
+        return gap.norm().square() * share
+
+    @staticmethod
+    def backward(ctx, grad):
+        return ctx.gap.mul_(2 * ctx.share * grad), None, None
+
+
+def _cool(optimizer: torch.optim.Optimizer, groups: list, step: int, steps: int) -> None:
+    for group, (_, rate) in zip(optimizer.param_groups, groups, strict=True):
+        if rate.cosine:
+            group["lr"] = rate.lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def _refuse_non_finite(loss: Tensor, unit: Unit, step: int) -> None:
+    if not math.isfinite(float(loss)):
+        raise Refused(
+            f"The loss of {unit.title} (unit {unit.index} of {unit.of}) is {float(loss)} at "
+            f"iteration {step + 1}; finished units are kept. Try a smaller learning rate, or "
+            "check the weights and the images for infinite values."
+        )

@@ -1,0 +1,147 @@
+"""The folders that hold runs: find, list, publish in one step. No torch: the app reads here."""
+
+import errno
+import hashlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from qlib._disk import writing
+from qlib._runfolder import LAYERS, broken, load, load_head, load_preds, write_record
+from qlib.eventlog import EventLog, events, last_event
+from qlib.records import Refused, RunRecord, RunSpec
+
+__all__ = [
+    "Entry", "EventLog", "demo_dir", "events", "find", "finish", "last_event", "list_runs",
+    "load", "load_preds", "private", "runs_dir", "stamp", "write_record",
+]  # fmt: skip
+
+STALE = 86_400.0  # seconds after which a private folder that nobody published is swept away
+OCCUPIED = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}  # why a rename finds its place taken
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One folder of a runs folder: a record (without its layers), or why it cannot be read."""
+
+    folder: Path
+    record: RunRecord | None = None
+    problem: str = ""
+
+    @property
+    def key(self) -> str:
+        return self.folder.name
+
+
+def runs_dir() -> Path:
+    """Where this person's runs live: ``$QLIB_RUNS``, or ``runs`` in the current folder.
+
+    For the app and the command line; library code takes the folder as an argument.
+    """
+    return Path(os.environ.get("QLIB_RUNS") or "runs").expanduser().absolute()
+
+
+def demo_dir() -> Path:
+    """The stored runs that come with the project; ``$QLIB_DEMO`` shows others in their place."""
+    shipped = Path(__file__).resolve().parents[1] / "assets" / "demo"
+    return Path(os.environ.get("QLIB_DEMO") or shipped).expanduser().absolute()
+
+
+def list_runs(folder: Path) -> list[Entry]:
+    """Every run of a runs folder, newest first, broken ones last; empty when there is no folder.
+
+    Reads ``run.json`` alone: cheap for hundreds of runs. See `stamp` for when to read again.
+    """
+    entries = [_entry(path) for path in _folders(folder)]
+    return sorted(entries, key=lambda e: (str(e.record.created) if e.record else "", e.key))[::-1]
+
+
+def find(spec: RunSpec, folders: Iterable[Path]) -> Entry | None:
+    """The first readable finished run of this very specification (a checked one)."""
+    entries = (_entry(folder / spec.key) for folder in folders)
+    return next((entry for entry in entries if entry.record), None)
+
+
+def stamp(folder: Path) -> str:
+    """A short text that changes when runs of the folder come, go or are replaced; very cheap."""
+    seen = []
+    for path in _folders(folder):
+        with suppress(FileNotFoundError):  # went while we looked
+            found = path.stat()
+            seen.append((path.name, found.st_ino, found.st_mtime_ns))
+    return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def private(runs: Path, key: str) -> Iterator[Path]:
+    """A new folder beside the runs that no listing shows; what is still in it at the end goes.
+
+    Raises:
+        Refused: the runs folder cannot be written.
+    """
+    folder = runs / f".new-{key}-{uuid.uuid4().hex[:8]}"
+    with writing(runs):
+        runs.mkdir(parents=True, exist_ok=True)
+        _sweep(runs)
+        folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def finish(folder: Path, runs: Path, key: str) -> Path:
+    """Publish a private folder as ``runs/key`` by one rename; an older result is moved aside first.
+
+    Whoever looks sees the old folder, for a moment none, then the new one: never a part.
+
+    Raises:
+        Refused: the folder would not load again, or the runs folder cannot be written.
+    """
+    load(folder)
+    target, aside = runs / key, runs / f".old-{key}-{uuid.uuid4().hex[:8]}"
+    try:
+        with writing(runs):
+            while True:  # again when someone else publishes the same key at the same moment
+                try:
+                    return folder.rename(target)
+                except OSError as error:
+                    if error.errno not in OCCUPIED:
+                        raise
+                aside.mkdir(exist_ok=True)
+                with suppress(FileNotFoundError):
+                    target.rename(aside / uuid.uuid4().hex[:8])
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sweep(runs: Path) -> None:
+    """Remove private folders that a killed process left behind a day or longer ago."""
+    for folder in [*runs.glob(".new-*"), *runs.glob(".old-*")]:
+        with suppress(FileNotFoundError):
+            if time.time() - folder.stat().st_mtime > STALE:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as found:
+            return sorted(Path(e) for e in found if e.is_dir() and not e.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _entry(folder: Path) -> Entry:
+    try:
+        record = load_head(folder)
+        (folder / LAYERS).stat()
+    except Refused as error:
+        return Entry(folder, problem=str(error))
+    except OSError as error:
+        return Entry(folder, problem=broken(folder / LAYERS, error))
+    return Entry(folder, record)

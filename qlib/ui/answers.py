@@ -1,0 +1,96 @@
+"""Sentences made from records: what a page answers. Pure text, no widgets."""
+
+from collections.abc import Mapping, Sequence
+
+from qlib.records import RunRecord
+
+
+def bits_label(record: RunRecord) -> str:
+    """``W4A8``."""
+    return f"W{record.spec.weight_bits}A{record.spec.act_bits}"
+
+
+def label(record: RunRecord, titles: Mapping[str, str]) -> str:
+    """A short name of a run for people: ``BRECQ W4A4``."""
+    return f"{titles.get(record.spec.method, record.spec.method)} {bits_label(record)}"
+
+
+def interval(record: RunRecord) -> str:
+    """``93.1–96.7``."""
+    return f"{record.metrics['top1_low']:.1f}–{record.metrics['top1_high']:.1f}"
+
+
+def start_answer(record: RunRecord, title: str) -> str:
+    """What quantization did to this model, in one or two sentences (Markdown)."""
+    m, spec = record.metrics, record.spec
+    same = spec.weight_bits == spec.act_bits
+    bits = f"{spec.weight_bits} bits" if same else bits_label(record)
+    how = f"With {title} at {bits}"
+    if spec.method == "nearest":
+        levels = f"of {2**spec.weight_bits} levels" if same else "level"
+        how = f"Rounded to the nearest {levels} ({bits})"
+    drop = m["top1_float"] - m["top1"]
+    first = (
+        f"{how}, `{spec.model}` is right on **{m['top1']:.1f} %** of {int(m['n']):,} images "
+        f"(95 %: {interval(record)})"
+    )
+    if m["top1_high"] >= m["top1_float"]:
+        return f"{first}; in float it was {m['top1_float']:.1f} %. **These images show no loss.**"
+    return f"{first}; in float it was {m['top1_float']:.1f} %. **It lost {_points(drop)}.**"
+
+
+def _points(value: float) -> str:
+    shown = f"{value:.1f}" if value < 10 else f"{value:.0f}"
+    return f"{shown} point" if shown == "1.0" else f"{shown} points"
+
+
+def source_line(record: RunRecord) -> str:
+    """Where the numbers come from: images, calibration, policy; the small print of every page."""
+    spec, data = record.spec, record.data
+    edges = {"8-bit": "first and last layer 8 bits", "float": "first and last layer in float"}
+    shared = (
+        "calibrated on other images of the same source"
+        if data.get("calib_from_test")
+        else "calibrated on images of another source"
+    )
+    parts = [
+        f"{int(record.metrics['n']):,} held-out images of {spec.data}",
+        f"{shared} ({data.get('calib_n', spec.calib)} of them)",
+        edges.get(spec.edge_layers, "first and last layer like the others"),
+        f"activations at {'layer inputs' if spec.placement == 'inputs' else 'block boundaries'}",
+        f"seed {spec.seed}",
+    ]
+    return " · ".join(parts)
+
+
+def verdict(records: Sequence[RunRecord], titles: Mapping[str, str]) -> str:
+    """Who is ahead; refuses to rank runs whose 95 % intervals overlap (Markdown)."""
+    ranked = sorted(records, key=lambda r: -r.metrics["top1"])
+    best = ranked[0]
+    if len(ranked) == 1:
+        m = best.metrics
+        gap = m["top1"] - m["top1_float"]
+        return (
+            f"**{label(best, titles)}** is right on {m['top1']:.1f} % ({interval(best)}), "
+            f"{gap:+.1f} points against the float model. Choose a second run to compare."
+        )
+    level = [r for r in ranked[1:] if r.metrics["top1_high"] >= best.metrics["top1_low"]]
+    if not level:
+        return (
+            f"**{label(best, titles)}** is ahead with {best.metrics['top1']:.1f} % "
+            f"({interval(best)}); the interval of {label(ranked[1], titles)} "
+            f"({interval(ranked[1])}) ends below it."
+        )
+    names = [label(r, titles) for r in [best, *level]]
+    joined = ", ".join(names[:-1]) + " and " + names[-1]
+    closest = max([best, *level], key=lambda r: r.metrics["agreement"])
+    return (
+        f"**No winner**: the intervals of {joined} overlap, so these "
+        f"{int(best.metrics['n']):,} images do not rank them. Closest to the float model's own "
+        f"answers is {label(closest, titles)} ({closest.metrics['agreement']:.1f} % agreement)."
+    )
+
+
+def handle(record: RunRecord, titles: Mapping[str, str]) -> str:
+    """A run's name in pickers and links: readable, and unique by the end of its key."""
+    return f"{label(record, titles)} {record.spec.model} {record.spec.key[-10:-4]}"

@@ -1,0 +1,103 @@
+"""What all pages share: style, sidebar, the navigation's list, and the head of a page."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import streamlit as st
+from streamlit.navigation.page import Page
+
+from qlib import jobs, store
+from qlib.records import Refused
+from qlib.ui import state
+from qlib.ui.timeline import span
+from qlib.ui.words import word
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+POLL = 4.0  # seconds between looks at the queue from a page that shows no job
+
+
+def first_visit() -> None:
+    """Load a link again that is the very first request to a fresh server.
+
+    Streamlit answers that one request by the folder ``pages/`` before it knows `st.navigation`,
+    and tells the visitor that the page does not exist. The second request finds it.
+    """
+    path = urlsplit(st.context.url or "").path
+    if _fresh().pop("fresh", False) and path.strip("/"):
+        st.html("<script>location.reload()</script>", unsafe_allow_javascript=True)
+        st.stop()
+
+
+@st.cache_resource(show_spinner=False)
+def _fresh() -> dict[str, bool]:
+    """Process-wide; emptied by the first visit."""
+    return {"fresh": True}
+
+
+def style() -> None:
+    """The little that the theme cannot say."""
+    st.html(ASSETS / "style.css")
+
+
+def home(first: Page) -> Page:
+    """The root address: it leads to the first page, which so has an address like every other."""
+
+    def forward() -> None:
+        st.switch_page(first, query_params=st.query_params.to_dict())
+
+    return st.Page(forward, title="Home", url_path="home", default=True, visibility="hidden")
+
+
+def head(question: str, answer: str = "") -> None:
+    """The question as title, the answer from the current data below it."""
+    with st.container(key="head", gap="xsmall"):
+        with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+            st.title(question, anchor=False, width="content")
+            simulated()
+        if answer:
+            st.markdown(answer)
+
+
+def simulated() -> None:
+    """The badge of honesty that every page carries."""
+    st.badge(
+        "simulated quantization", icon=":material/science:", color="gray", help=word("simulated")
+    )
+
+
+def sidebar() -> None:
+    """Below the navigation: the jobs that run now, wherever they were started."""
+    try:
+        live = [job for job in jobs.list_jobs(store.runs_dir()) if not job.over]
+    except Refused:
+        live = []
+    with st.sidebar:
+        st.fragment(_chips, run_every=POLL if live else None, key="chips")(bool(live))
+
+
+def _chips(live: bool) -> None:
+    now = [job for job in jobs.list_jobs(store.runs_dir()) if not job.over]
+    if live and not now:
+        st.rerun()
+    for job in now[:4]:
+        spec = job.spec
+        name = f"{state.titles().get(spec.method, spec.method)} W{spec.weight_bits}A{spec.act_bits}"
+        stands = f"waiting, place {job.place}" if job.state == "queued" else job.state
+        since = (job.last or {}).get("t")
+        with st.container(key=f"chip-{job.key}", border=True, gap=None):
+            st.page_link(
+                "pages/3_Run.py",
+                label=f"**{name}**",
+                icon=":material/progress_activity:",
+                query_params={"job": job.key},
+                help=f"{spec.model} on {spec.data}: open the progress",
+            )
+            st.caption(f"{spec.model} · {stands}" + (f" · {span(since)}" if since else ""))
+    if len(now) > 4:
+        st.caption(f"and {len(now) - 4} more in the queue")
+
+
+def try_this(*lines: str) -> None:
+    """The box of what to look for and what to try."""
+    with st.container(key="try-this", border=True):
+        st.markdown("**What you see, what to try**\n\n" + "\n".join(f"- {x}" for x in lines))

@@ -1,0 +1,82 @@
+"""A pretended run that writes a real run folder, and a worker that runs it: no torch, milliseconds.
+
+Run as a script it takes the place of ``python -m qlib.worker``. The run does what its settings
+say: ``steps`` and ``pause`` (seconds between them), ``fault`` (how to fail after the last step).
+"""
+
+import errno
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from qlib import store, worker
+from qlib.records import Event, Refused, Report, RunRecord, RunSpec
+
+COMMAND = (sys.executable, __file__)
+ROWS = 60
+
+
+def spec(**settings: object) -> RunSpec:
+    return RunSpec("digits-vit", "digits", "nearest", test=50, settings=settings)
+
+
+def record(of: RunSpec, **changes: object) -> RunRecord:
+    row = {
+        "point": "blocks.0.attn.qkv.weight", "layer": "blocks.0.attn.qkv", "unit": "1",
+        "kind": "linear", "tensor": "weight", "bits": 4, "symmetric": False, "scale": 0.25,
+        "zero_point": 7.5, "channels": 192, "macs": 12288, "params": 12288, "sqnr_db": 18.5,
+        "clipped": 0.0, "flipped": None,
+    }  # fmt: skip
+    metrics = {"top1": 91.25, "top1_low": 88.5, "top1_high": 93.0, "top1_float": 97.0, "n": 50}
+    seconds = {"load": 2.0, "calibrate": 1.0, "reconstruct": 8.0, "evaluate": 1.0, "total": 12.0}
+    values = {"created": "2025-01-01T00:00:00+00:00", "layers": [row] * ROWS} | changes
+    return RunRecord(of, metrics, seconds, 640.0, **values)
+
+
+def run(of: RunSpec, report: Report, folder: Path) -> RunRecord:
+    """Write what a run writes, as `qlib.run.run` does."""
+    steps, pause = int(of.settings.get("steps", 3)), float(of.settings.get("pause", 0))
+    threads, policy = os.environ.get("OMP_NUM_THREADS"), os.environ.get("OMP_WAIT_POLICY")
+    report(Event("load", note=f"threads {threads} {policy} in {Path.cwd()}"))
+    if of.settings.get("child"):
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    for step in range(1, steps + 1):
+        time.sleep(pause)
+        report(Event("reconstruct", "blocks.0", 1, 1, step, steps, loss=1 / step))
+    fault = of.settings.get("fault")
+    if fault == "refused":
+        raise Refused("The loss of blocks.0 is nan at iteration 3; try a smaller learning rate.")
+    if fault == "memory":
+        raise MemoryError
+    if fault == "torch":
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")
+    if fault == "disk":
+        raise OSError(errno.ENOSPC, "No space left on device")
+    if fault == "bug":
+        raise KeyError("blocks.7")
+    if fault == "deaf":
+        time.sleep(60)
+    with zipfile.ZipFile(folder / "preds.npz", "w", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("ids.npy", _npy("<U1", (2,), "ab".encode("utf-32-le")))
+        out.writestr("thumbs.npy", _npy("|u1", (12, 64, 64, 3), bytes(12 * 64 * 64 * 3)))
+    (folder / "quantizers.safetensors").write_bytes(bytes(200_000))
+    found = record(of)
+    store.write_record(found, folder)
+    return found
+
+
+def _npy(kind: str, shape: tuple[int, ...], data: bytes) -> bytes:
+    """An array file by hand: loading NumPy would take longer than all the rest."""
+    head = str({"descr": kind, "fortran_order": False, "shape": shape}).encode()
+    head += b" " * (63 - (10 + len(head)) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + data
+
+
+if __name__ == "__main__":
+    sys.exit(worker.main(Path(sys.argv[1]), runner=run, command=COMMAND))

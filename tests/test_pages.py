@@ -1,0 +1,437 @@
+"""Every page opens: with demo runs, without, with broken ones, with links to what is not there."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import fake_runs
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from qlib import jobs, store
+from qlib._params import params
+from qlib._registry import discover
+from qlib.records import RunSpec
+from qlib.specs import checked
+from qlib.ui import answers
+
+ROOT = Path(__file__).resolve().parents[1]
+RUN, COMPARE = "pages/3_Run.py", "pages/9_Compare.py"
+TITLES = {key: owner.title for key, owner in discover("methods").items()}
+
+
+@pytest.fixture(scope="session")
+def stored(tmp_path_factory) -> Path:
+    """A demo folder: two networks, two methods, three bit-widths."""
+    folder = tmp_path_factory.mktemp("demo")
+    models, methods = ["digits-vit", "digits-resnet"], ["nearest", "brecq"]
+    return fake_runs.write_demo(folder, models=models, methods=methods, bits=(8, 4, 3))
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Empty folders for demo runs and own runs."""
+    for name in ("DEMO", "RUNS"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(f"QLIB_{name}", str(tmp_path / name))
+    return tmp_path / "DEMO", tmp_path / "RUNS"
+
+
+@pytest.fixture
+def demo(stored, folders, monkeypatch):
+    """The stored demo runs, and an empty folder for own ones, which is returned."""
+    monkeypatch.setenv("QLIB_DEMO", str(stored))
+    return folders[1]
+
+
+def open_page(path: str = "", **query: str) -> AppTest:
+    """The app on one of its pages, as a link with these parameters opens it."""
+    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    at.query_params.update(query)
+    at.run()  # the root address leads to Start
+    if path:
+        at.switch_page(path)
+        at.query_params.update(query)
+        at.run()
+    assert not at.exception, at.exception[0].message
+    return at
+
+
+def figures(at: AppTest) -> list[dict]:
+    return [json.loads(chart.proto.spec or chart.spec) for chart in at.get("plotly_chart")]
+
+
+def texts(at: AppTest) -> str:
+    parts = [*at.title, *at.markdown, *at.caption, *at.info, *at.warning, *at.success, *at.error]
+    return "\n".join(p.value for p in parts)
+
+
+# ---- Start ----------------------------------------------------------------------------------
+
+
+def test_start_answers_from_stored_runs(demo):
+    at = open_page()
+    assert at.title[0].value == "What does quantization do to this model?"
+    assert "`digits-vit` is right on" in texts(at)
+    strip, curve = figures(at)
+    assert len(strip["layout"]["images"]) == 6
+    assert curve["layout"]["yaxis"]["title"]["text"] == "top-1 accuracy (%)"
+    assert all(chart.proto.alt for chart in at.get("plotly_chart"))
+    assert len(at.dataframe[0].value) == 6
+
+
+def test_start_controls_change_the_answer(demo):
+    at = open_page()
+    before = texts(at)
+    at.segmented_control(key="b").set_value(3).run()
+    assert "8 levels (3 bits)" in texts(at) and texts(at) != before
+    at.segmented_control(key="q").set_value("best").run()
+    assert "With BRECQ at 3 bits" in texts(at)
+    at.segmented_control(key="m").set_value("digits-resnet").run()
+    assert "`digits-resnet` is right on" in texts(at)
+    assert not at.exception
+
+
+def test_start_link_restores_the_view(demo):
+    at = open_page(m="digits-resnet", b="3")
+    assert "Rounded to the nearest of 8 levels (3 bits), `digits-resnet`" in texts(at)
+
+
+@pytest.mark.parametrize("query", [{"m": "gone"}, {"b": "7"}, {"b": "many"}, {"q": "magic"}])
+def test_start_link_with_unknown_values_falls_back(demo, query):
+    assert "`digits-vit` is right on" in texts(open_page(**query))
+
+
+def test_start_click_on_a_point_sets_the_bits(demo):
+    at = open_page()
+    at.session_state["bits-figure"] = {"selection": {"points": [{"customdata": [3, 1, 2, "x"]}]}}
+    at.run()
+    assert not at.exception
+    from qlib.ui import stored as page
+
+    state = {"bits-figure": {"selection": {"points": []}}, "b": 4}
+    page.follow_click(state)
+    assert state["b"] == 4
+    state["bits-figure"]["selection"]["points"] = [{"customdata": [3, 50.0, 60.0, "brecq"]}]
+    page.follow_click(state)
+    assert state["b"] == 3
+
+
+def test_start_without_demo_says_how_to_rebuild(folders):
+    at = open_page()
+    assert "There are no stored runs to show" in texts(at)
+    assert at.code[0].value == "python -m benchmarks.demo"
+
+
+def test_start_names_unreadable_runs(stored, folders):
+    shutil.copytree(stored, folders[0], dirs_exist_ok=True)
+    victim = sorted(folders[0].iterdir())[0]
+    (victim / "run.json").write_text("{")
+    at = open_page()
+    assert f"{victim.name}/run.json is damaged" in texts(at)
+    assert "python -m benchmarks.demo" in texts(at)
+    assert len(figures(at)) == 2
+
+
+def test_start_survives_damaged_predictions(stored, folders):
+    shutil.copytree(stored, folders[0], dirs_exist_ok=True)
+    key = checked(RunSpec("digits-vit", "digits", "nearest")).key
+    (folders[0] / key / "preds.npz").write_bytes(b"PK")
+    at = open_page()
+    assert "The stored predictions cannot be shown" in texts(at)
+    assert f"{key}/preds.npz" in texts(at)
+    assert len(figures(at)) == 1  # the accuracy figure needs no predictions
+
+
+# ---- Run ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", sorted(discover("methods")))
+def test_form_of_every_method(demo, method):
+    """Fields, limits and help come from the method; the drafted run is the checked default."""
+    at = open_page(RUN)
+    at.segmented_control(key="method").set_value(method).run()
+    assert not at.exception
+    for name, p in params(discover("methods")[method]).items():
+        (widget,) = [w for w in every_widget(at) if w.key == f"{method}.{name}"]
+        assert widget.value == p.default and widget.help == p.help
+        if p.type in (int, float):
+            assert (widget.min, widget.max) == (p.low, p.high)
+    assert at.button(key="start")
+
+
+def every_widget(at: AppTest) -> list:
+    kinds = (at.number_input, at.toggle, at.selectbox, at.text_input)
+    return [widget for kind in kinds for widget in kind]
+
+
+@pytest.mark.parametrize("method", sorted(discover("methods")))
+def test_presets_fill_the_form(demo, method):
+    at = open_page(RUN)
+    at.segmented_control(key="method").set_value(method).run()
+    owner = discover("methods")[method]
+    at.button(key="use-Paper settings").click().run()
+    assert not at.exception
+    for name, value in owner.paper_settings.items():
+        assert next(w for w in every_widget(at) if w.key == f"{method}.{name}").value == value
+    assert at.selectbox(key="place").value == owner.paper_placement
+    at.button(key="use-Quick look").click().run()
+    assert at.number_input(key="calib").value == 64
+    at.button(key="use-Standard").click().run()
+    assert at.number_input(key="calib").value == 256
+    assert at.selectbox(key="place").value == "inputs"
+
+
+def test_form_link_restores_settings(demo):
+    at = open_page(RUN, method="QDrop", w="3", a="8", calib="99", model="digits-resnet")
+    assert at.segmented_control(key="method").value == "qdrop"
+    assert at.segmented_control(key="w").value == 3
+    assert at.number_input(key="calib").value == 99
+    assert at.selectbox(key="model").value == "digits-resnet"
+
+
+def test_identical_run_is_offered(demo):
+    at = open_page(RUN)
+    assert any("An identical run is finished" in s.value for s in at.success)
+    at.button(key="open").click().run()
+    assert "`digits-vit` is right on" in texts(at)
+    assert [m.label for m in at.metric][:2] == ["Top-1", "Float model"]
+    assert figures(at)[0]["layout"]["yaxis"]["type"] == "log"
+    at.button(key="another").click().run()
+    assert at.button(key="start")
+
+
+def test_wrong_settings_are_one_sentence(demo):
+    at = open_page(RUN)
+    at.selectbox(key="model").set_value("timm:NAME").run()
+    (said,) = [w.value for w in at.warning]
+    assert "pattern: write a real name" in said
+    assert at.button(key="start").disabled
+    at.selectbox(key="model").set_value("cifar10-resnet20").run()
+    assert at.selectbox(key="data").value == "cifar10"
+    at.text_input(key="weights").set_value("/nowhere/w.pth").run()
+    assert "There is no file or folder /nowhere/w.pth" in at.warning[0].value
+
+
+def test_start_submits_once_and_shows_the_job(demo, monkeypatch):
+    seen = []
+
+    def submit(spec, runs):
+        seen.append(spec)
+        return waiting(spec, runs)
+
+    monkeypatch.setattr(jobs, "submit", submit)
+    monkeypatch.setattr(jobs, "status", lambda key, runs: waiting(seen[0], runs))
+    at = open_page(RUN)
+    at.number_input(key="seed").set_value(7).run()
+    assert not seen  # nothing happens before Start
+    at.button(key="start").click().run()
+    assert [s.seed for s in seen] == [7] and seen[0] == checked(seen[0])
+    assert at.query_params["job"] == [seen[0].key]
+    assert any("Waiting: the next to start" in i.value for i in at.info)
+    assert at.button(key="cancel")
+
+
+def test_refusal_of_submit_is_shown(demo, monkeypatch):
+    from qlib.records import Refused
+
+    def submit(spec, runs):
+        raise Refused("The runs folder cannot be written; check its permissions.")
+
+    monkeypatch.setattr(jobs, "submit", submit)
+    at = open_page(RUN)
+    at.button(key="start").click().run()
+    assert [e.value for e in at.error] == [
+        "The runs folder cannot be written; check its permissions."
+    ]
+
+
+def waiting(spec: RunSpec, runs: Path, **fields) -> jobs.Job:
+    return jobs.Job(spec.key, spec, runs / ".jobs" / spec.key, **({"place": 1} | fields))
+
+
+def job_page(runs: Path, monkeypatch, events=(), **fields) -> AppTest:
+    """The Run page of a job in some state, with events and a log on disk."""
+    spec = checked(RunSpec("digits-vit", "digits", "brecq", seed=5))
+    job = waiting(spec, runs, **fields)
+    job.folder.mkdir(parents=True)
+    job.log.write_text("what the worker said\n")
+    lines = "".join(json.dumps(e) + "\n" for e in events)
+    (job.folder / "events.jsonl").write_text(lines)
+    monkeypatch.setattr(jobs, "status", lambda key, folder: job)
+    monkeypatch.setattr(jobs, "list_jobs", lambda folder: [job])
+    monkeypatch.setattr(jobs, "events", lambda key, folder, start=0: store.events(job.folder))
+    return open_page(RUN, job=spec.key)
+
+
+def test_running_job_shows_stage_loss_and_memory(demo, monkeypatch):
+    events = fake_runs.reconstruction_events("brecq")[:100]
+    at = job_page(demo, monkeypatch, events, state="running", started=1.0)
+    (curve,) = figures(at)
+    assert curve["layout"]["title"]["text"].startswith("Unit 1 of 4: the error has fallen by")
+    metrics = {m.label: m.value for m in at.metric}
+    assert metrics["Memory"] == "510 MB"
+    assert metrics["Left in this round"].startswith("about ")
+    assert at.button(key="cancel") and not at.button(key="cancel").disabled
+    assert any("digits-vit" in c.value for c in at.sidebar.caption)
+
+
+def test_cancelling_job_cannot_be_cancelled_twice(demo, monkeypatch):
+    at = job_page(demo, monkeypatch, state="cancelling", started=1.0)
+    assert at.button(key="cancel").disabled
+    assert {m.label: m.value for m in at.metric}["Left in this round"] == "measuring…"
+
+
+@pytest.mark.parametrize(
+    ("state", "head", "advice"),
+    [
+        ("failed", "The run was refused", "Change what the sentence names"),
+        ("crashed", "The run's process died", "use fewer calibration images"),
+        ("cancelled", "The run was cancelled", "start the same run again"),
+    ],
+)
+def test_unfinished_jobs_say_what_to_do(demo, monkeypatch, state, head, advice):
+    at = job_page(demo, monkeypatch, state=state, message="Something was wrong.")
+    shown = texts(at)
+    for part in (head, "Something was wrong.", "are kept", advice):
+        assert part in shown
+    assert at.get("download_button")
+
+
+def test_link_to_an_unknown_run_is_a_notice(demo):
+    at = open_page(RUN, job="digits-vit_brecq_W4A4_0000000000")
+    assert any("There is no run `digits-vit_brecq_W4A4_0000000000`" in i.value for i in at.info)
+    assert at.button(key="start")
+
+
+def test_finished_run_that_cannot_be_read(demo):
+    spec = checked(RunSpec("digits-vit", "digits", "brecq", seed=9))
+    folder = fake_runs.write_run(demo, spec)
+    (folder / "layers.csv").write_text("point,layer\ncut")
+    at = open_page(RUN, job=spec.key)
+    assert any("layers.csv is damaged" in e.value for e in at.error)
+
+
+# ---- Compare --------------------------------------------------------------------------------
+
+
+def handle(method: str, runs: Path, **fields) -> str:
+    spec = checked(RunSpec("digits-vit", "digits", method, **fields))
+    entry = next(e for e in store.list_runs(runs) if e.key == spec.key)
+    return answers.handle(entry.record, TITLES)
+
+
+def test_compare_starts_with_one_backbone_at_four_bits(demo, stored):
+    at = open_page(COMPARE)
+    assert sorted(at.multiselect(key="runs").value) == [
+        handle("brecq", stored),
+        handle("nearest", stored),
+    ]
+    assert "**BRECQ W4A4** is ahead" in texts(at)
+    differs, table = (d.value for d in at.dataframe)
+    assert list(differs["Setting"]) == ["method"]
+    assert len(table) == 12
+    assert at.get("download_button")
+
+
+def test_compare_link_restores_the_choice(demo, stored):
+    wanted = handle("nearest", stored, weight_bits=8, act_bits=8)
+    at = open_page(COMPARE, runs=wanted)
+    assert at.multiselect(key="runs").value == [wanted]
+    assert "Choose a second run to compare" in texts(at)
+
+
+def test_compare_link_with_unknown_runs_is_a_notice(demo, stored):
+    wanted = handle("nearest", stored)
+    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+    at.switch_page(COMPARE)
+    at.query_params["runs"] = [wanted, "QDrop W2A2 gone 123456"]
+    at.run()
+    assert not at.exception
+    assert any("QDrop W2A2 gone 123456" in i.value for i in at.info)
+
+
+def test_compare_refuses_to_rank_unlike_runs(demo):
+    for seed in (0, 1):
+        spec = RunSpec("digits-vit", "digits", "brecq", seed=seed, edge_layers="same")
+        fake_runs.write_run(demo, checked(spec))
+    picked = [handle("brecq", demo, seed=s, edge_layers="same") for s in (0, 1)]
+    at = open_page(COMPARE)
+    at.multiselect(key="runs").set_value(picked).run()
+    assert "**Not like for like.** These runs differ in: seed." in texts(at)
+    assert "is ahead" not in texts(at)
+    assert "not to be ranked" in figures(at)[0]["layout"]["title"]["text"]
+
+
+def test_compare_refuses_to_rank_inside_the_interval(demo):
+    for error in ("mse", "fisher"):
+        spec = checked(RunSpec("digits-vit", "digits", "brecq", settings={"error": error}))
+        shutil.rmtree(demo / spec.key, ignore_errors=True)
+        fake_runs.write_run(demo, spec)
+    picked = [handle("brecq", demo, settings={"error": e}) for e in ("mse", "fisher")]
+    at = open_page(COMPARE)
+    at.multiselect(key="runs").set_value(picked).run()
+    assert "**No winner**: the intervals of BRECQ W4A4 and BRECQ W4A4 overlap" in texts(at)
+    assert list(at.dataframe[0].value["Setting"]) == ["setting: error"]
+
+
+def test_compare_ticking_rows_sets_the_choice(demo):
+    from qlib.ui import compare
+
+    state = {"table-names": ["a", "b", "c"], "run-table": {"selection": {"rows": [2, 0]}}}
+    compare.ticked(state)
+    assert state["runs"] == ["c", "a"]
+
+
+def test_compare_lists_folders_that_cannot_be_read(demo):
+    (demo / "half-a-run").mkdir()
+    at = open_page(COMPARE)
+    assert any("half-a-run/run.json is missing" in m.value for m in at.markdown)
+
+
+def test_compare_without_any_run(folders):
+    (folders[1] / "half-a-run").mkdir()
+    at = open_page(COMPARE)
+    assert any("There is no finished run to compare yet" in i.value for i in at.info)
+    assert any("half-a-run/run.json is missing" in m.value for m in at.markdown)
+
+
+def test_compare_table_as_csv(demo):
+    import csv
+    import io
+
+    from qlib.ui import compare, state
+
+    known = compare.handles(state.everything())
+    rows = list(csv.DictReader(io.StringIO(compare.csv(known, list(known)[:2]).decode())))
+    assert len(rows) == 2
+    assert {"run", "model", "seed", "top1", "top1_low", "n", "simulated"} <= set(rows[0])
+
+
+# ---- the app as a whole ---------------------------------------------------------------------
+
+
+def test_pages_are_short_scripts():
+    for page in (ROOT / "pages").glob("*.py"):
+        assert len(page.read_text().splitlines()) <= 120, page.name
+    assert len((ROOT / "app.py").read_text().splitlines()) <= 45
+
+
+def test_app_never_imports_torch(demo):
+    """All pages run in one process, and torch is not among its modules afterwards."""
+    script = (
+        "import sys\n"
+        "from streamlit.testing.v1 import AppTest\n"
+        "at = AppTest.from_file('app.py', default_timeout=60).run()\n"
+        "for page in ('pages/3_Run.py', 'pages/9_Compare.py', 'pages/1_Start.py'):\n"
+        "    at.switch_page(page).run()\n"
+        "    assert not at.exception, at.exception[0].message\n"
+        "heavy = {'torch', 'torchvision', 'timm', 'sklearn', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -1,0 +1,173 @@
+"""A run's specification: checked, complete, the same key for the same run, JSON both ways."""
+
+import json
+import re
+from dataclasses import FrozenInstanceError, fields, replace
+from pathlib import Path
+
+import pytest
+
+from qlib import specs
+from qlib.records import FORMAT, Event, Refused, RunRecord, RunSpec, ignore
+
+SPEC = RunSpec("digits-vit", "digits", "brecq")
+
+
+# ---- keys and JSON ------------------------------------------------------------------------------
+
+
+def test_a_key_is_readable_and_a_file_name() -> None:
+    assert re.fullmatch(r"digits-vit_brecq_W4A4_[0-9a-f]{10}", SPEC.key)
+    odd = replace(SPEC, model="timm:hf_hub/a b.c/../deit", data="folder:/x y/z")
+    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", odd.key)
+
+
+def test_every_field_decides_the_key() -> None:
+    other = {
+        "model": "digits-resnet", "data": "cifar10", "method": "qdrop", "weight_bits": 3,
+        "act_bits": 8, "edge_layers": "same", "placement": "boundary", "weight_observer": "minmax",
+        "act_observer": "minmax", "granularity": "tensor", "symmetric_weights": True,
+        "symmetric_acts": True, "weights": "w.safetensors", "calib": 64, "calib_data": "digits",
+        "test": 10, "seed": 1, "device": "cuda", "settings": {"steps": 1},
+    }  # fmt: skip
+    changed = {f.name for f in fields(RunSpec) if f.name in other}
+    keys = {replace(SPEC, **{name: other[name]}).key for name in changed} | {SPEC.key}
+    assert len(keys) == len(changed) + 1
+    assert changed == set(other)
+
+
+def test_the_order_of_settings_does_not_matter() -> None:
+    one = replace(SPEC, settings={"steps": 5, "rate": 0.1})
+    assert one.key == replace(SPEC, settings={"rate": 0.1, "steps": 5}).key
+
+
+def test_json_both_ways() -> None:
+    full = replace(specs.checked(SPEC), weights="w.pth", test=5)
+    assert RunSpec.from_json(json.loads(json.dumps(full.to_json()))) == full
+
+
+def test_a_strange_specification_is_refused() -> None:
+    with pytest.raises(
+        Refused, match=r"^This run specification has unknown fields: colour, size\.$"
+    ):
+        RunSpec.from_json(SPEC.to_json() | {"size": 1, "colour": 2})
+    with pytest.raises(Refused, match=r"^This run specification is incomplete: .*'data'"):
+        RunSpec.from_json({"model": "m"})
+
+
+def test_it_is_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        SPEC.seed = 1
+
+
+def test_a_record_goes_both_ways_and_tells_its_format() -> None:
+    record = RunRecord(SPEC, {"top1": 90.0}, {"total": 1.0}, 500.0, layers=[{"point": "a"}])
+    body = json.loads(json.dumps(record.to_json()))
+    assert body["format"] == FORMAT
+    assert "layers" not in body
+    assert RunRecord.from_json(body, record.layers) == record
+    assert RunRecord.from_json(body | {"later": 1}).layers == []
+    for body, words in (
+        ({}, "has format None, and this version reads format 1"),
+        ([], "has format None"),
+        ({"format": 2}, "has format 2"),
+        ({"format": FORMAT}, r"run.json is incomplete: 'spec'"),
+        ({"format": FORMAT, "spec": SPEC.to_json()}, "is incomplete: .*metrics"),
+    ):
+        with pytest.raises(Refused, match=words):
+            RunRecord.from_json(body)
+
+
+def test_nobody_has_to_listen() -> None:
+    assert ignore(Event("load")) is None
+
+
+# ---- checking -----------------------------------------------------------------------------------
+
+
+def test_checking_writes_out_every_setting_and_changes_nothing_twice() -> None:
+    found = specs.checked(replace(SPEC, settings={"steps": "500"}))
+    assert found.settings["steps"] == 500
+    assert {"rate", "penalty", "batch"} <= set(found.settings)
+    assert specs.checked(found) == found
+    assert replace(found, settings={}) == SPEC
+
+
+def test_a_default_written_out_is_the_same_run() -> None:
+    default = specs.checked(SPEC).settings["steps"]
+    assert specs.checked(replace(SPEC, settings={"steps": str(default)})) == specs.checked(SPEC)
+
+
+WRONG = {
+    "model": (
+        {"model": "digits-vat"},
+        "There is no model 'digits-vat'; the nearest are digits-vit",
+    ),
+    "data": ({"data": "cifar"}, "There is no dataset 'cifar'; the nearest are cifar10"),
+    "calib": ({"calib_data": "nowhere"}, "There is no dataset 'nowhere'"),
+    "method": ({"method": "breqc"}, "There is no method 'breqc'; the nearest are brecq"),
+    "weight observer": ({"weight_observer": "x"}, "There is no observer 'x'; the nearest are ent"),
+    "act observer": ({"act_observer": "x"}, "There is no observer 'x'"),
+    "bits": ({"weight_bits": 12}, r"weight_bits must be in \[2, 8\]; got 12\."),
+    "binary": ({"act_bits": 1}, r"got 1\. A uniform grid of one bit .*: binary networks need tr"),
+    "setting": ({"settings": {"stepz": "1"}}, "Brecq has no setting 'stepz'; it has steps, rate"),
+    "range": ({"settings": {"penalty": -1}}, r"Brecq.penalty must be at least 0; got -1"),
+    "type": ({"settings": {"steps": "few"}}, r"Brecq.steps must be of type int; got 'few'"),
+    "test": ({"test": 0}, "test must be at least 1, or left out for all; got 0."),
+    "seed": ({"seed": -1}, "RunSpec.seed must be at least 0; got -1"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_refused_in_words(case: str) -> None:
+    changes, words = WRONG[case]
+    with pytest.raises(Refused, match=words):
+        specs.checked(replace(SPEC, **changes))
+
+
+def test_a_pattern_is_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(specs, "model_keys", lambda: ["digits-vit", "x:NAME"])
+    with pytest.raises(Refused, match=r"'x:NAME' is a pattern: write a real name in place of its"):
+        specs.source_of("models", "x:NAME")
+
+
+# ---- paths --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: it holds ``w.pth`` and ``images``."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.pth").touch()
+    (tmp_path / "images").mkdir()
+    return tmp_path
+
+
+def test_paths_become_absolute_and_names_stay(here: Path) -> None:
+    named = replace(SPEC, weights="w.pth", data="folder: images", calib_data="imagenet:./images")
+    found = specs.absolute(named)
+    assert found.weights == str(here / "w.pth")
+    assert found.data == f"folder:{here / 'images'}"
+    assert found.calib_data == f"imagenet:{here / 'images'}"
+    assert specs.absolute(found) == found
+    assert specs.absolute(SPEC) == SPEC
+
+
+def test_one_file_makes_one_key_wherever_it_is_named_from(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = specs.absolute(replace(SPEC, weights="w.pth"))
+    monkeypatch.chdir(here / "images")
+    assert specs.absolute(replace(SPEC, weights=str(here / "w.pth"))).key == first.key
+
+
+def test_home_is_understood(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(here))
+    monkeypatch.setenv("USERPROFILE", str(here))
+    assert specs.absolute(replace(SPEC, weights="~/w.pth")).weights == str(here / "w.pth")
+
+
+@pytest.mark.parametrize("changes", [{"weights": "no.pth"}, {"data": "folder:no.pth"}], ids=str)
+def test_a_missing_file_is_told(here: Path, changes: dict) -> None:
+    with pytest.raises(Refused, match=r"There is no file or folder no\.pth; check the path, or"):
+        specs.absolute(replace(SPEC, **changes))

@@ -1,0 +1,174 @@
+"""Sentences, comparisons and progress that the pages show: pure functions, checked by example."""
+
+from dataclasses import replace
+
+import fake_runs
+import pytest
+
+from qlib import store
+from qlib._registry import discover
+from qlib.records import RunRecord, RunSpec
+from qlib.ui import answers, likeness, timeline
+from qlib.ui.words import WORDS
+
+TITLES = {"nearest": "Nearest", "brecq": "BRECQ", "qdrop": "QDrop"}
+
+
+def record(method="brecq", top1=90.0, half=2.0, **spec) -> RunRecord:
+    metrics = {
+        "top1": top1,
+        "top1_low": top1 - half,
+        "top1_high": top1 + half,
+        "top1_float": 95.0,
+        "agreement": top1 + 1,
+        "n": 1500.0,
+    }
+    data = {"test_hash": "t", "calib_from_test": True, "calib_n": 256}
+    made = RunSpec("digits-vit", "digits", method, **spec)
+    return RunRecord(made, metrics, {"total": 1.0}, 1.0, data=data)
+
+
+# ---- answers --------------------------------------------------------------------------------
+
+
+def test_start_answer_says_what_was_lost():
+    said = answers.start_answer(record("nearest", 80.0), "Nearest")
+    assert said.startswith("Rounded to the nearest of 16 levels (4 bits), `digits-vit` is right on")
+    assert "**80.0 %** of 1,500 images (95 %: 78.0–82.0)" in said
+    assert said.endswith("**It lost 15 points.**")
+
+
+def test_start_answer_inside_the_interval():
+    said = answers.start_answer(record("brecq", 94.0, weight_bits=6, act_bits=6), "BRECQ")
+    assert said.startswith("With BRECQ at 6 bits") and said.endswith(
+        "**These images show no loss.**"
+    )
+
+
+def test_mixed_bits_are_named():
+    said = answers.start_answer(record("nearest", 80.0, weight_bits=4, act_bits=8), "Nearest")
+    assert "W4A8" in said
+
+
+def test_source_line_tells_the_conditions():
+    line = answers.source_line(record(edge_layers="float", placement="boundary", seed=3))
+    for part in ("1,500 held-out images of digits", "(256 of them)", "in float", "seed 3"):
+        assert part in line
+    assert "block boundaries" in line
+
+
+def test_verdict_refuses_to_rank_overlapping_intervals():
+    runs = [record("brecq", 90), record("qdrop", 92), record("nearest", 70)]
+    said = answers.verdict(runs, TITLES)
+    assert said.startswith("**No winner**: the intervals of QDrop W4A4 and BRECQ W4A4 overlap")
+    assert "Closest to the float model's own answers is QDrop W4A4 (93.0 % agreement)" in said
+
+
+def test_verdict_names_a_clear_leader():
+    said = answers.verdict([record("brecq", 90), record("nearest", 70)], TITLES)
+    assert said.startswith("**BRECQ W4A4** is ahead with 90.0 % (88.0–92.0)")
+    assert "Choose a second run" in answers.verdict([record()], TITLES)
+
+
+def test_handles_tell_equal_looking_runs_apart():
+    one, two = record(seed=0), record(seed=1)
+    assert answers.label(one, TITLES) == answers.label(two, TITLES) == "BRECQ W4A4"
+    assert answers.handle(one, TITLES) != answers.handle(two, TITLES)
+
+
+# ---- likeness -------------------------------------------------------------------------------
+
+
+def test_only_differing_fields_are_listed():
+    one = record("brecq", settings={"steps": 100, "act_steps": 5})
+    two = record("adaround", settings={"steps": 200}, seed=1)
+    assert likeness.differences([one, two]) == {
+        "method": ["brecq", "adaround"],
+        "seed": ["0", "1"],
+        "setting: steps": ["100", "200"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"edge_layers": "same"}, "first and last layer"),
+        ({"placement": "boundary"}, "where activations are rounded"),
+        ({"calib": 32}, "number of calibration images"),
+    ],
+)
+def test_unlike_runs_are_named(change, word):
+    assert likeness.unlike([record(), record(**change)]) == [word]
+    assert likeness.unlike([record(), record("nearest", weight_bits=8)]) == []
+
+
+def test_other_test_images_are_unlike():
+    other = replace(record(), data={"test_hash": "u"})
+    assert likeness.unlike([record(), other]) == ["held-out images"]
+
+
+# ---- timeline -------------------------------------------------------------------------------
+
+
+def test_timeline_of_a_whole_run():
+    events = fake_runs.reconstruction_events("brecq")
+    first = timeline.read(events[:1], learns=True)
+    assert (first.stages[first.stage], first.left) == ("Load", None)
+    last = timeline.read(events, learns=True)
+    assert last.stages[last.stage] == "Evaluate" and last.mb == 610.0
+
+
+def fit(place, t, step=1, of=4):
+    return {
+        "phase": "reconstruct", "unit": f"b{place}", "index": place, "of": of, "step": step,
+        "steps": 10, "t": t, "mb": 5.0,
+    }  # fmt: skip
+
+
+def test_time_left_only_from_measured_units():
+    begun = timeline.read([fit(1, 10.0), fit(1, 12.0, 5)], learns=True)
+    assert begun.left is None and begun.share == pytest.approx(0.5 / 4)
+    later = timeline.read([fit(1, 10.0), fit(2, 14.0), fit(3, 18.0), fit(3, 19.0, 5)], learns=True)
+    assert later.left == pytest.approx(4.0 * 2 - 1.0)  # four seconds a unit, two of them to go
+    assert (later.index, later.of, later.round) == (3, 4, 1)
+    assert later.text == "Unit 3 of 4: b3, step 5 of 10"
+
+
+def test_second_round_measures_anew():
+    first = [fit(p, 10.0 * p) for p in (1, 2, 3, 4)]
+    again = timeline.read([*first, fit(1, 50.0)], learns=True)
+    assert (again.round, again.left) == (2, None)
+    between = timeline.read([*first, {"phase": "calibrate", "note": "activations"}], learns=True)
+    assert between.stages[between.stage] == "Reconstruct"
+
+
+def test_baseline_test_is_part_of_calibration():
+    events = [{"phase": "evaluate", "unit": "nearest", "step": 1, "steps": 2}]
+    early = timeline.read(events, learns=True)
+    assert early.stages[early.stage] == "Calibrate" and early.share == 0.5
+    plain = timeline.read(events, learns=False)
+    assert plain.stages == timeline.PLAIN and plain.stages[plain.stage] == "Evaluate"
+    assert timeline.read([], learns=True).text == "Starting"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(8.2, "8 s"), (125, "2 min 05 s"), (4320, "1 h 12 min"), (0, "0 s")]
+)
+def test_span(seconds, text):
+    assert timeline.span(seconds) == text
+
+
+# ---- words ----------------------------------------------------------------------------------
+
+
+def test_every_word_is_a_plain_sentence():
+    for term, text in WORDS.items():
+        assert text.endswith(".") and len(text) < 330, term
+
+
+def test_fake_runs_are_what_the_store_reads(tmp_path):
+    made = fake_runs.write_run(tmp_path, RunSpec("digits-vit", "digits", "brecq"))
+    found = store.load(made)
+    assert found.spec.method in discover("methods") and len(found.layers) == 32
+    assert store.load_preds(made)["thumbs"].shape[1:] == (8, 8, 3)
