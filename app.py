@@ -4,32 +4,12 @@ import streamlit as st
 
 from qlib.ui import frame
 
-st.set_page_config(
-    "Quant Explorer", str(frame.ASSETS / "icon.svg"), "wide", initial_sidebar_state=248
-)
-start = st.Page(
-    "pages/1_Start.py",
-    title="Start",
-    icon=":material/rocket_launch:",
-    url_path="start",
-    help="What does quantization do to this model?",
-)
-run = st.Page(
-    "pages/3_Run.py",
-    title="Run",
-    icon=":material/play_circle:",
-    url_path="run",
-    help="What do calibration and reconstruction give on my own settings?",
-)
-compare = st.Page(
-    "pages/9_Compare.py",
-    title="Compare",
-    icon=":material/balance:",
-    url_path="compare",
-    help="Which method should I choose?",
-)
-page = st.navigation({"": [frame.home(start)], "Learn": [start], "Run": [run], "Decide": [compare]})
-st.logo(str(frame.ASSETS / "logo.svg"), size="large", icon_image=str(frame.ASSETS / "icon.svg"))
+st.set_page_config("Quant Explorer", frame.ICON, "wide", initial_sidebar_state=248)
+start = frame.screen("1_Start", "rocket_launch", "What does quantization do to this model?")
+run = frame.screen("3_Run", "play_circle", "What do my own settings give?")
+compare = frame.screen("9_Compare", "balance", "Which method should I choose?")
+home = frame.home(start)
+page = st.navigation({"": [home], "Learn": [start], "Run": [run], "Decide": [compare]})
 frame.first_visit()
 frame.style()
 frame.sidebar()

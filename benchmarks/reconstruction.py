@@ -67,17 +67,19 @@ def step_ratios() -> list[dict[str, object]]:
 
 def depth_rows() -> list[dict[str, object]]:
     """QDrop with few steps on deeper and deeper networks: the time per block should stay."""
-    rows = []
-    for per_stage in (3, 5, 9):
+    best: dict[int, float] = {}
+    for per_stage in (3, 5, 9, 3, 5, 9):  # twice, so that a busy moment does not count
         model, data, plan = _prepared(per_stage, images=256)
         method = discover("methods")["qdrop"](steps=20)
         start = time.perf_counter()
         method.apply(model, plan, data, ignore)
         spent = time.perf_counter() - start
         blocks = len(model.blocks)
-        rows.append({"blocks": blocks, "seconds": f"{spent:.1f}",
-                     "seconds per block": f"{spent / blocks:.3f}"})  # fmt: skip
-    return rows
+        best[blocks] = min(spent, best.get(blocks, spent))
+    return [
+        {"blocks": n, "seconds": f"{s:.1f}", "seconds per block": f"{s / n:.3f}"}
+        for n, s in best.items()
+    ]
 
 
 def _prepared(per_stage: int, images: int) -> tuple[QuantModel, Calibration, BitPlan]:

@@ -26,7 +26,7 @@ stored.warn_broken(shelf)
 dark, bits = state.dark(), record.spec.weight_bits
 try:
     strip = stored.strip(shelf, record)
-    with st.container(key="strip"):
+    with st.container(key="pixels" if strip.small else "photos"):
         st.plotly_chart(
             prediction_strip.figure(strip, dark=dark),
             key="strip-figure",
@@ -61,7 +61,7 @@ with right:
         "pages/3_Run.py",
         label="Run this on your own settings",
         icon=":material/play_circle:",
-        query_params={"model": record.spec.model, "data": record.spec.data},
+        query_params=stored.as_settings(record),
     )
 
 with st.expander("Details: the numbers behind the figures", icon=":material/table_chart:"):

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from qlib.records import Refused
-from qlib.ui import frame, progress, setup, start
+from qlib.ui import frame, presets, progress, setup, start
 
 QUESTION = "Run calibration and reconstruction on your own settings"
 
@@ -18,11 +18,13 @@ if job is not None:
         "Set up another run",
         icon=":material/add:",
         key="another",
-        on_click=lambda: st.query_params.pop("job", None),
+        on_click=setup.again,
+        args=(job.spec,),
+        help="Back to the form, with the settings of this run.",
     )
     st.stop()
 
-setup.presets()
+presets.cards()
 form, side = st.columns([2, 1], gap="medium")
 with form:
     draft = setup.draft()

@@ -189,7 +189,10 @@ class Calibration:
             for start in range(0, len(found), self.batch):
                 part = slice(start, start + self.batch)
                 y = unit.targets[part].detach().requires_grad_(True)
-                logits = model.hop(unit.name, y, None)
+                if model.chain:
+                    logits = model.hop(unit.name, y, None)
+                else:
+                    logits = model.rerun(self.images[part], unit.name, y)
                 labels = torch.multinomial(logits.softmax(1), 1, generator=self.generator)
                 loss = nn.functional.cross_entropy(logits, labels[:, 0], reduction="sum")
                 (found[part],) = torch.autograd.grad(loss, y)

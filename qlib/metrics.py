@@ -20,7 +20,8 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     share, z2 = hits / n, Z95**2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # at the ends the formula gives 0 and 1 but for the last digits
+    return 0.0 if hits == 0 else middle - half, 1.0 if hits == n else middle + half
 
 
 def sqnr(x: Tensor, x_hat: Tensor) -> float:

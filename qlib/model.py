@@ -282,19 +282,25 @@ class QuantModel(nn.Module):
         units = self.units()
         at = units.index(unit)
         replaced = {name: _blank(output, self.unit_shapes[name]) for name in units[:at]}
-        return self._resume({**replaced, unit: output}, until, len(output))
+        images = output.new_zeros(()).expand(len(output), *self._image_shape)
+        return self._resume({**replaced, unit: output}, until, images)
 
     def arrive(self, images: Tensor, until: str) -> Tensor:
         """Run the network on images as far as the input of a unit or of a layer."""
         return self._run_until(images, until)
 
-    def _resume(self, returns: dict[str, Tensor], until: str | None, batch: int) -> Tensor:
+    def rerun(self, images: Tensor, unit: str, output: Tensor) -> Tensor:
+        """The network's output with ``output`` in place of what a unit returns on these images.
+
+        The same as `hop` to the end, also where the network is no chain; costs a whole pass.
+        """
+        return self._resume({unit: output}, None, images)
+
+    def _resume(self, returns: dict[str, Tensor], until: str | None, images: Tensor) -> Tensor:
         modules = {self.net.get_submodule(name): value for name, value in returns.items()}
         for module, value in modules.items():
             module.forward = lambda *a, value=value, **k: value
         try:
-            template = next(iter(returns.values()))
-            images = template.new_zeros(()).expand(batch, *self._image_shape)
             return self._run_until(images, until)
         finally:
             for module in modules:

@@ -72,7 +72,7 @@ def reconstruct(
     """
     quantizers = unit.quantizers()
     groups = _groups(quantizers, learn)
-    soft = [q for q in quantizers if penalty and q.penalty(2.0) is not None]
+    soft = _penalised(quantizers, groups) if penalty else []
     inputs = inputs or (lambda at: unit.inputs[at])
     share = unit.channels / (batch * unit.targets[0].numel())
 
@@ -132,6 +132,13 @@ def _groups(quantizers: list, learn: Mapping[str, Rate]) -> list[tuple[list, Rat
         if params and rate.lr > 0:
             groups.append((params, rate))
     return groups
+
+
+def _penalised(quantizers: list, groups: list[tuple[list, Rate]]) -> list:
+    """Quantizers with something soft that is being learned."""
+    learned = {id(p) for params, _ in groups for p in params}
+    moving = [q for q in quantizers if any(id(p) in learned for p in q.parameters())]
+    return [q for q in moving if q.penalty(2.0) is not None]
 
 
 def _error(

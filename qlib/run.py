@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from qlib import metrics
+from qlib._artifacts import save_predictions, save_quantizers
 from qlib._process import peak_mb
 from qlib._registry import discover
 from qlib.calibration import Calibration
@@ -29,7 +29,6 @@ from qlib.specs import checked, source_of
 
 GROUP = 64  # weights that share a scale when granularity is "group"
 EVAL_BATCH = 128
-PICTURES = 12  # small pictures kept: the first test images, and as many whose answer changed
 
 
 @dataclass
@@ -98,7 +97,8 @@ def run(spec: RunSpec, report: Report = ignore, folder: Path | None = None) -> R
             clock(Event("calibrate", note=spec.method))
             method.apply(model, plan, data, clock)
         except Refused:
-            _save_quantizers(model, folder)
+            if folder is not None:
+                save_quantizers(model, folder)
             raise
         model.switch(weights=True, inputs=True)
         quant_logits = predict(model, spec.method)
@@ -112,8 +112,8 @@ def run(spec: RunSpec, report: Report = ignore, folder: Path | None = None) -> R
     rows = metrics.layer_rows(model, data.histograms(model))
     if folder is not None:
         logits = {"float": float_logits, "quant": quant_logits, "nearest": nearest_logits}
-        _save_predictions(folder, test_images, logits, classes)
-        _save_quantizers(model, folder)
+        save_predictions(folder, test_images, logits, classes)
+        save_quantizers(model, folder)
     record = RunRecord(
         spec=spec,
         metrics=found,
@@ -237,49 +237,3 @@ def _class_names(spec: RunSpec) -> tuple[str, ...]:
 
 def _hash(ids: object) -> str:
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
-
-
-def _save_predictions(
-    folder: Path, images: Images, logits: dict[str, Tensor], classes: tuple[str, ...]
-) -> None:
-    """``preds.npz``: the five most probable classes of every image, and some small pictures."""
-    arrays = {"ids": np.array(images.ids), "labels": images.labels.astype(np.int32)}
-    for name, values in logits.items():
-        top = values.softmax(1).topk(min(5, values.shape[1]))
-        arrays[f"{name}_top5"] = top.indices.numpy().astype(np.int16)
-        arrays[f"{name}_prob"] = top.values.numpy().astype(np.float16)
-    changed = (logits["float"].argmax(1) != logits["quant"].argmax(1)).nonzero()[:, 0].tolist()
-    first = list(range(min(PICTURES, len(images))))
-    shown = first + [i for i in changed if i not in first][:PICTURES]
-    arrays["thumb_index"] = np.array(shown, dtype=np.int32)
-    arrays["thumbs"] = np.stack([_picture(images, i) for i in shown])
-    np.savez_compressed(folder / "preds.npz", class_names=np.array(classes), **arrays)
-
-
-def _picture(images: Images, index: int, side: int = 64) -> np.ndarray:
-    """(h, w, 3) bytes, the middle square, at most ``side`` wide; small images keep their pixels."""
-    image = images.image(index).convert("RGB")
-    edge = min(image.size)
-    left, top = (image.width - edge) // 2, (image.height - edge) // 2
-    image = image.crop((left, top, left + edge, top + edge))
-    return np.asarray(image if edge <= side else image.resize((side, side)))
-
-
-def _save_quantizers(model: QuantModel, folder: Path | None) -> None:
-    """``quantizers.safetensors``: scale and zero-point of every point, codes of every weight."""
-    if folder is None:
-        return
-    tensors: dict[str, Tensor] = {}
-    for name, layer in model.weighted().items():
-        quantizer = layer.weight_point.quantizer
-        if quantizer is not None:
-            kind = torch.int8 if quantizer.scheme.symmetric else torch.uint8
-            tensors[f"{name}.weight.codes"] = quantizer.codes(layer.weight).to(kind)
-            tensors[f"{name}.weight.scale"] = quantizer.scale
-            tensors[f"{name}.weight.zero_point"] = quantizer.zero_point
-    for name, point in model.points.items():
-        if point.quantizer is not None:
-            tensors[f"{name}.scale"] = point.quantizer.scale
-            tensors[f"{name}.zero_point"] = point.quantizer.zero_point
-    ready = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    save_file(ready, folder / "quantizers.safetensors")

@@ -197,9 +197,3 @@ def write_demo(folder: Path, models=MODELS, methods=METHODS, bits=BITS) -> Path:
                 spec = RunSpec(model, "digits", method, weight_bits=b, act_bits=b)
                 write_run(folder, checked(spec))
     return folder
-
-
-if __name__ == "__main__":
-    import sys
-
-    write_demo(Path(sys.argv[1]))

@@ -20,7 +20,7 @@ LAYERS = {
     "recipes": "methods allocators",
     "joining": (
         "specs run worker store jobs estimate progress eventlog __main__ "
-        "_disk _process _queue _runfolder _summary"
+        "_artifacts _disk _process _queue _runfolder _summary"
     ),
     "showing": "plots",
     "screen": "ui app pages",
@@ -29,6 +29,7 @@ LAYERS = {
 }
 RANK = {layer: rank for rank, layer in enumerate(LAYERS)}
 LAYER_OF = {name: layer for layer, members in LAYERS.items() for name in members.split()}
+RUN = {"run", "_artifacts"}  # where networks, images and methods meet; torch from the first line
 READS_RECORDS = {"records", "scheme", "_params", "_registry", "plots"}  # all that figures know
 # libraries of which only some layers may know; who may read the clock; nobody's global chance
 OUTSIDE = {
@@ -95,7 +96,7 @@ def _upward(head: str, tail: str, own: str, inner: str, name: str) -> str:
     if own == "material":
         return "" if theirs in ("ground", "material") else "material knows the ground alone"
     if theirs == "material":
-        return "" if head == "run" else "only run knows networks and images"
+        return "" if head in RUN else "only run knows networks and images"
     if RANK[theirs] > RANK[own]:
         return f"{theirs} lies above {own}"
     if own == "showing" and to not in READS_RECORDS:
@@ -191,7 +192,7 @@ def test_only_the_start_of_a_module_counts_for_torch() -> None:
 def torch_free() -> list[str]:
     """What the app loads before anyone presses a button, and what must load without torch."""
     names = [name for name, _ in modules()]
-    joining = set(LAYERS["joining"].split()) - {"run"}
+    joining = set(LAYERS["joining"].split()) - RUN
     listed = ("models", "datasets", "methods")  # files with an underscore are loaded when used
     found = {n for n in names if n in joining | {"records", "scheme", "_params", "_registry"}}
     found |= {n for n in names if n.split(".")[0] in ("plots", "ui")}

@@ -155,10 +155,10 @@ def test_digits_take_other_weights(tmp_path):
     assert torch.equal(built.module.head.bias, state["head.bias"].float())
 
 
-@pytest.mark.parametrize("name", Digits.variants())
-def test_training_repeats(name, monkeypatch):
+def test_training_repeats(monkeypatch):
     from qlib.models.train_zoo import __main__ as zoo
 
+    name = "digits-vit"  # draws weights, the order of the images, and their shifts
     monkeypatch.setitem(zoo.RECIPES, name, zoo.RECIPES[name]._replace(epochs=1))
     before = torch.random.get_rng_state()
     first = zoo.train(name).state_dict()

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import fake_runs
 import numpy as np
@@ -140,7 +141,7 @@ def test_accuracy_bits_figure(dark):
 def test_labels_at_line_ends_do_not_touch():
     placed = accuracy_bits._spread([95, 94, 94.5, 10, 9])
     ordered = sorted(placed)
-    assert all(b - a >= 7.4 for a, b in zip(ordered, ordered[1:], strict=False))
+    assert all(b - a >= 7.4 for a, b in pairwise(ordered))
     assert sorted(range(5), key=lambda i: placed[i]) == [4, 3, 1, 2, 0]
 
 
@@ -289,7 +290,7 @@ def test_strip_numbers(preds):
     assert [p.verdict for p in info.pictures] == ["kept", "lost", "gained", "missed"]
     assert info.pictures[1].quant.names[0] == "class 7"
     assert info.pictures[0].float.probs[0] == pytest.approx(0.6, abs=1e-3)
-    assert prediction_strip.headline(info) == "With 3 bits, 1 of these 4 pictures turn wrong"
+    assert prediction_strip.headline(info) == "With 3 bits, 1 of these 4 pictures turns wrong"
     assert "class 2: lost, float says class 2 (60%), quantized says class 7" in (
         prediction_strip.alt(info)
     )

@@ -40,9 +40,9 @@ def test_start_answer_says_what_was_lost():
 
 def test_start_answer_inside_the_interval():
     said = answers.start_answer(record("brecq", 94.0, weight_bits=6, act_bits=6), "BRECQ")
-    assert said.startswith("With BRECQ at 6 bits") and said.endswith(
-        "**These images show no loss.**"
-    )
+    assert said.startswith("With BRECQ at 6 bits, `digits-vit`")
+    assert said.endswith("**That lies within the interval: no loss is proven.**")
+    assert answers.start_answer(record("brecq", 95.5), "BRECQ").endswith("**Nothing was lost.**")
 
 
 def test_mixed_bits_are_named():

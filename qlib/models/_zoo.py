@@ -18,20 +18,14 @@ def vit() -> nn.Module:
     from timm.models.vision_transformer import VisionTransformer
 
     size = {"img_size": 8, "patch_size": 2, "in_chans": 1, "num_classes": 10}
-    return VisionTransformer(
-        **size,
-        embed_dim=48,
-        depth=6,
-        num_heads=3,
-        drop_path_rate=0.1,  # while training
-    )
+    return VisionTransformer(**size, embed_dim=48, depth=6, num_heads=3)
 
 
 def resnet() -> nn.Module:
     """Residual blocks with projections where the width changes, as in the ImageNet networks."""
     from qlib.models._resnet import SmallResNet
 
-    return SmallResNet(2, (16, 32, 64), channels=1, projected=True)
+    return SmallResNet(2, (8, 16, 32), channels=1, projected=True)
 
 
 def mobilenet() -> nn.Module:

@@ -191,28 +191,31 @@ def _draw(
             "opacity": [1.0 if m.front else 0.45 for m in marks],
             "line": {"width": 1.5, "color": _theme.paper(dark)},
         },
-        error_y={
-            "type": "data",
-            "symmetric": False,
-            "array": [m.high - m.top1 for m in marks],
-            "arrayminus": [m.top1 - m.low for m in marks],
-            "color": style.color,
-            "thickness": 1.3,
-            "width": 5,
-        },
+        error_y=_bars(marks) | {"color": style.color, "thickness": 1.3, "width": 5},
         hovertemplate=(
             f"<b>{marks[0].title} %{{customdata[1]}}</b><br>%{{y:.1f}} % "
             "(95 %: %{customdata[2]:.1f} to %{customdata[3]:.1f})<br>"
             f"{COSTS[cost]}: %{{x:.3g}}<extra></extra>"
         ),
     )
+    _legend(figure, marks[0])
 
-    figure.add_scatter(  # the legend's entry, in full colour
+
+def _bars(marks: list[Mark]) -> dict:
+    """The 95 % intervals, which are longer on one side."""
+    above, below = [m.high - m.top1 for m in marks], [m.top1 - m.low for m in marks]
+    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
+
+
+def _legend(figure: go.Figure, mark: Mark) -> None:
+    """The method's entry in full colour: that of the marks would be as faint as their first."""
+    style = _theme.style(mark.method)
+    figure.add_scatter(
         x=[None],
         y=[None],
         mode="markers",
-        name=marks[0].title,
-        legendgroup=marks[0].method,
+        name=mark.title,
+        legendgroup=mark.method,
         marker={"symbol": style.symbol, "size": 12, "color": style.color},
     )
 

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,40 +10,16 @@ import plotly.graph_objects as go
 from PIL import Image
 
 from qlib.plots import _theme
+from qlib.plots._guesses import Guess, Picture, choose, read
 
-COUNT = 6
+__all__ = ["PredictionStrip", "alt", "choose", "figure", "headline", "info"]
+
+FEW = 40  # pixels a side; such pictures are shown as squares, not smoothed
 ACCENT = "#3848FA"  # the true class; a wrong first guess is red, with a cross and an outline
 
 # Geometry in pixels, from the top down: picture, its label, then two blocks of five bars.
 PICTURE, LABEL, CAPTION, BARS, BOTTOM, GAP = 88, 26, 28, 96, 6, 0.024
 PLOT = PICTURE + LABEL + 2 * (CAPTION + BARS)
-
-
-@dataclass(frozen=True)
-class Guess:
-    """Five classes, best first, with their probabilities (0 to 1)."""
-
-    names: tuple[str, ...]
-    classes: tuple[int, ...]
-    probs: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One test image: ``pixels`` is (height, width, 3) uint8; ``label`` a class index."""
-
-    id: str
-    label: int
-    name: str
-    pixels: np.ndarray
-    float: Guess
-    quant: Guess
-
-    @property
-    def verdict(self) -> str:
-        """kept, lost, gained or missed: float right or wrong, then quantized right or wrong."""
-        before, after = (g.classes[0] == self.label for g in (self.float, self.quant))
-        return ("missed", "gained", "lost", "kept")[2 * before + after]
 
 
 @dataclass(frozen=True)
@@ -53,39 +29,13 @@ class PredictionStrip:
     pictures: tuple[Picture, ...]
     setting: str
 
+    @property
+    def small(self) -> bool:
+        """Whether the pictures have so few pixels that each should be seen."""
+        return all(max(p.pixels.shape[:2]) <= FEW for p in self.pictures)
+
     def count(self, verdict: str) -> int:
         return sum(p.verdict == verdict for p in self.pictures)
-
-
-def choose(
-    runs: Sequence[Mapping[str, np.ndarray]], pool: Iterable[int], count: int = COUNT
-) -> tuple[int, ...]:
-    """Positions of pictures that tell the story: half stay right longest, half fall at some width.
-
-    ``runs`` are predictions (arrays as in ``preds.npz``) of one model on one test set; ``pool``
-    the positions whose pictures are stored. Only images that the float model gets right count,
-    unless too few are stored.
-    """
-    labels = np.asarray(runs[0]["labels"])
-    right = np.asarray(runs[0]["float_top5"])[:, 0] == labels
-    misses = sum((np.asarray(r["quant_top5"])[:, 0] != labels).astype(int) for r in runs)
-    pool = sorted(set(pool), key=lambda i: (not right[i], misses[i], i))
-    shaky = [i for i in pool if right[i] and misses[i] > 0][::-1]
-    falls = _varied(shaky, labels, count // 2, stride=max(1, len(shaky) // (2 * count)))
-    steady = _varied([i for i in pool if i not in falls], labels, count - len(falls))
-    return tuple(steady + sorted(falls, key=lambda i: (misses[i], i)))
-
-
-def _varied(order: list[int], labels: np.ndarray, count: int, stride: int = 1) -> list[int]:
-    """``count`` positions from the front of ``order``, each of another class while that goes."""
-    picked: list[int] = []
-    fresh = order[::stride] + order
-    for again in (False, True):
-        for i in fresh:
-            seen = labels[i] in labels[picked]
-            if len(picked) < count and i not in picked and (again or not seen):
-                picked.append(i)
-    return picked
 
 
 def info(
@@ -108,18 +58,12 @@ def info(
             label=int(preds["labels"][i]),
             name=names[int(preds["labels"][i])],
             pixels=np.asarray(pictures[i]),
-            float=_guess(preds, "float", i, names),
-            quant=_guess(preds, side, i, names),
+            float=read(preds, "float", i, names),
+            quant=read(preds, side, i, names),
         )
         for i in chosen
     )
     return PredictionStrip(made, setting)
-
-
-def _guess(preds: Mapping[str, np.ndarray], side: str, i: int, names: list[str]) -> Guess:
-    classes = tuple(int(c) for c in preds[f"{side}_top5"][i] if 0 <= int(c) < len(names))
-    probs = tuple(float(p) for p in preds[f"{side}_prob"][i][: len(classes)])
-    return Guess(tuple(names[c] for c in classes), classes, probs)
 
 
 def headline(info: PredictionStrip) -> str:
@@ -128,8 +72,9 @@ def headline(info: PredictionStrip) -> str:
     if lost == 0 and gained == 0:
         return f"With {info.setting}, all {n} pictures keep their answer"
     if lost == 0:
-        return f"With {info.setting}, {gained} of {n} pictures even turn right"
-    return f"With {info.setting}, {lost} of these {n} pictures turn wrong"
+        return f"With {info.setting}, none of these {n} pictures is lost, and {gained} gained"
+    verb = "turns" if lost == 1 else "turn"
+    return f"With {info.setting}, {lost} of these {n} pictures {verb} wrong"
 
 
 def figure(info: PredictionStrip, *, dark: bool = False) -> go.Figure:
@@ -214,7 +159,6 @@ def _place_bars(
     column, row = place
     number = str(2 * column + row + 1)
     top = 1 - (PICTURE + LABEL + CAPTION + row * (BARS + CAPTION)) / PLOT
-    wrong = guess.classes[0] != picture.label
     figure.add_bar(
         orientation="h",
         x=guess.probs,
@@ -224,45 +168,30 @@ def _place_bars(
         marker={"color": _colors(guess, picture.label), "line": {"width": 0}},
         customdata=[[n, p * 100] for n, p in zip(guess.names, guess.probs, strict=True)],
         hovertemplate="%{customdata[0]}: %{customdata[1]:.1f} %<extra></extra>",
-        name=("float", info_name(picture))[row],
+        name=f"{('float', 'quantized')[row]} {picture.id}",
     )
     _place_words(figure, picture, guess, number, dark)
-    figure.update_layout(
-        {
-            f"xaxis{number}": {
-                "domain": domain,
-                "anchor": "y" + number,
-                "range": [0, 1],
-                "showgrid": False,
-                "visible": False,
-                "fixedrange": True,
-            },
-            f"yaxis{number}": {
-                "domain": (max(0.0, top - BARS / PLOT), top),
-                "anchor": "x" + number,
-                "range": [4.5, -0.5],
-                "visible": False,
-                "fixedrange": True,
-            },
-        }
+    hidden = {"visible": False, "fixedrange": True}
+    y_axis = {"domain": (max(0.0, top - BARS / PLOT), top), "range": [4.5, -0.5], **hidden}
+    x_axis = {"domain": domain, "range": [0, 1], "anchor": "y" + number, **hidden}
+    axes = {f"xaxis{number}": x_axis, f"yaxis{number}": y_axis | {"anchor": "x" + number}}
+    figure.update_layout(axes)
+    if guess.classes[0] != picture.label:
+        _outline(figure, number)
+
+
+def _outline(figure: go.Figure, number: str) -> None:
+    figure.add_shape(
+        type="rect",
+        xref=f"x{number} domain",
+        yref=f"y{number} domain",
+        x0=0,
+        x1=1,
+        y0=0,
+        y1=1,
+        line={"color": _theme.WRONG, "width": 1.6},
+        fillcolor="rgba(0,0,0,0)",
     )
-    if wrong:
-        figure.add_shape(
-            type="rect",
-            xref=f"x{number} domain",
-            yref=f"y{number} domain",
-            x0=0,
-            x1=1,
-            y0=0,
-            y1=1,
-            line={"color": _theme.WRONG, "width": 1.6},
-            fillcolor="rgba(0,0,0,0)",
-        )
-
-
-def info_name(picture: Picture) -> str:
-    """The name of a quantized bar trace, for hover and tests."""
-    return f"quantized {picture.id}"
 
 
 def _colors(guess: Guess, label: int) -> list[str]:
@@ -314,7 +243,7 @@ def _short(text: str, width: int) -> str:
 def _png(pixels: np.ndarray, side: int = 168) -> str:
     """A data address of the picture; small ones are enlarged by whole pixels and stay crisp."""
     image = Image.fromarray(pixels)
-    if max(image.size) <= 40:
+    if max(image.size) <= FEW:
         factor = max(1, side // max(image.size))
         size = (image.width * factor, image.height * factor)
         image = image.resize(size, Image.Resampling.NEAREST)

@@ -34,9 +34,12 @@ def start_answer(record: RunRecord, title: str) -> str:
         f"{how}, `{spec.model}` is right on **{m['top1']:.1f} %** of {int(m['n']):,} images "
         f"(95 %: {interval(record)})"
     )
+    told = f"{first}; in float it was {m['top1_float']:.1f} %."
+    if drop <= 0:
+        return f"{told} **Nothing was lost.**"
     if m["top1_high"] >= m["top1_float"]:
-        return f"{first}; in float it was {m['top1_float']:.1f} %. **These images show no loss.**"
-    return f"{first}; in float it was {m['top1_float']:.1f} %. **It lost {_points(drop)}.**"
+        return f"{told} **That lies within the interval: no loss is proven.**"
+    return f"{told} **It lost {_points(drop)}.**"
 
 
 def _points(value: float) -> str:

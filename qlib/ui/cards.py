@@ -13,10 +13,11 @@ KEPT = "Results of finished runs, and this run's log and events, are kept."
 def result(record: RunRecord) -> None:
     """Accuracy with its interval, the baselines, agreement, flips and size."""
     m = record.metrics
-    over_nearest = f"{signed(m['top1'] - m['top1_nearest'])} points over it"
+    against_float = gap(m["top1"] - m["top1_float"], "against")
+    over_nearest = gap(m["top1"] - m["top1_nearest"], "over")
     facts = (
         ("Top-1", f"{m['top1']:.1f} %", f"95 %: {answers.interval(record)}", "top-1"),
-        ("Float model", f"{m['top1_float']:.1f} %", _against(record), "float model"),
+        ("Float model", f"{m['top1_float']:.1f} %", against_float, "float model"),
         ("Nearest rounding", f"{m['top1_nearest']:.1f} %",
          "this run" if record.spec.method == "nearest" else over_nearest, "nearest"),
         ("Agreement", f"{m['agreement']:.1f} %", "with the float model", "agreement"),
@@ -32,14 +33,11 @@ def result(record: RunRecord) -> None:
             st.caption(f":material/info: {note}")
 
 
-def signed(value: float) -> str:
-    """``+1.2`` or ``−1.2``, with a real minus sign."""
-    return f"{value:+.1f}".replace("-", "−")
-
-
-def _against(record: RunRecord) -> str:
-    gap = record.metrics["top1"] - record.metrics["top1_float"]
-    return "the same" if abs(gap) < 0.05 else f"{signed(gap)} points against it"
+def gap(value: float, word: str) -> str:
+    """``+1.2 points WORD it`` with a real minus sign, or that there is no difference."""
+    if abs(value) < 0.05:
+        return "the same"
+    return f"{value:+.1f} points {word} it".replace("-", "−")
 
 
 def ended_badly(job: Job) -> None:

@@ -8,7 +8,7 @@ import streamlit as st
 
 from qlib.records import RunRecord
 from qlib.store import Entry
-from qlib.ui import answers, likeness, pickers, state
+from qlib.ui import answers, forms, likeness, pickers, state
 from qlib.ui.words import word
 
 MOST = 6
@@ -167,7 +167,11 @@ def differences(records: Sequence[RunRecord], names: Sequence[str]) -> None:
     if not found:
         st.caption("The chosen runs have the same specification.")
         return
-    rows = [{"Setting": field, **dict(zip(names, v, strict=True))} for field, v in found.items()]
+    rows = [
+        {"Setting": forms.label(field.removeprefix(likeness.SETTING))}
+        | dict(zip(names, values, strict=True))
+        for field, values in found.items()
+    ]
     st.dataframe(pd.DataFrame(rows), hide_index=True, alt="Settings that differ between the runs")
 
 

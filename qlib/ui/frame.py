@@ -13,6 +13,7 @@ from qlib.ui.timeline import span
 from qlib.ui.words import word
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
+ICON = str(ASSETS / "icon.svg")
 POLL = 4.0  # seconds between looks at the queue from a page that shows no job
 
 
@@ -35,8 +36,21 @@ def _fresh() -> dict[str, bool]:
 
 
 def style() -> None:
-    """The little that the theme cannot say."""
+    """The name in the sidebar, and the little that the theme cannot say."""
+    st.logo(str(ASSETS / "logo.svg"), size="large", icon_image=ICON)
     st.html(ASSETS / "style.css")
+
+
+def screen(name: str, icon: str, question: str) -> Page:
+    """The page of ``pages/NAME.py``: ``3_Run`` is called Run and lives at ``/run``."""
+    title = name.split("_", 1)[1]
+    return st.Page(
+        f"pages/{name}.py",
+        title=title,
+        icon=f":material/{icon}:",
+        url_path=title.lower(),
+        help=question,
+    )
 
 
 def home(first: Page) -> Page:
@@ -67,16 +81,20 @@ def simulated() -> None:
 
 def sidebar() -> None:
     """Below the navigation: the jobs that run now, wherever they were started."""
-    try:
-        live = [job for job in jobs.list_jobs(store.runs_dir()) if not job.over]
-    except Refused:
-        live = []
+    live = _live()
     with st.sidebar:
         st.fragment(_chips, run_every=POLL if live else None, key="chips")(bool(live))
 
 
+def _live() -> list[jobs.Job]:
+    try:
+        return [job for job in jobs.list_jobs(store.runs_dir()) if not job.over]
+    except Refused:  # the runs folder cannot be written: there is no queue to show
+        return []
+
+
 def _chips(live: bool) -> None:
-    now = [job for job in jobs.list_jobs(store.runs_dir()) if not job.over]
+    now = _live()
     if live and not now:
         st.rerun()
     for job in now[:4]:

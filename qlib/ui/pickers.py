@@ -20,6 +20,15 @@ def hole(key: str) -> str | None:
     return found.group(1) if found else None
 
 
+def unfilled(name: str, known: list[str]) -> tuple[str | None, str]:
+    """The key that ``name`` was made from, and what fills its hole: the reverse of a pick."""
+    if name in known:
+        return name, ""
+    source, _, rest = name.partition(":")
+    found = (key for key in known if hole(key) and key.startswith(source + ":"))
+    return next(found, None), rest
+
+
 def model() -> tuple[str, str | None]:
     """The backbone's key, and a weights file if one is named."""
     known = _first(specs.model_keys(), MODEL)

@@ -1,6 +1,7 @@
 """A job as it runs: stages, live loss, time left, memory, events, Cancel. One timed fragment."""
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import pandas as pd
@@ -50,6 +51,8 @@ def answer(job: Job | None) -> str:
             "Choose a network, a method and bits. The run works in the background and stays on "
             "disk: closing this page loses nothing."
         )
+    if job.over and job.state != "done":
+        return "This run did not finish; nothing of it is shown on other pages."
     if job.state != "done":
         return "The run works in the background: closing or reloading this page loses nothing."
     try:
@@ -93,11 +96,16 @@ def _header(job: Job) -> None:
                 "Cancel",
                 icon=":material/stop_circle:",
                 disabled=job.state == "cancelling",
-                on_click=jobs.cancel,
-                args=(job.key, store.runs_dir()),
+                on_click=_cancel,
+                args=(job.key,),
                 help="Stops at the next step. Nothing of the run is published.",
                 key="cancel",
             )
+
+
+def _cancel(key: str) -> None:
+    with suppress(Refused):  # it ended, or its folder went, between the look and the click
+        jobs.cancel(key, store.runs_dir())
 
 
 def _events(job: Job) -> list[dict[str, Any]]:

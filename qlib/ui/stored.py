@@ -17,6 +17,7 @@ from qlib.ui.state import Shelf
 from qlib.ui.words import word
 
 URL = "query-params"
+FIRST_BITS = 3  # where the first look already shows that something was lost
 REBUILD = "python -m benchmarks.demo"
 STRIP_NOTE = (
     "Three of the pictures stay right longest, three fall early; the accuracy is of all images."
@@ -40,10 +41,10 @@ def controls(grid: Grid) -> tuple[RunRecord, str]:
     one, two, three = st.columns([11, 9, 8])
     with one:
         models = sorted({m for m, _, _ in grid}, key=lambda m: (m != "digits-vit", m))
-        model = _choice("Backbone", models, "m", models[0], "The trained network.")
+        model = _backbone(models)
     with two:
         widths = sorted({b for m, _, b in grid if m == model}, reverse=True)
-        start = 4 if 4 in widths else widths[0]
+        start = FIRST_BITS if FIRST_BITS in widths else widths[0]
         bits = _choice("Bits of weights and activations", widths, "b", start, word("bits"))
     with three:
         ways = {"nearest": "Round to nearest", "best": "Best stored"}
@@ -54,6 +55,13 @@ def controls(grid: Grid) -> tuple[RunRecord, str]:
     learned = [q for q in here if q != "nearest"] or list(here)
     best = max(learned, key=lambda q: here[q].metrics["top1"])
     return here[best], best
+
+
+def _backbone(models: list[str]) -> str:
+    """Side by side while the names fit into a column, else in a list."""
+    if sum(len(m) + 4 for m in models) <= 52:
+        return _choice("Backbone", models, "m", models[0], "The trained network.")
+    return st.selectbox("Backbone", models, key="m", bind=URL, help="The trained network.")
 
 
 def two_lines(records: Sequence[RunRecord], method: str) -> list[RunRecord]:
@@ -121,6 +129,14 @@ def _pictures(shelf: Shelf, record: RunRecord) -> tuple[tuple[int, ...], dict[in
         places = arrays["thumb_index"]
         pictures |= {int(i): p for i, p in zip(places, arrays["thumbs"], strict=True)}
     return prediction_strip.choose(runs, pictures), pictures
+
+
+def as_settings(record: RunRecord) -> dict[str, str]:
+    """The address parameters that fill the Run page's form with this run's choice."""
+    spec = record.spec
+    bits = {"w": str(spec.weight_bits), "a": str(spec.act_bits)}
+    title = state.titles().get(spec.method, spec.method)
+    return {"model": spec.model, "data": spec.data, "method": title} | bits
 
 
 def table(records: Sequence[RunRecord]) -> pd.DataFrame:

@@ -1,0 +1,57 @@
+"""What a run leaves beside its record: predictions, small pictures, scales and integer codes."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from qlib.datasets._base import Images
+from qlib.model import QuantModel
+
+PICTURES = 12  # the first test images, and as many more whose answer changed
+
+
+def save_predictions(
+    folder: Path, images: Images, logits: dict[str, Tensor], classes: tuple[str, ...]
+) -> None:
+    """``preds.npz``: the five most probable classes of every image, and some small pictures."""
+    arrays = {"ids": np.array(images.ids), "labels": images.labels.astype(np.int32)}
+    for name, values in logits.items():
+        top = values.softmax(1).topk(min(5, values.shape[1]))
+        arrays[f"{name}_top5"] = top.indices.numpy().astype(np.int16)
+        arrays[f"{name}_prob"] = top.values.numpy().astype(np.float16)
+    changed = (logits["float"].argmax(1) != logits["quant"].argmax(1)).nonzero()[:, 0].tolist()
+    first = list(range(min(PICTURES, len(images))))
+    shown = first + [i for i in changed if i not in first][:PICTURES]
+    arrays["thumb_index"] = np.array(shown, dtype=np.int32)
+    arrays["thumbs"] = np.stack([_picture(images, i) for i in shown])
+    np.savez_compressed(folder / "preds.npz", class_names=np.array(classes), **arrays)
+
+
+def _picture(images: Images, index: int, side: int = 64) -> np.ndarray:
+    """(h, w, 3) bytes, the middle square, at most ``side`` wide; small images keep their pixels."""
+    image = images.image(index).convert("RGB")
+    edge = min(image.size)
+    left, top = (image.width - edge) // 2, (image.height - edge) // 2
+    image = image.crop((left, top, left + edge, top + edge))
+    return np.asarray(image if edge <= side else image.resize((side, side)))
+
+
+def save_quantizers(model: QuantModel, folder: Path) -> None:
+    """``quantizers.safetensors``: scale and zero-point of every point, codes of every weight."""
+    tensors: dict[str, Tensor] = {}
+    for name, layer in model.weighted().items():
+        quantizer = layer.weight_point.quantizer
+        if quantizer is not None:
+            kind = torch.int8 if quantizer.scheme.symmetric else torch.uint8
+            tensors[f"{name}.weight.codes"] = quantizer.codes(layer.weight).to(kind)
+            tensors[f"{name}.weight.scale"] = quantizer.scale
+            tensors[f"{name}.weight.zero_point"] = quantizer.zero_point
+    for name, point in model.points.items():
+        if point.quantizer is not None:
+            tensors[f"{name}.scale"] = point.quantizer.scale
+            tensors[f"{name}.zero_point"] = point.quantizer.zero_point
+    ready = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    save_file(ready, folder / "quantizers.safetensors")

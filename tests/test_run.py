@@ -1,0 +1,247 @@
+"""Whole runs on the digits: every method, every file, and what is refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import settings
+from safetensors.torch import load_file
+
+from qlib import run as runner
+from qlib import store
+from qlib._registry import discover
+from qlib.records import Cancelled, Event, Refused, RunRecord, RunSpec, ignore
+from qlib.run import run
+from qlib.specs import checked
+
+MODEL = "digits-resnet"
+ZOO = Path(__file__).parents[1] / "assets" / "zoo" / f"{MODEL}.safetensors"
+pytestmark = pytest.mark.skipif(not ZOO.exists(), reason=f"{ZOO.name} has not been trained")
+FILES = {"run.json", "layers.csv", "preds.npz", "quantizers.safetensors"}
+METRICS = {"top1", "top1_low", "top1_high", "top1_float", "top1_nearest", "agreement", "lost",
+           "gained", "n", "weight_mb", "weight_mb_float", "gbops", "kl"}  # fmt: skip
+
+
+def spec(method: str = "nearest", **changes: object) -> RunSpec:
+    made = RunSpec(MODEL, "digits", method, calib=32, test=60, settings=settings(method, 2))
+    return replace(made, weight_observer="minmax", act_observer="minmax", **changes)
+
+
+@pytest.fixture(scope="module", params=discover("methods"))
+def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    """A finished run of each method: its record, its folder and its events."""
+    folder, events = tmp_path_factory.mktemp(request.param), []
+    return run(spec(request.param, placement="boundary"), events.append, folder), folder, events
+
+
+def test_all_files_are_written_and_read_again(done) -> None:
+    record, folder, _ = done
+    assert {p.name for p in folder.iterdir()} == FILES
+    again = store.load(folder)
+    assert again.spec == record.spec == checked(record.spec)
+    assert again.metrics == record.metrics
+    assert len(again.layers) == len(record.layers) > 20
+    assert (folder / "layers.csv").read_text().count("\n") == len(record.layers) + 1
+
+
+def test_record_survives_json(done) -> None:
+    record, _, _ = done
+    body = json.loads(json.dumps(record.to_json(), allow_nan=False))
+    assert RunRecord.from_json(body, record.layers) == record
+
+
+def test_metrics_fit_together(done) -> None:
+    record, _, _ = done
+    found = record.metrics
+    assert set(found) == METRICS
+    assert found["n"] == 60
+    assert 0 <= found["top1_low"] <= found["top1"] <= found["top1_high"] <= 100
+    moved = found["top1"] - found["top1_float"]
+    assert moved == pytest.approx(100 * (found["gained"] - found["lost"]) / 60)
+    assert found["agreement"] <= 100 - 100 * abs(found["lost"] - found["gained"]) / 60 + 1e-9
+    assert found["top1_float"] > 90
+    assert 0 < found["weight_mb"] < 0.25 * found["weight_mb_float"]
+    if record.spec.method == "nearest":
+        assert found["top1"] == found["top1_nearest"]
+    assert set(record.seconds) == {"load", "calibrate", "reconstruct", "evaluate", "total"}
+    assert all(s >= 0 for s in record.seconds.values())
+    assert record.peak_mb > 50
+    assert set(record.data) == {
+        "calib_hash", "test_hash", "calib_n", "classes", "calib_from_test",
+    }  # fmt: skip
+    assert record.data["calib_n"] == 32
+    assert record.data["calib_hash"] != record.data["test_hash"]
+    assert record.created
+
+
+def test_predictions_have_their_keys_and_shapes(done) -> None:
+    record, folder, _ = done
+    with np.load(folder / "preds.npz") as found:
+        preds = dict(found)
+    assert set(preds) == {
+        "ids", "labels", "class_names", "thumbs", "thumb_index",
+        *(f"{who}_{what}" for who in ("float", "quant", "nearest") for what in ("top5", "prob")),
+    }  # fmt: skip
+    assert preds["ids"].shape == preds["labels"].shape == (60,)
+    assert preds["class_names"].tolist() == list("0123456789")
+    for who, metric in (("float", "top1_float"), ("quant", "top1"), ("nearest", "top1_nearest")):
+        top, prob = preds[f"{who}_top5"], preds[f"{who}_prob"]
+        assert (top.shape, top.dtype) == ((60, 5), np.int16)
+        assert (prob.shape, prob.dtype) == ((60, 5), np.float16)
+        assert (np.diff(prob.astype(float), axis=1) <= 0).all()
+        assert prob.astype(float).sum(1).max() <= 1.01
+        right = 100 * (top[:, 0] == preds["labels"]).mean()
+        assert right == pytest.approx(record.metrics[metric])
+    shown = preds["thumb_index"]
+    assert preds["thumbs"].shape == (len(shown), 8, 8, 3)
+    assert preds["thumbs"].dtype == np.uint8
+    assert shown[:12].tolist() == list(range(12))
+    changed = np.flatnonzero(preds["float_top5"][:, 0] != preds["quant_top5"][:, 0])
+    assert set(shown[12:]) <= set(changed)
+
+
+def test_quantizers_hold_scales_and_whole_codes(done) -> None:
+    record, folder, _ = done
+    tensors = load_file(folder / "quantizers.safetensors")
+    for row in record.layers:
+        point = row["point"]
+        assert float(tensors[f"{point}.scale"].mean()) == pytest.approx(row["scale"], rel=1e-5)
+        assert tensors[f"{point}.zero_point"].numel() == row["channels"]
+        if row["tensor"] == "weight":
+            codes = tensors[f"{point}.codes"]
+            assert codes.dtype == torch.uint8
+            assert codes.numel() == row["params"]
+            assert int(codes.max()) < 2 ** row["bits"]
+    assert sum(name.endswith(".codes") for name in tensors) == len(
+        [row for row in record.layers if row["tensor"] == "weight"]
+    )
+
+
+def test_events_tell_the_phases_in_order(done) -> None:
+    record, _, events = done
+    phases = list(dict.fromkeys(e.phase for e in events))
+    assert phases[:2] == ["load", "calibrate"]
+    assert phases[-1] == "save"
+    assert {"evaluate"} <= set(phases)
+    assert ("reconstruct" in phases) == (record.spec.method != "nearest")
+    evaluated = [e for e in events if e.phase == "evaluate" and e.step]
+    assert {e.unit for e in evaluated} == {"float", "nearest", record.spec.method}
+    assert all(e.step <= e.steps == 60 for e in evaluated)
+
+
+# --- the same again
+
+
+@pytest.mark.parametrize("method", ["nearest", "qdrop"])
+def test_same_specification_gives_the_same_numbers(method: str) -> None:
+    first = run(spec(method, seed=5, weight_bits=2))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1234)
+        second = run(spec(method, seed=5, weight_bits=2))
+    assert first.metrics == second.metrics
+    assert first.layers == second.layers
+    assert first.data == second.data
+
+
+def test_fields_of_the_specification_reach_the_grids() -> None:
+    rows = run(spec(weight_bits=3, act_bits=5, edge_layers="same")).layers
+    assert {(r["tensor"], r["bits"]) for r in rows} == {("weight", 3), ("input", 5)}
+    rows = run(spec(edge_layers="float", symmetric_weights=True, symmetric_acts=True)).layers
+    assert all(r["symmetric"] for r in rows)
+    assert all(r["zero_point"] == 0 for r in rows)
+    assert "conv1" not in {r["layer"] for r in rows}
+    rows = run(spec(granularity="tensor")).layers
+    assert {r["channels"] for r in rows} == {1}
+    rows = run(spec(granularity="group")).layers
+    channels = {r["params"]: r["channels"] for r in rows if r["tensor"] == "weight"}
+    assert channels[64 * 64 * 9] == 64 * 9  # 64 weights share a scale
+    assert channels[32 * 32 * 9] == 32  # 288 is no multiple of 64: the channel stays whole
+
+
+def test_symmetric_codes_are_signed_bytes(tmp_path: Path) -> None:
+    run(spec(symmetric_weights=True), ignore, tmp_path)
+    tensors = load_file(tmp_path / "quantizers.safetensors")
+    codes = [t for n, t in tensors.items() if n.endswith(".codes")]
+    assert {t.dtype for t in codes} == {torch.int8}
+    assert min(int(t.min()) for t in codes) < 0
+
+
+def test_without_a_folder_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(spec())
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- refused
+
+
+def test_cuda_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(Refused, match=r"device 'cuda' was asked for.*finds no CUDA.*use 'cpu'"):
+        run(spec(device="cuda"))
+
+
+def test_images_of_another_task_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discover("datasets")["digits"], "classes", tuple("01234"))
+    with pytest.raises(Refused, match=r"digits-resnet tells 10 classes apart, but digits has 5; "):
+        run(spec())
+
+
+def test_wrong_specification_is_refused_before_anything_is_loaded() -> None:
+    with pytest.raises(Refused, match=r"weight_bits must be in \[2, 8\]; got 9"):
+        run(spec(weight_bits=9))
+    with pytest.raises(Refused, match="There is no method 'nearst'; the nearest are nearest"):
+        run(replace(spec(), method="nearst"))
+
+
+def test_too_many_images_are_refused() -> None:
+    with pytest.raises(Refused, match=r"\d"):
+        run(spec(calib=100_000))
+
+
+def test_refused_loss_leaves_the_finished_units_in_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = discover("methods")["adaround"]
+    apply = owner.apply
+
+    def broken(self, model, plan, data, report) -> None:
+        def spoil(event: Event) -> None:
+            report(event)
+            if event.phase == "reconstruct" and event.index == 3:
+                unit = model.layers[event.unit].weight_point.quantizer
+                unit.scale.data.fill_(float("nan"))
+
+        apply(self, model, plan, data, spoil)
+
+    monkeypatch.setattr(owner, "apply", broken)
+    with pytest.raises(Refused, match=r"unit 3 of \d+\) is nan"):
+        run(spec("adaround"), ignore, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["quantizers.safetensors"]
+
+
+@pytest.mark.parametrize("phase", ["load", "calibrate", "evaluate", "reconstruct"])
+def test_cancelled_in_any_phase_stops_at_once(phase: str, tmp_path: Path) -> None:
+    heard = []
+
+    def stop(event: Event) -> None:
+        heard.append(event.phase)
+        if event.phase == phase:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        run(spec("adaround"), stop, tmp_path)
+    assert heard.count(phase) == 1
+    assert heard[-1] == phase
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_versions_name_what_numbers_depend_on() -> None:
+    assert set(runner.versions()) == {
+        "python", "torch", "torchvision", "timm", "numpy", "threads",
+    }  # fmt: skip
