@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from qlib.histogram import Histogram
-from qlib.model import QuantLayer, QuantModel, QuantPoint
+from qlib.model import QuantModel
 from qlib.observers._base import Observer
+from qlib.points import QuantLayer, QuantPoint
 from qlib.quantizers._base import Quantizer
 from qlib.quantizers.uniform import Uniform
 from qlib.records import Event, Refused, Report, ignore

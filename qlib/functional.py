@@ -94,8 +94,7 @@ class _FakeQuantize(torch.autograd.Function):
         inside = gap.abs_().le_(half).mul_(grad)
         if grad_scale is not None:
             # slope of y in s: q − x/s = gap/s inside, q = (gap + x)/s where clipped
-            grad_scale = grad_scale + (_dot(grad, x, scale) - _dot(inside, x, scale))
-            grad_scale = grad_scale / scale
+            grad_scale = (grad_scale + _dot(grad - inside, x, scale)) / scale
         return inside if ctx.needs_input_grad[0] else None, grad_scale, None, None, None
 
 

@@ -1,7 +1,11 @@
 """A streamed histogram of one tensor: bounded memory whatever the number of images."""
 
+import math
+
 import torch
 from torch import Tensor
+
+from qlib.records import Refused
 
 BINS = 4096
 
@@ -20,9 +24,18 @@ class Histogram:
         self.lo, self.hi = float("inf"), float("-inf")
 
     def update(self, x: Tensor) -> None:
-        """Count the elements of ``x`` (any shape)."""
+        """Count the elements of ``x`` (any shape).
+
+        Raises:
+            Refused: it holds infinite values or values that are no numbers.
+        """
         x = x.detach()
         lo, hi = (float(v) for v in x.aminmax())
+        if not math.isfinite(hi - lo):
+            raise Refused(
+                f"A tensor of the network reaches from {lo} to {hi}: it has no range to quantize. "
+                "Check the weights and the images for infinite values."
+            )
         self.lo, self.hi = min(self.lo, lo), max(self.hi, hi)
         flat = _strided(x, self.limit)
         if self.width == 0.0:

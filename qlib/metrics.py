@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from qlib.histogram import Histogram
-from qlib.model import QuantLayer, QuantModel
+from qlib.model import QuantModel
+from qlib.points import QuantLayer
 from qlib.quantizers._base import Quantizer
 
 Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution

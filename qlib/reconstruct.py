@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from qlib.calibration import Unit
+from qlib.quantizers._base import Quantizer
 from qlib.records import Event, Refused, Report
 
 CHECK_EVERY = 50  # steps between looks at the loss: looking makes a GPU wait
@@ -68,7 +69,8 @@ def reconstruct(
         importance: weight of each output element, shaped like ``unit.targets`` (mean 1).
 
     Raises:
-        Refused: the loss became infinite or not a number; the unit and the step are named.
+        Refused: the loss became infinite or not a number; the unit and the step are named. The
+            unit is then as it was before, and hard.
     """
     quantizers = unit.quantizers()
     groups = _groups(quantizers, learn)
@@ -80,7 +82,7 @@ def reconstruct(
         weight = None if importance is None else importance[at]
         return _error(unit(inputs(at)), unit.targets[at], power, weight, share)
 
-    with _learning(unit, groups), torch.enable_grad():
+    with _hardening(quantizers), _learning(unit, groups), torch.enable_grad():
         optimizer = _optimizer(groups) if groups else None
         pushed = None
         for step in range(steps if groups else 0):
@@ -101,12 +103,25 @@ def reconstruct(
                     pushed = penalty * sum(q.penalty(beta).detach() for q in soft)
             at = (unit.title, unit.index, unit.of, step + 1, steps)
             report(Event("reconstruct", *at, loss.detach(), pushed))
-    for q in quantizers:
-        q.harden()
 
 
 def _optimizer(groups: list[tuple[list, Rate]]) -> torch.optim.Adam:
     return torch.optim.Adam([{"params": p, "lr": rate.lr} for p, rate in groups], fused=True)
+
+
+@contextmanager
+def _hardening(quantizers: list[Quantizer]) -> Iterator[None]:
+    """Hard at the end, whatever happens; after a non-finite loss on the values from before."""
+    before = [{k: v.clone() for k, v in q.state_dict().items()} for q in quantizers]
+    try:
+        yield
+    except Refused:
+        for q, state in zip(quantizers, before, strict=True):
+            q.load_state_dict(state)
+        raise
+    finally:
+        for q in quantizers:
+            q.harden()
 
 
 @contextmanager

@@ -126,7 +126,7 @@ def run(spec: RunSpec, report: Report = ignore, folder: Path | None = None) -> R
             "test_hash": _hash(test_images.ids),
             "calib_n": len(calib_images),
             "classes": len(classes),
-            "calib_from_test": same_source,
+            "same_source": same_source,
         },
         notes=model.notes,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

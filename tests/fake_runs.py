@@ -109,7 +109,7 @@ def _record(spec, labels, logits, quant, nearest, **changes) -> RunRecord:
             "test_hash": f"t{n}",
             "calib_n": spec.calib,
             "classes": 10,
-            "calib_from_test": True,
+            "same_source": True,
         },
         "created": "2026-11-20T12:00:00",
     }

@@ -15,7 +15,7 @@ LAYERS = {
     "ground": "__init__ records _params _registry scheme functional histogram",
     "ranges": "observers",
     "rounding": "quantizers",
-    "network": "trace model fold attention metrics",
+    "network": "trace attention fold points model metrics",
     "learning": "calibration reconstruct",
     "recipes": "methods allocators",
     "joining": (

@@ -43,7 +43,7 @@ def outputs(model: QuantModel) -> Tensor:
 
 
 @pytest.mark.parametrize("placement", ["inputs", "boundary"])
-@pytest.mark.parametrize("name", ["adaround", "qdrop"])
+@pytest.mark.parametrize("name", ["adaround", "brecq", "qdrop"])
 def test_without_steps_it_is_nearest(name: str, placement: str) -> None:
     nearest = applied("nearest", placement=placement)
     learned = applied(name, placement=placement, steps=0)
@@ -53,7 +53,7 @@ def test_without_steps_it_is_nearest(name: str, placement: str) -> None:
 
 
 def test_brecq_without_steps_is_nearest_with_ranges_from_quantized_weights() -> None:
-    nearest, learned = applied("nearest"), applied("brecq", steps=0)
+    nearest, learned = applied("nearest"), applied("brecq", steps=0, acts="after")
     assert same(codes(learned), codes(nearest))
     data = calibration()
     data.attach_inputs(nearest, plan(nearest), weights_quantized=True)
@@ -68,8 +68,8 @@ def test_adaround_learns_weights_only() -> None:
 
 
 def test_brecq_without_activation_steps_leaves_their_scales() -> None:
-    data_only = applied("brecq", steps=12, act_steps=0)
-    moved = applied("brecq", steps=12, act_steps=12)
+    data_only = applied("brecq", steps=12, act_steps=0, acts="after")
+    moved = applied("brecq", steps=12, act_steps=12, acts="after")
     assert same(codes(data_only), codes(moved))
     assert not same(scales(data_only), scales(moved))
 
@@ -120,7 +120,9 @@ def test_brecq_asks_for_rounding_then_for_scales(monkeypatch: pytest.MonkeyPatch
         return gradients[-1].clone()
 
     monkeypatch.setattr(Calibration, "output_gradients", kept)
-    calls = asked(monkeypatch, "brecq", act_steps=3, error="fisher", placement="boundary")
+    calls = asked(
+        monkeypatch, "brecq", act_steps=3, acts="after", error="fisher", placement="boundary"
+    )
     first, second = calls[:4], calls[4:]
     units = quantizable().units()
     assert [c["unit"].name for c in first] == [c["unit"].name for c in second] == units
@@ -133,7 +135,17 @@ def test_brecq_asks_for_rounding_then_for_scales(monkeypatch: pytest.MonkeyPatch
     for call in second:
         assert call["learn"] == {"scale": Rate(4e-4, cosine=True)}
         assert (call["steps"], call["power"]) == (3, 2.4)
+        at = torch.tensor([1, 0])  # clean inputs, as in the published code
+        assert torch.equal(call["inputs"](at), call["unit"].float_inputs[at])
         assert "penalty" not in call
+
+
+@pytest.mark.parametrize("placement", ["inputs", "boundary"])
+def test_joint_brecq_equals_qdrop_that_keeps_everything(placement: str) -> None:
+    brecq = applied("brecq", steps=20, bits=(3, 3), placement=placement)
+    qdrop = applied("qdrop", steps=20, bits=(3, 3), placement=placement, keep=1.0)
+    assert same(codes(brecq), codes(qdrop))
+    assert same(scales(brecq), scales(qdrop))
     assert Decay() == Decay(20, 2, 0.2, cosine=False)
 
 
@@ -141,7 +153,7 @@ def test_qdrop_asks_for_rounding_and_scales_together(monkeypatch: pytest.MonkeyP
     calls = asked(monkeypatch, "qdrop", placement="boundary")
     assert [call["unit"].name for call in calls] == quantizable().units()
     for call in calls:
-        assert call["learn"] == {"rounding": Rate(1e-2), "scale": Rate(4e-5, cosine=True)}
+        assert call["learn"] == {"rounding": Rate(1e-2), "scale": Rate(4e-4, cosine=True)}
         assert (call["steps"], call["penalty"]) == (7, 0.01)
         assert not {"decay", "power", "importance"} & set(call)
 

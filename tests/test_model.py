@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from qlib.allocators.same import Same
 from qlib.attention import ExplicitAttention, ExplicitWindowAttention, MatMul, rewrite_attention
 from qlib.fold import fold_batch_norm
-from qlib.model import QuantLayer, QuantMatMul, QuantModel, QuantPoint
+from qlib.model import QuantModel
 from qlib.models._units import find_blocks
+from qlib.points import QuantLayer, QuantMatMul, QuantPoint
 from qlib.quantizers.uniform import Uniform
 from qlib.records import Refused
 from qlib.scheme import Scheme

@@ -70,7 +70,7 @@ def test_metrics_fit_together(done) -> None:
     assert all(s >= 0 for s in record.seconds.values())
     assert record.peak_mb > 50
     assert set(record.data) == {
-        "calib_hash", "test_hash", "calib_n", "classes", "calib_from_test",
+        "calib_hash", "test_hash", "calib_n", "classes", "same_source",
     }  # fmt: skip
     assert record.data["calib_n"] == 32
     assert record.data["calib_hash"] != record.data["test_hash"]

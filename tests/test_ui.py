@@ -23,7 +23,7 @@ def record(method="brecq", top1=90.0, half=2.0, **spec) -> RunRecord:
         "agreement": top1 + 1,
         "n": 1500.0,
     }
-    data = {"test_hash": "t", "calib_from_test": True, "calib_n": 256}
+    data = {"test_hash": "t", "same_source": True, "calib_n": 256}
     made = RunSpec("digits-vit", "digits", method, **spec)
     return RunRecord(made, metrics, {"total": 1.0}, 1.0, data=data)
 

@@ -35,10 +35,10 @@ class QDrop(Method):
         "steps": 20_000, "rate": 1e-3, "act_rate": 4e-5, "penalty": 0.01, "keep": 0.5,
     }  # fmt: skip
 
-    steps: int = param(1_000, "Optimisation steps for each block.", low=0, high=100_000)
+    steps: int = param(500, "Optimisation steps for each block.", low=0, high=100_000)
     keep: float = param(0.5, "Chance that an activation stays quantized.", low=0.0, high=1.0)
     rate: float = param(1e-2, "Learning rate of the rounding variables.", low=0.0, high=1.0)
-    act_rate: float = param(4e-5, "Learning rate of the activation scales.", low=0.0, high=1.0)
+    act_rate: float = param(4e-4, "Learning rate of the activation scales.", low=0.0, high=1.0)
     penalty: float = param(0.01, "Weight λ of the term that makes rounding hard.", low=0.0)
     batch: int = param(32, "Images for each step.", low=1, high=1024)
 

@@ -15,7 +15,12 @@ class Percentile(Observer):
     """Clips the same share at both ends (one end only where the values have one sign)."""
 
     title = "percentile"
-    percent: float = param(99.99, "Share of the values kept, in percent.", low=50.0, high=100.0)
+    percent: float = param(
+        99.99,
+        "Percentile kept at each end: 99.99 cuts 0.01 % off either tail.",
+        low=50.0,
+        high=100.0,
+    )
 
     def find_range(
         self, x: Tensor, scheme: Scheme, counts: Tensor | None = None

@@ -53,7 +53,7 @@ def source_line(record: RunRecord) -> str:
     edges = {"8-bit": "first and last layer 8 bits", "float": "first and last layer in float"}
     shared = (
         "calibrated on other images of the same source"
-        if data.get("calib_from_test")
+        if data.get("same_source")
         else "calibrated on images of another source"
     )
     parts = [

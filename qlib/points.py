@@ -1,0 +1,104 @@
+"""Places where a tensor can be quantized, and the two kinds of layer that have them.
+
+Float weights are never written to: a layer is called with its quantized weight in place of the
+float one for that call.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from qlib.attention import MatMul
+from qlib.quantizers._base import Quantizer
+
+
+class QuantPoint(nn.Module):
+    """A place where one tensor can be quantized: identity until filled and switched on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quantizer: Quantizer | None = None
+        self.on = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.quantizer(x) if self.on and self.quantizer is not None else x
+
+
+class WeightPoint(QuantPoint):
+    """Quantizes a weight; keeps the result while nothing in it is being learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: Tensor | None = None
+
+    def fill(self, quantizer: Quantizer | None) -> None:
+        self.quantizer = quantizer
+        self.forget()
+
+    def forget(self) -> None:
+        """Call after the quantizer has changed."""
+        self._kept = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.on or self.quantizer is None:
+            return x
+        if any(p.requires_grad for p in self.quantizer.parameters()):
+            return self.quantizer(x)
+        if self._kept is None:
+            with torch.no_grad():
+                self._kept = self.quantizer(x)
+        return self._kept
+
+
+class QuantLayer(nn.Module):
+    """A convolution or a linear layer with a point on its weight and one on its input."""
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer
+        self.weight_point = WeightPoint()
+        self.input_point = QuantPoint()
+
+    @property
+    def kind(self) -> str:
+        return "conv" if isinstance(self.layer, nn.Conv2d) else "linear"
+
+    @property
+    def weight(self) -> Tensor:
+        """The float weight."""
+        return self.layer.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.layer.bias
+
+    def points(self) -> dict[str, QuantPoint]:
+        """Activation points by the name of their tensor."""
+        return {"input": self.input_point}
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer, weight, x = self.layer, self.weight_point(self.layer.weight), self.input_point(x)
+        if type(layer) is nn.Conv2d:
+            return layer._conv_forward(x, weight, layer.bias)
+        if type(layer) is nn.Linear:
+            return F.linear(x, weight, layer.bias)
+        return functional_call(layer, {"weight": weight}, (x,))  # timm's padded convolutions etc.
+
+
+class QuantMatMul(nn.Module):
+    """A product of two activations with a point on each."""
+
+    kind = "matmul"
+
+    def __init__(self, product: MatMul) -> None:
+        super().__init__()
+        self.product = product
+        self.left_point = QuantPoint()
+        self.right_point = QuantPoint()
+
+    def points(self) -> dict[str, QuantPoint]:
+        return {"left": self.left_point, "right": self.right_point}
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.product(self.left_point(a), self.right_point(b))
