@@ -47,11 +47,9 @@ def cifar(seeds: range, shared: Path) -> Iterator[RunSpec]:
     }
     data = f"folder:{shared / 'cifar10-test.zip'}"
     for seed in seeds:
-        for bits in ((4, 4), (3, 3), (2, 4)):
-            yield _spec("cifar10-resnet20", data, "qdrop", bits, seed, **common)
-        yield _spec(
-            "cifar10-resnet20", data, "qdrop", (2, 4), seed, settings={"keep": 1.0}, **common
-        )
+        for bits, keep in (((4, 4), 0.5), ((3, 3), 0.5), ((2, 4), 0.5), ((2, 4), 1.0)):
+            settings = {"steps": 1000, "keep": keep}
+            yield _spec("cifar10-resnet20", data, "qdrop", bits, seed, settings=settings, **common)
 
 
 def deit(shared: Path) -> Iterator[RunSpec]:

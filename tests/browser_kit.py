@@ -122,16 +122,31 @@ class Window:
             context.close()
 
 
-@pytest.fixture(scope="session")
-def chromium():
-    """The system's browser, once for all tests."""
+@contextmanager
+def launched() -> Iterator[object]:
+    """The system's browser until the block ends.
+
+    Raises:
+        ImportError, FileNotFoundError: there is no Playwright, or no Chromium.
+    """
+    from playwright.sync_api import sync_playwright
+
     if not CHROMIUM.exists():
-        pytest.skip(f"no browser at {CHROMIUM}")
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as playwright:
+        raise FileNotFoundError(f"no browser at {CHROMIUM}")
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """The browser, once for all tests."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser at {CHROMIUM}")
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with launched() as browser:
+        yield browser
 
 
 @pytest.fixture
