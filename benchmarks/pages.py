@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.pages [--visits 9] [--picture FILE]``: seconds from opening the address to
 the figure being drawn: the first visit to a fresh server, visits by new browser profiles (which
-load all scripts anew), and by one that was there before. Needs Chromium and the test requirements. ``--picture`` stores a screenshot
+load all scripts anew), and by one that was there before. Needs Chromium and the test
+requirements. ``--picture`` stores a screenshot
 of the Start page at 1280×720.
 """
 

@@ -58,8 +58,7 @@ def step_ratios() -> list[dict[str, object]]:
     data.attach(model, plan)
     rows = []
     for unit in data.walk(model, weights=True, inputs=True):
-        for layer in unit.weighted:
-            layer.weight_point.fill(SoftRound.around(layer.weight_point.quantizer, layer.weight))
+        unit.replace_weights(SoftRound.around)
         if unit.name in ("layer1.0", "layer2.1", "layer3.1"):
             rows.append(_ratios(unit, data))
     return rows
@@ -142,8 +141,7 @@ def _float_pass(unit: Unit, *, to_input: bool) -> None:
 
 
 def _steps(unit: Unit, data: Calibration, *, keep: float, scale: bool) -> None:
-    for layer in unit.weighted:  # soft again: the last round left it hard
-        layer.weight_point.fill(SoftRound.around(layer.weight_point.quantizer, layer.weight))
+    unit.replace_weights(SoftRound.around)  # soft again: the last round left it hard
     learn = {"rounding": Rate(1e-3)} | ({"scale": Rate(4e-5, cosine=True)} if scale else {})
     with _dropping(unit, keep, data.generator) as mixed:
         reconstruct(unit, learn=learn, inputs=mixed, steps=STEPS, batch=BATCH, penalty=0.01,

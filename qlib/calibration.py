@@ -4,7 +4,7 @@ Two tensors move forward from unit to unit: the float one and the quantized one.
 linearly with depth, memory with one boundary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -66,6 +66,13 @@ class Unit:
         used = set(map(id, self.model.points.values()))
         points = [p for p in inner if id(p) in used]
         return ([self.boundary] if self.boundary else []) + points
+
+    def replace_weights(self, make: Callable[[Quantizer, Tensor], Quantizer]) -> None:
+        """Swap each weight's fitted quantizer for ``make(it, float weight)``; float ones stay."""
+        for layer in self.weighted:
+            fitted = layer.weight_point.quantizer
+            if fitted is not None:
+                layer.weight_point.fill(make(fitted, layer.weight))
 
     def quantizers(self) -> list[Quantizer]:
         """Of weights and of activations, filled ones only."""

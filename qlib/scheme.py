@@ -16,9 +16,9 @@ class Granularity:
     |---------|-----------------------------|-----------------------|
     | tensor  | everybody                   | ()                    |
     | channel | one output channel (axis 0) | (out, 1, 1, 1)        |
-    | group   | ``size`` neighbours of it   | (out, groups, 1)      |
+    | group   | up to ``size`` neighbours   | (out, groups, 1)      |
 
-    A channel whose length is no multiple of ``size`` stays one group.
+    Groups divide a channel evenly: the largest divisor of its length up to ``size`` is taken.
     """
 
     kind: str = "tensor"
@@ -28,7 +28,8 @@ class Granularity:
         """``x`` in the shape that its scale broadcasts against; a view where possible."""
         if self.kind != "group":
             return x
-        size = self.size if x[0].numel() % self.size == 0 else x[0].numel()
+        length = x[0].numel()
+        size = next(n for n in range(min(self.size, length), 0, -1) if length % n == 0)
         return x.reshape(x.shape[0], -1, size)
 
     def rows(self, x: "Tensor") -> "Tensor":

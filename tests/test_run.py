@@ -157,8 +157,8 @@ def test_fields_of_the_specification_reach_the_grids() -> None:
     assert {r["channels"] for r in rows} == {1}
     rows = run(spec(granularity="group")).layers
     channels = {r["params"]: r["channels"] for r in rows if r["tensor"] == "weight"}
-    assert channels[64 * 64 * 9] == 64 * 9  # 64 weights share a scale
-    assert channels[32 * 32 * 9] == 32  # 288 is no multiple of 64: the channel stays whole
+    assert channels[32 * 32 * 9] == 32 * 6  # a channel of 288: six groups of 48
+    assert channels[16 * 16 * 9] == 16 * 3  # one of 144: three of 48
 
 
 def test_symmetric_codes_are_signed_bytes(tmp_path: Path) -> None:

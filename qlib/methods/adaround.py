@@ -40,10 +40,7 @@ class AdaRound(Method):
 
         data.attach(model, plan)
         for unit in data.walk(model, by="layer", weights=True, inputs=False):
-            for layer in unit.weighted:
-                nearest = layer.weight_point.quantizer
-                if nearest is not None:
-                    layer.weight_point.fill(SoftRound.around(nearest, layer.weight))
+            unit.replace_weights(SoftRound.around)
             reconstruct(
                 unit,
                 learn={"rounding": Rate(self.rate)},

@@ -70,10 +70,7 @@ class Brecq(Method):
         from qlib.quantizers.soft_round import SoftRound
         from qlib.reconstruct import Rate, reconstruct
 
-        for layer in unit.weighted:
-            nearest = layer.weight_point.quantizer
-            if nearest is not None:
-                layer.weight_point.fill(SoftRound.around(nearest, layer.weight))
+        unit.replace_weights(SoftRound.around)
         importance = None
         if self.error == "fisher":
             importance = data.output_gradients(unit.model, unit).square_()

@@ -50,10 +50,7 @@ class QDrop(Method):
 
         data.attach(model, plan)
         for unit in data.walk(model, weights=True, inputs=True):
-            for layer in unit.weighted:
-                nearest = layer.weight_point.quantizer
-                if nearest is not None:
-                    layer.weight_point.fill(SoftRound.around(nearest, layer.weight))
+            unit.replace_weights(SoftRound.around)
             with _dropping(unit, self.keep, data.generator) as mixed:
                 reconstruct(
                     unit,
