@@ -17,7 +17,7 @@ from qlib.records import Refused, RunSpec
 from qlib.specs import checked
 
 NEAREST_BITS = (8, 6, 5, 4, 3, 2)
-LEARNED_BITS = (6, 5, 4, 3, 2)
+LEARNED_BITS = (4, 3, 2)
 LEARNED = ("adaround", "brecq", "qdrop")
 
 
