@@ -105,7 +105,7 @@ def test_adaround_asks_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = asked(monkeypatch, "adaround", penalty=0.02)
     assert [call["unit"].layer for call in calls] == quantizable().units("layer")
     for call in calls:
-        assert call["learn"] == {"rounding": Rate(1e-2)}
+        assert call["learn"] == {"rounding": Rate(3e-3)}
         assert call["decay"] == Decay(20, 2, 0.2, cosine=True)
         assert (call["steps"], call["batch"], call["penalty"]) == (7, 8, 0.02)
         assert "power" not in call  # 2

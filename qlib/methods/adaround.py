@@ -28,7 +28,7 @@ class AdaRound(Method):
     paper_settings = {"steps": 10_000, "rate": 1e-3, "penalty": 0.01}  # noqa: RUF012 (read only)
 
     steps: int = param(1_000, "Optimisation steps for each layer.", low=0, high=100_000)
-    rate: float = param(1e-2, "Learning rate of the rounding variables.", low=0.0, high=1.0)
+    rate: float = param(3e-3, "Learning rate of the rounding variables.", low=0.0, high=1.0)
     penalty: float = param(0.01, "Weight λ of the term that makes rounding hard.", low=0.0)
     batch: int = param(32, "Images for each step.", low=1, high=1024)
 
