@@ -18,7 +18,7 @@ from qlib._artifacts import save_predictions, save_quantizers
 from qlib._process import peak_mb
 from qlib._registry import discover
 from qlib.calibration import Calibration
-from qlib.datasets._base import Images
+from qlib.datasets._base import Dataset, Images
 from qlib.datasets._prepare import batches, to_tensor
 from qlib.model import QuantModel
 from qlib.models._base import Built
@@ -74,7 +74,8 @@ def run(spec: RunSpec, report: Report = ignore, folder: Path | None = None) -> R
     clock = Clock(report)
     clock(Event("load", spec.model))
     generator = torch.Generator(device).manual_seed(spec.seed)
-    built, calib_images, test_images, same_source = _load(spec)
+    built, source, calib_images, same_source = _load(spec)
+    test_images = source.test(spec.test)
     net = built.module.to(device)
     calib = _calibration_tensor(calib_images, built, device, clock)
     model = QuantModel(net, calib[:2], find_blocks(net), spec.placement).to(device)
@@ -108,7 +109,7 @@ def run(spec: RunSpec, report: Report = ignore, folder: Path | None = None) -> R
     found["top1_nearest"] = metrics.accuracy(labels, nearest_logits, float_logits)["top1"]
     found |= metrics.costs(model)
     clock(Event("save"))
-    classes = _class_names(spec)
+    classes = source.classes
     rows = metrics.layer_rows(model, data.histograms(model))
     if folder is not None:
         logits = {"float": float_logits, "quant": quant_logits, "nearest": nearest_logits}
@@ -191,21 +192,20 @@ def _device(spec: RunSpec) -> torch.device:
     return torch.device(spec.device)
 
 
-def _load(spec: RunSpec) -> tuple[Built, Images, Images, bool]:
-    """Network, calibration images, test images, and whether both come from one source."""
+def _load(spec: RunSpec) -> tuple[Built, Dataset, Images, bool]:
+    """Network, source of images, calibration images, and whether these come from that source."""
     built = source_of("models", spec.model)().build(spec.model, spec.weights)
     source = source_of("datasets", spec.data)(spec.data)
     other = source
     if spec.calib_data is not None and spec.calib_data != spec.data:
         other = source_of("datasets", spec.calib_data)(spec.calib_data)
-    calib = other.calibration(spec.calib, spec.seed)
-    test = source.test(spec.test)
+    calib = other.calibration(spec.calib, spec.seed)  # first: test images are what is left
     if len(source.classes) != built.classes:
         raise Refused(
             f"{spec.model} tells {built.classes} classes apart, but {spec.data} has "
             f"{len(source.classes)}; choose images of the task that the network was trained for."
         )
-    return built, calib, test, other is source
+    return built, source, calib, other is source
 
 
 def _peak_mb(device: torch.device) -> float:
@@ -229,10 +229,6 @@ def _channels_last(x: Tensor) -> Tensor:
 
 def _observer(name: str) -> object:
     return discover("observers")[name]()
-
-
-def _class_names(spec: RunSpec) -> tuple[str, ...]:
-    return source_of("datasets", spec.data)(spec.data).classes
 
 
 def _hash(ids: object) -> str:
