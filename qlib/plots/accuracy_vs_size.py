@@ -114,9 +114,9 @@ def headline(info: AccuracyVsSize) -> str:
     level = [m for m in info.level if m is not best]
     if not level:
         return f"{_label(best)} is ahead: its interval lies above all others"
-    names = ", ".join(_label(m) for m in level[:2])
-    more = f" and {len(level) - 2} more" if len(level) > 2 else ""
-    return f"No clear winner: the interval of {_label(best)} overlaps that of {names}{more}"
+    if len(level) > 1:  # one line at 1280 pixels: the names are in the sentence above the figure
+        return f"No clear winner: {len(level) + 1} intervals overlap"
+    return f"No clear winner: the interval of {_label(best)} overlaps that of {_label(level[0])}"
 
 
 def _label(mark: Mark) -> str:

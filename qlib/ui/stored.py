@@ -17,7 +17,7 @@ from qlib.ui.state import Shelf
 from qlib.ui.words import word
 
 URL = "query-params"
-FIRST_BITS = 3  # where the first look already shows that something was lost
+FIRST_BITS = 2  # where the first look already shows that something was lost
 REBUILD = "python -m benchmarks.demo"
 STRIP_NOTE = (
     "Three of the pictures stay right longest, three fall early; the accuracy is of all images."
