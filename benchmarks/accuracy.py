@@ -84,7 +84,7 @@ def main() -> None:
         sys.stderr.write(f"{at + 1}/{len(specs)} {spec.key} seed {spec.seed}\n")
         table.add(_measured(spec))
     print(f"{machine()}\n")
-    print(markdown(_summary(table.rows())))
+    print(markdown(summary(table.rows())))
 
 
 def _spec(model, data, method, bits, seed, *, observer="mse", **more) -> RunSpec:
@@ -132,13 +132,13 @@ def _measured(spec: RunSpec) -> dict[str, object]:
     }
 
 
-def _summary(rows: list[dict[str, str]]) -> list[dict[str, object]]:
+def summary(rows: list[dict[str, str]]) -> list[dict[str, object]]:
     """One line for each setting: mean over seeds, interval of one seed's images, share won back."""
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
         groups.setdefault(tuple(row[c] for c in IDENTITY), []).append(row)
     lines = []
-    for (model, w, a, method, settings, observer, placement), found in groups.items():
+    for (model, w, a, method, settings, observer, _), found in groups.items():
         mean = {c: statistics.fmean(float(r[c]) for r in found) for c in NUMBERS + SECONDS}
         n = int(found[0]["n"])
         low, high = wilson(round(mean["top1"] / 100 * n), n)
@@ -150,7 +150,6 @@ def _summary(rows: list[dict[str, str]]) -> list[dict[str, object]]:
                 "bits": f"W{w}A{a}",
                 "method": f"{method} {settings}".strip(),
                 "ranges": observer,
-                "activations": placement,
                 "seeds": len(found),
                 "n": n,
                 "float": f"{mean['top1_float']:.2f}",

@@ -63,3 +63,12 @@ def test_every_command_of_the_readme_is_there() -> None:
 def test_changelog_has_the_three_headings_or_fewer() -> None:
     headings = re.findall(r"^### (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings and set(headings) <= {"Added", "Changed", "Fixed"}
+
+
+def test_the_measured_tables_of_the_readme_are_those_of_the_results_file():
+    from benchmarks._table import Table
+    from benchmarks.accuracy import COLUMNS, summary
+    from benchmarks.readme import filled
+
+    text = (ROOT / "README.md").read_text()
+    assert filled(text, summary(Table("accuracy", COLUMNS, fresh=False).rows())) == text

@@ -1,0 +1,41 @@
+"""Puts the measured tables into the README: ``python -m benchmarks.readme``.
+
+Each table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; what is between is replaced
+by the rows of ``benchmarks/results/accuracy.csv`` whose network begins with NAME.
+"""
+
+import re
+from pathlib import Path
+
+from benchmarks._table import Table, markdown
+from benchmarks.accuracy import COLUMNS, summary
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+BLOCK = re.compile(r"<!-- table (\S+) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def filled(text: str, lines: list[dict[str, object]]) -> str:
+    """The text with every table replaced by the lines that belong to it.
+
+    Raises:
+        ValueError: no line belongs to a table: measure first, or mend the table's name.
+    """
+
+    def block(found: re.Match) -> str:
+        name = found[1]
+        rows = [line for line in lines if str(line["network"]).startswith(name)]
+        if not rows:
+            raise ValueError(f"No measured row has a network that begins with {name!r}.")
+        return f"<!-- table {name} -->\n{markdown(rows)}\n<!-- end -->"
+
+    return BLOCK.sub(block, text)
+
+
+def main() -> None:
+    """Rewrite the README in place."""
+    lines = summary(Table("accuracy", COLUMNS, fresh=False).rows())
+    README.write_text(filled(README.read_text(), lines))
+
+
+if __name__ == "__main__":
+    main()
