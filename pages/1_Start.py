@@ -4,31 +4,31 @@ import streamlit as st
 
 from qlib.plots import _theme, accuracy_bits, prediction_strip
 from qlib.records import Refused
-from qlib.ui import answers, frame, state, stored
+from qlib.ui import answers, bar, context, findings, frame, lessons, state, stored
 from qlib.ui.words import word
 
 QUESTION = "What does quantization do to this model?"
 
-shelf = state.demo()
-grid = stored.grid(shelf)
-if not grid:
+entries = context.entries()
+if not stored.same_bits(entries):
     frame.head(QUESTION)
-    stored.explain_missing(shelf)
+    stored.explain_missing(state.demo())
     st.stop()
 
-top = st.container()
-record, method = stored.controls(grid)
-runs = [e.record for e in stored.of_model(grid, record.spec.model)]
-with top:
-    frame.head(QUESTION, answers.start_answer(record, state.titles().get(method, method)))
-stored.warn_broken(shelf)
+choice = stored.choose(entries)
+record, method = choice.entry.record, choice.spec.method
+frame.head(QUESTION, answers.start_answer(record, state.titles().get(method, method)))
+context.tell(*choice.notes)
+stored.controls(entries, choice)
+bar.tools(choice.params)
+stored.warn_broken(state.demo())
 
-dark, bits = state.dark(), record.spec.weight_bits
+look = {"dark": state.dark(), "large": state.presenting()}
 try:
-    strip = stored.strip(shelf, record)
+    strip = stored.strip(entries, choice.entry)
     with st.container(key="pixels" if strip.small else "photos"):
         st.plotly_chart(
-            prediction_strip.figure(strip, dark=dark),
+            prediction_strip.figure(strip, **look),
             key="strip-figure",
             config=_theme.config(f"{record.spec.key}_predictions"),
             alt=prediction_strip.alt(strip),
@@ -37,12 +37,13 @@ try:
 except Refused as error:
     st.warning(f"The stored predictions cannot be shown: {error}", icon=":material/broken_image:")
 
+runs = stored.comparable(entries, choice.entry)
 left, right = st.columns([5, 3], gap="medium")
 with left:
     shown = stored.two_lines(runs, method)
-    curve = accuracy_bits.info(shown, titles=state.titles(), current=bits)
+    curve = accuracy_bits.info(shown, titles=state.titles(), current=record.spec.weight_bits)
     st.plotly_chart(
-        accuracy_bits.figure(curve, dark=dark),
+        accuracy_bits.figure(curve, **look),
         key="bits-figure",
         on_select=stored.follow_click,
         selection_mode="points",
@@ -54,7 +55,7 @@ with right:
     frame.try_this(
         "The shaded band is the 95 % interval: where the dashed float line runs through it, "
         "no loss can be told.",
-        "Step down the bits until pictures turn wrong. Then switch to *Best stored*.",
+        "Step down the bits until pictures turn wrong. Then switch to the best method.",
         "Change the backbone: does the cliff move?",
     )
     st.page_link(
@@ -64,6 +65,9 @@ with right:
         query_params=stored.as_settings(record),
     )
 
+findings.panel(choice.entry)
+st.subheader("Guided views, with a question each", anchor=False)
+lessons.listing()
 with st.expander("Details: the numbers behind the figures", icon=":material/table_chart:"):
     st.dataframe(
         stored.table(runs),

@@ -1,64 +1,117 @@
-"""Which method should I choose? Stored and own runs side by side, with their intervals."""
+"""Which method should I choose? Stored and own runs side by side, image by image."""
 
 import streamlit as st
 
-from qlib.plots import _theme, accuracy_vs_size
-from qlib.ui import answers, compare, frame, state
+from qlib.plots import accuracy_vs_size, flips_bars
+from qlib.ui import (
+    answers,
+    compare,
+    context,
+    evidence,
+    export,
+    frame,
+    overlay,
+    ranking,
+    runs_table,
+    state,
+)
+from qlib.ui.likeness import unlike
+from qlib.ui.words import word
 
 QUESTION = "Which method should I choose?"
 
 known = compare.handles(state.everything())
-if not known:
-    frame.head(QUESTION)
-    st.info("There is no finished run to compare yet.", icon=":material/inventory_2:")
-    st.page_link("pages/3_Run.py", label="Make a run", icon=":material/play_circle:")
-    compare.broken()
+top = st.container()
+view = context.view(layers=False) if known else None
+if view is None:
+    with top:
+        frame.head(QUESTION)
+        if not known:
+            st.info("There is no finished run to compare yet.", icon=":material/inventory_2:")
+            st.page_link("pages/3_Run.py", label="Make a run", icon=":material/play_circle:")
+    runs_table.broken()
     st.stop()
 
-top = st.container()
-picked = compare.choose(known)
-records = [known[name].record for name in picked]
+picked = compare.choose(known, view.record)
+cost, others, fewest = compare.controls()
+picked = compare.enough(known, picked, fewest)
+names = runs_table.listed(known, picked, fewest)
+look = {"dark": state.dark(), "large": state.presenting()}
 titles = state.titles()
 
-if records:
-    fair = not compare.unlike_banner(records)
+if picked:
+    entries = [known[name] for name in picked]
+    records = [e.record for e in entries]
+    fair = not unlike(records)
+    preds = evidence.predictions(entries)
+    ranks = ranking.rank(records, preds)
     with top:
-        plain = "These runs were made under different conditions; look at what differs below."
-        frame.head(QUESTION, answers.verdict(records, titles) if fair else plain)
-    costs = {"time": "Time", "size": "Size", "bops": "Bit-operations"}
-    cost = st.segmented_control(
-        "Cost to compare with",
-        list(costs),
-        format_func=costs.get,
-        default="time",
-        required=True,
-        key="x",
-        bind="query-params",
-    )
-    info = accuracy_vs_size.info(records, cost=cost or "time", titles=titles, fair=fair)
+        frame.head(QUESTION, ranking.verdict(ranks, titles) if fair else "")
+        compare.unlike_banner(records)
+
+    behind = compare.behind(known, names, picked) if others else []
+    info = accuracy_vs_size.info(records, cost=cost, titles=titles, fair=fair, others=behind)
+    scatter = accuracy_vs_size.figure(info, **look)
+    name = f"accuracy_vs_{cost}"
     st.plotly_chart(
-        accuracy_vs_size.figure(info, dark=state.dark()),
-        key="scatter",
-        config=_theme.config(f"accuracy_vs_{cost}"),
+        scatter,
+        key=compare.SCATTER,
+        on_select=compare.followed,
+        selection_mode=("points", "box"),
+        config=export.config(name, records, box=True),
         alt=accuracy_vs_size.alt(info),
     )
-    st.caption(answers.source_line(records[0]) + (" (of the first run)." if not fair else "."))
-    st.subheader("What differs", anchor=False)
-    compare.differences(records, picked)
+    compare.tell_full()
+    data = runs_table.frame(known, picked)
+    source, save = st.columns([7, 1], vertical_alignment="center")
+    source.caption(answers.source_line(records[0]) + (" (of the first run)." if not fair else "."))
+    with save:
+        export.menu(name, scatter, data, records, alt=accuracy_vs_size.alt(info))
 else:
     with top:
         frame.head(QUESTION, "Choose runs to see what separates them.")
+    entries, records, preds = [], [], {}
+
+changes = evidence.flips(entries, preds)
+if changes:
+    left, right = st.columns(2, gap="medium")
+    with left:
+        bars = flips_bars.figure(changes, **look)
+        st.plotly_chart(
+            bars,
+            key=evidence.FLIPS,
+            on_select=evidence.clicked,
+            selection_mode="points",
+            config=export.config("flips", records),
+            alt=flips_bars.alt(changes),
+        )
+        evidence.save(bars, changes, records)
+    with right:
+        st.subheader("Image by image", anchor=False, help=word("lost"))
+        chosen = evidence.follow(picked, entries, preds, view.record.spec.key)
+    evidence.pictures(chosen, entries, preds)
+
+if len(records) > 1:
+    st.subheader("Two runs on the same images", anchor=False, help=word("paired"))
+    evidence.duel(picked, entries, preds)
+    if ranks.pairs:
+        with st.expander(f"Every pair ({len(ranks.pairs)})", icon=":material/table_chart:"):
+            st.dataframe(evidence.every_pair(ranks), hide_index=True, alt="Paired tests")
+            st.caption(word("holm"))
+
+if records:
+    st.subheader("Layer by layer", anchor=False, help=word("SQNR"))
+    overlay.show(entries, **look)
+if len(records) > 1:
+    runs_table.differences(records, picked)
 
 st.subheader("All runs", anchor=False)
-names = compare.filtered(known, picked)
-compare.table(known, names, picked)
-st.download_button(
-    "Download the chosen runs (CSV)" if picked else "Download all runs (CSV)",
-    lambda: compare.csv(known, picked or list(known)),
-    file_name="quant-explorer_runs.csv",
-    mime="text/csv",
-    icon=":material/download:",
-    on_click="ignore",
-    key="csv",
+runs_table.filters(known)
+runs_table.table(known, names, picked)
+runs_table.broken()
+frame.try_this(
+    "Runs whose difference is within chance are not ranked: more test images, or fewer bits, "
+    "tell them apart.",
+    "Switch on *Show the other runs too*; click a point to compare it, drag a box to list runs.",
+    "Look at the pictures that changed: are they hard for you as well?",
 )
-compare.broken()

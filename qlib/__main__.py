@@ -1,4 +1,4 @@
-"""The command line: ``python -m qlib list | run | show``. Scripts depend on what it prints."""
+"""The command line: ``python -m qlib list | run | sensitivity | show``. Scripts depend on it."""
 
 import argparse
 import json
@@ -8,13 +8,13 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from qlib import _params, specs, store
+from qlib import _params, profile, specs, store
 from qlib._registry import names
 from qlib._summary import as_json, as_text
 from qlib.records import Cancelled, Refused, RunRecord, RunSpec
@@ -65,11 +65,23 @@ def _say(sentence: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser("python -m qlib", description="Post-training quantization you can see.")
-    verbs = parser.add_subparsers(required=True, metavar="list|run|show", parser_class=_Parser)
+    verbs = parser.add_subparsers(
+        required=True, metavar="list|run|sensitivity|show", parser_class=_Parser
+    )
     found = verbs.add_parser("list", help="what there is, one key a line")
     found.add_argument("what", choices=LISTS)
     found.set_defaults(do=_list)
-    run = verbs.add_parser("run", help="quantize a network and measure it", allow_abbrev=False)
+    _add_run(verbs, "run", "quantize a network and measure it", _spec)
+    _add_run(verbs, "sensitivity", "measure a run layer by layer: same options", _profile_spec)
+    show = verbs.add_parser("show", help="print a finished run")
+    show.add_argument("run_dir", type=Path)
+    show.set_defaults(do=_show)
+    return parser
+
+
+def _add_run(verbs: Any, verb: str, text: str, spec: Callable[..., RunSpec]) -> None:
+    """A verb that makes a run folder from the fields of a specification."""
+    run = verbs.add_parser(verb, help=text, allow_abbrev=False)
     for field in fields(RunSpec):
         _add_option(run, field)
     run.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
@@ -77,11 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         "--runs", type=Path, metavar="DIR", help="runs folder (default: $QLIB_RUNS, or ./runs)"
     )
     run.add_argument("--json", action="store_true", help="print the result as one JSON object")
-    run.set_defaults(do=_run)
-    show = verbs.add_parser("show", help="print a finished run")
-    show.add_argument("run_dir", type=Path)
-    show.set_defaults(do=_show)
-    return parser
+    run.set_defaults(do=_run, spec=spec)
 
 
 def _add_option(parser: argparse.ArgumentParser, field: Any) -> None:
@@ -90,7 +98,13 @@ def _add_option(parser: argparse.ArgumentParser, field: Any) -> None:
         parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
                             help="a setting of the method; may be repeated")  # fmt: skip
         return
+    if field.name == "analysis":  # said by the verb
+        return
     name, param = "--" + field.name.replace("_", "-"), _params.params(RunSpec).get(field.name)
+    if field.name == "keep_float":
+        parser.add_argument(name, action="append", default=[], metavar="LAYER",
+                            help="a layer that stays in float; may be repeated")  # fmt: skip
+        return
     if param is None:
         parser.add_argument(
             name,
@@ -115,8 +129,14 @@ def _spec(args: argparse.Namespace) -> RunSpec:
         if not equals or not name.strip():
             raise Refused(f"--set takes NAME=VALUE, such as --set steps=500; got {text!r}.")
         settings[name.strip()] = value.strip()
-    given = {f.name: getattr(args, f.name) for f in fields(RunSpec) if f.name != "settings"}
-    return specs.absolute(specs.checked(RunSpec(**given, settings=settings)))
+    given = {f.name: getattr(args, f.name) for f in fields(RunSpec) if hasattr(args, f.name)}
+    given |= {"settings": settings, "keep_float": tuple(args.keep_float)}
+    return specs.absolute(specs.checked(RunSpec(**given)))
+
+
+def _profile_spec(args: argparse.Namespace) -> RunSpec:
+    spec = _spec(args)
+    return replace(profile.spec_of(spec), test=spec.test or profile.IMAGES)
 
 
 # ---- what is done -------------------------------------------------------------------------------
@@ -130,13 +150,13 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    spec = _spec(args)
+    spec = args.spec(args)
     if args.threads is not None and args.threads < 1:
         raise Refused(f"--threads must be at least 1; got {args.threads}.")
     runs = (args.runs or store.runs_dir()).expanduser().absolute()
     with store.private(runs, spec.key) as folder, _only_ours_on_stdout():
         try:
-            record = _work(spec, folder, args.threads)
+            record = _work(spec, folder, runs, args.threads)
         except Refused as error:
             raise Refused(f"{error}{_kept(folder, runs / f'.failed-{spec.key}')}") from None
         except Cancelled:
@@ -149,7 +169,7 @@ def _run(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _work(spec: RunSpec, folder: Path, threads: int | None) -> RunRecord:
+def _work(spec: RunSpec, folder: Path, runs: Path, threads: int | None) -> RunRecord:
     # both before torch is loaded: it reads them once
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if threads is not None:
@@ -167,7 +187,7 @@ def _work(spec: RunSpec, folder: Path, threads: int | None) -> RunRecord:
             progress(event)
 
         try:
-            return run(spec, report, folder)
+            return run(spec, report, folder, [runs, store.demo_dir()])
         finally:
             progress.close()
 

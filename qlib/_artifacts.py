@@ -9,8 +9,11 @@ from torch import Tensor
 
 from qlib.datasets._base import Images
 from qlib.model import QuantModel
+from qlib.quantizers._base import Quantizer
 
 PICTURES = 12  # the first test images, and as many more whose answer changed
+# two ranges; powers of a base; a grid for each input channel, in activations and in weights
+KINDS = ("unit_shift", "sign_shift", "per_octave", "ratio", "offset", "column")
 
 
 def save_predictions(
@@ -40,18 +43,31 @@ def _picture(images: Images, index: int, side: int = 64) -> np.ndarray:
 
 
 def save_quantizers(model: QuantModel, folder: Path) -> None:
-    """``quantizers.safetensors``: scale and zero-point of every point, codes of every weight."""
+    """``quantizers.safetensors``: scale and zero-point of every point, codes of every weight.
+
+    With ``POINT.exponent`` where a grid is bent, what `KINDS` names for other grids, and
+    ``LAYER.bias.added`` where a method corrects biases: all that `qlib._restore` needs to compute
+    the same again.
+    """
     tensors: dict[str, Tensor] = {}
     for name, layer in model.weighted().items():
         quantizer = layer.weight_point.quantizer
         if quantizer is not None:
             kind = torch.int8 if quantizer.scheme.symmetric else torch.uint8
             tensors[f"{name}.weight.codes"] = quantizer.codes(layer.weight).to(kind)
-            tensors[f"{name}.weight.scale"] = quantizer.scale
-            tensors[f"{name}.weight.zero_point"] = quantizer.zero_point
+            tensors |= _grid(f"{name}.weight", quantizer)
+        if layer.correction is not None:
+            tensors[f"{name}.bias.added"] = layer.correction.added
     for name, point in model.points.items():
         if point.quantizer is not None:
-            tensors[f"{name}.scale"] = point.quantizer.scale
-            tensors[f"{name}.zero_point"] = point.quantizer.zero_point
+            tensors |= _grid(name, point.quantizer)
     ready = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     save_file(ready, folder / "quantizers.safetensors")
+
+
+def _grid(name: str, quantizer: Quantizer) -> dict[str, Tensor]:
+    """What says which value a code stands for; some parts belong to one kind of grid alone."""
+    parts = ("scale", "zero_point", "exponent", *KINDS)
+    return {
+        f"{name}.{part}": getattr(quantizer, part) for part in parts if hasattr(quantizer, part)
+    }

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import zipfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,17 +16,19 @@ if TYPE_CHECKING:  # loaded late: the first page needs no arrays
     import numpy as np
 
 RECORD, LAYERS, PREDS = "run.json", "layers.csv", "preds.npz"
-TEXT = {"point", "layer", "unit", "kind", "tensor"}  # columns of layers.csv that stay text
-WHOLE = {"bits", "channels", "macs", "params"}
+PROFILE = "profile.csv"  # in place of layers.csv where the run is a sensitivity analysis
+TEXT = {"point", "layer", "unit", "kind", "tensor", "mode", "split", "data"}  # columns of text
+WHOLE = {"bits", "channels", "macs", "params", "n"}
 
 
 def load(folder: Path) -> RunRecord:
-    """The whole record of a run folder, one dict a row of ``layers.csv`` (empty cells are None).
+    """The whole record of a run folder, one dict a row of its table (empty cells are None).
 
     Raises:
         Refused: missing, empty, truncated, or of another format version.
     """
-    record, file = load_head(folder), folder / LAYERS
+    record = load_head(folder)
+    file = folder / table(record)
     try:
         text = file.read_bytes()
         if not text.endswith(b"\n"):
@@ -33,9 +36,16 @@ def load(folder: Path) -> RunRecord:
         rows = list(csv.DictReader(io.StringIO(text.decode(), newline=""), strict=True))
         if any(None in row or None in row.values() for row in rows):
             raise ValueError("a row of another length")
+        if len(rows) != record.data.get("profile_rows", len(rows)):
+            raise ValueError("fewer rows than were written")
         return replace(record, layers=[{k: _cell(k, v) for k, v in row.items()} for row in rows])
     except (OSError, ValueError, csv.Error) as error:
         raise Refused(broken(file, error)) from None
+
+
+def table(record: RunRecord) -> str:
+    """The file that holds ``record.layers``; without it a folder is no finished run."""
+    return PROFILE if record.spec.analysis else LAYERS
 
 
 def load_head(folder: Path) -> RunRecord:
@@ -61,28 +71,36 @@ def load_preds(folder: Path) -> "dict[str, np.ndarray]":
     Raises:
         Refused: missing, truncated, or not plain arrays.
     """
+    return load_arrays(folder / PREDS)
+
+
+def load_arrays(file: Path) -> "dict[str, np.ndarray]":
+    """All arrays of an ``.npz`` file of a run folder.
+
+    Raises:
+        Refused: missing, truncated, or not plain arrays.
+    """
     import numpy as np
 
-    file = folder / PREDS
     try:
         with file.open("rb") as handle, np.load(handle, allow_pickle=False) as found:
             arrays = {name: found[name] for name in found.files}
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):
             raise ValueError("a member that is no array")
         return arrays
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise Refused(broken(file, error)) from None
 
 
 def write_record(record: RunRecord, folder: Path) -> None:
-    """``run.json`` and ``layers.csv`` of a private folder; `qlib.store.finish` publishes it.
+    """``run.json`` and the table of a private folder; `qlib.store.finish` publishes it.
 
     Raises:
         Refused: the folder cannot be written, or the disk is full.
     """
     columns = list(dict.fromkeys(name for row in record.layers for name in row))
     with writing(folder):
-        with (folder / LAYERS).open("w", newline="", encoding="utf-8") as out:
+        with (folder / table(record)).open("w", newline="", encoding="utf-8") as out:
             writer = csv.DictWriter(out, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(record.layers)

@@ -4,14 +4,19 @@ import math
 from pathlib import Path
 from typing import Any
 
+from qlib import profile
 from qlib.records import RunRecord
 
 WORST = 5  # tensors with the largest error that the lines name
 
 
 def as_json(record: RunRecord, run_dir: Path) -> dict[str, Any]:
-    """What ``run --json`` prints; numbers that are not finite become null."""
-    return {
+    """What ``run --json`` prints; numbers that are not finite become null.
+
+    An analysis has ``worst`` too: the layers that alone do the most damage, the worst first.
+    """
+    worst = {"worst": profile.worst(record.layers)} if record.spec.analysis else {}
+    return worst | {
         "spec": record.spec.to_json(),
         "metrics": {name: _finite(value) for name, value in record.metrics.items()},
         "seconds": {name: _finite(value) for name, value in record.seconds.items()},
@@ -21,13 +26,26 @@ def as_json(record: RunRecord, run_dir: Path) -> dict[str, Any]:
 
 
 def as_text(record: RunRecord, run_dir: Path) -> str:
-    """What ``run`` and ``show`` print for people."""
-    spec, m = record.spec, record.metrics
+    """What ``run``, ``sensitivity`` and ``show`` print for people."""
+    spec = record.spec
     settings = ", ".join(f"{name} {value}" for name, value in spec.settings.items())
     lines = [
         f"{spec.model} on {spec.data}: {spec.method} W{spec.weight_bits}A{spec.act_bits}, "
         f"edge layers {spec.edge_layers}, placement {spec.placement}, seed {spec.seed}",
         f"settings   {settings or 'none'}; {spec.calib} calibration images",
+        *(_layer_by_layer(record) if spec.analysis else _measured(record)),
+        f"time       {', '.join(f'{name} {value:.1f} s' for name, value in record.seconds.items())}"
+        f"; peak memory {record.peak_mb:.0f} MB",
+        *(_worst(record.layers) if not spec.analysis else ()),
+        *(f"note       {note}" for note in record.notes),
+        f"folder     {run_dir}",
+    ]
+    return "\n".join(lines)
+
+
+def _measured(record: RunRecord) -> list[str]:
+    m = record.metrics
+    return [
         f"top-1      {_n(m, 'top1')} % ({_n(m, 'top1_low')} to {_n(m, 'top1_high')} % with 95 % "
         f"certainty, n = {m.get('n', 0):.0f}); float {_n(m, 'top1_float')} %, "
         f"nearest {_n(m, 'top1_nearest')} %",
@@ -35,13 +53,21 @@ def as_text(record: RunRecord, run_dir: Path) -> str:
         f"lost, {m.get('gained', 0):.0f} gained",
         f"size       {_n(m, 'weight_mb', 3)} MB of weights, {_n(m, 'gbops', 3)} billion "
         "bit-operations per image",
-        f"time       {', '.join(f'{name} {value:.1f} s' for name, value in record.seconds.items())}"
-        f"; peak memory {record.peak_mb:.0f} MB",
-        *_worst(record.layers),
-        *(f"note       {note}" for note in record.notes),
-        f"folder     {run_dir}",
     ]
-    return "\n".join(lines)
+
+
+def _layer_by_layer(record: RunRecord) -> list[str]:
+    """The whole network in each split, then the layers that alone do the most damage."""
+    rows, n = record.layers, int(record.metrics.get("n", 0))
+    kl = {(row["mode"], row["split"], row["layer"]): row["kl"] for row in rows}
+    whole = ", ".join(f"{s} {kl['all', s, '']:.3g}" for s in profile.PARTS if ("all", s, "") in kl)
+    named = (f"{layer} {kl['only', 'both', layer]:.3g}" for layer in profile.worst(rows, WORST))
+    trust = "agree" if profile.stable(rows) else "differ: measure more images to be sure"
+    return [
+        f"KL         {whole} nats away from the float network's answers (n = {n})",
+        f"worst      {', '.join(named)} nats, each layer quantized alone",
+        f"halves     the worst {profile.WORST} layers of two halves of the images {trust}",
+    ]
 
 
 def _worst(layers: list[dict[str, Any]]) -> list[str]:

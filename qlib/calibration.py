@@ -14,7 +14,7 @@ from qlib.histogram import Histogram
 from qlib.model import QuantModel
 from qlib.observers._base import Observer
 from qlib.points import QuantLayer, QuantPoint
-from qlib.quantizers._base import Quantizer
+from qlib.quantizers._base import Learner, Quantizer
 from qlib.quantizers.uniform import Uniform
 from qlib.records import Event, Refused, Report, ignore
 from qlib.scheme import BitPlan
@@ -79,6 +79,11 @@ class Unit:
         points = [layer.weight_point for layer in self.weighted] + self.points()
         return [p.quantizer for p in points if p.quantizer is not None]
 
+    def learners(self) -> list[Learner]:
+        """All that can be learned: the quantizers, and corrections of biases if there are any."""
+        corrections = [layer.correction for layer in self.weighted if layer.correction is not None]
+        return self.quantizers() + corrections
+
 
 @dataclass
 class Calibration:
@@ -106,6 +111,7 @@ class Calibration:
         """Ranges from the weights themselves."""
         for i, (name, layer) in enumerate(model.weighted().items()):
             scheme = plan.weights.get(name)
+            layer.correction = None
             layer.weight_point.fill(
                 Uniform.fit(layer.weight, scheme, self.weight_observer) if scheme else None
             )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from qlib.profile import IMAGES
 from qlib.records import RunRecord, RunSpec
 
 LATEST = 5  # newest runs that an estimate looks at
@@ -35,7 +36,10 @@ def estimate(spec: RunSpec, records: Sequence[RunRecord]) -> Estimate:
     and batch; the number of units is the network's and the method's own, so runs of the same
     method count first, and those of others only with a wider range.
     """
-    known = [r for r in records if (r.spec.model, r.spec.device) == (spec.model, spec.device)]
+    same_work = (spec.model, spec.device, spec.analysis)
+    known = [r for r in records if (r.spec.model, r.spec.device, r.spec.analysis) == same_work]
+    if not known and spec.analysis:
+        return _from_passes(spec, records)
     if not known:
         return Estimate(None, None, None, None, _unknown(spec, ""))
     disk = known[0].metrics.get("weight_mb_float", 0.0) / 4 + REST_MB  # a code is a byte
@@ -56,6 +60,35 @@ def estimate(spec: RunSpec, records: Sequence[RunRecord]) -> Estimate:
         f"Scaled from {len(used)} finished run{'s' * (len(used) > 1)} of {spec.model} with "
         f"{whose}.",
         _knobs(spec, phases[0]),
+    )
+
+
+def _from_passes(spec: RunSpec, records: Sequence[RunRecord]) -> Estimate:
+    """The first analysis of a network: its forward passes, timed by a run whose layers are known.
+
+    Each of L layers in U units needs the units from its own on: (U + 1)/2U of a pass.
+    """
+    plain = (r for r in records if not r.spec.analysis and r.layers)
+    run = next(
+        (r for r in plain if (r.spec.model, r.spec.device) == (spec.model, spec.device)), None
+    )
+    if run is None or not run.seconds.get("evaluate"):
+        return Estimate(None, None, None, None, _unknown(spec, ""))
+    rows = [row for row in run.layers if row["tensor"] != "output"]
+    units = len({row["unit"] for row in rows})
+    weights = {row["layer"] for row in rows if row["tensor"] == "weight"}
+    inputs = {row["layer"] for row in rows if row["tensor"] != "weight"}
+    layers = len(weights) + len(inputs) + len(weights | inputs)
+    passes = 4 + 2 * layers * (units + 1) / (2 * units)
+    measured = 2 if run.spec.method == "nearest" else 3  # float, nearest, and the method
+    images = _test_images(spec, run, records) / max(1.0, run.metrics.get("n", 1))
+    seconds = passes * images * run.seconds["evaluate"] / measured
+    return Estimate(
+        seconds / STRANGER,
+        seconds * STRANGER,
+        run.peak_mb,
+        REST_MB,
+        f"About {passes:.0f} passes through {spec.model}, as long as those of a finished run took.",
     )
 
 
@@ -84,10 +117,12 @@ def _phases(spec: RunSpec, record: RunRecord, test: float) -> dict[str, float]:
     batch, old_batch = spec.settings.get("batch"), old.settings.get("batch")
     if batch and old_batch:
         work *= batch / old_batch
+    images = test / max(1.0, record.metrics.get("n", 1))
     named = {
         "calibrate": took.get("calibrate", 0.0) * spec.calib / old.calib,
         "reconstruct": took.get("reconstruct", 0.0) * work,
-        "evaluate": took.get("evaluate", 0.0) * test / max(1.0, record.metrics.get("n", 1)),
+        "evaluate": took.get("evaluate", 0.0) * images,
+        "profile": took.get("profile", 0.0) * images,
     }
     fixed = took.get("total", 0.0) - sum(took.get(name, 0.0) for name in named)
     return {"load": max(0.0, fixed)} | named
@@ -95,8 +130,8 @@ def _phases(spec: RunSpec, record: RunRecord, test: float) -> dict[str, float]:
 
 def _test_images(spec: RunSpec, record: RunRecord, records: Sequence[RunRecord]) -> float:
     """How many the run will measure; when "all" was never counted, as many as the old run did."""
-    if spec.test is not None:
-        return spec.test
+    if spec.test is not None or spec.analysis:
+        return spec.test or IMAGES
     whole = (r for r in records if r.spec.data == spec.data and r.spec.test is None)
     return next(whole, record).metrics.get("n", 1)
 
@@ -113,6 +148,7 @@ def _knobs(spec: RunSpec, phases: dict[str, float]) -> tuple[str, ...]:
     says = {
         "reconstruct": f"reconstruction: {_steps(spec)} steps a unit",
         "evaluate": f"measuring: {spec.test or 'all'} test images",
+        "profile": f"measuring layer by layer: {spec.test or IMAGES} test images each",
         "calibrate": f"calibration: {spec.calib} images",
     }
     shares = sorted(((phases[name] / total, text) for name, text in says.items()), reverse=True)

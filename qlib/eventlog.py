@@ -14,7 +14,8 @@ from qlib._disk import writing
 from qlib.records import Event
 
 FILE = "events.jsonl"
-KEPT = 200  # events of one unit that are kept, the first and the last always
+KEPT = 200  # steps of one unit that are kept, the first and the last always …
+TOGETHER, FEWEST = 700, 25  # … fewer where there are many units: about so many in all
 EMPTY = {f.name: f.default for f in fields(Event) if f.name != "phase"} | {"t": 0.0, "mb": 0.0}
 TAIL = 4096  # bytes that surely hold the last line
 
@@ -22,9 +23,10 @@ TAIL = 4096  # bytes that surely hold the last line
 class EventLog:
     """Appends events to ``folder/events.jsonl``, each flushed at once; call it with an `Event`.
 
-    Of a unit's reconstruction steps about `KEPT` are kept; every other event is. To the fields
-    that are not empty come ``t``, seconds since the log was opened, and ``mb``, resident memory
-    in 10⁶ bytes. A loss that is not finite is left out: JSON has no word for it.
+    Of a unit's reconstruction steps at most about `KEPT` are kept, and all that tell of its
+    rounding; of a profile its rows; every other event is. To the fields that are not empty come
+    ``t``, seconds since the log was opened, and ``mb``, resident memory in 10⁶ bytes. Losses are
+    written with four digits; one that is not finite is left out: JSON has no word for it.
 
     Raises:
         Refused: the file cannot be written, or the disk is full.
@@ -43,20 +45,26 @@ class EventLog:
         values = {
             "loss": _number(event.loss),
             "penalty": _number(event.penalty),
-            "t": round(self._clock() - self._start, 3),
-            "mb": round(self._process.memory_info().rss / 1e6, 1),
+            "flipped": _number(event.flipped),
+            "t": round(self._clock() - self._start, 2),
+            "mb": round(self._process.memory_info().rss / 1e6),
         }
         line = _shallow(event) | values
         full = {k: v for k, v in line.items() if k in ("t", "mb") or v != EMPTY.get(k)}
         with writing(self._folder):
-            self._out.write(json.dumps(full).encode() + b"\n")
+            self._out.write(json.dumps(full, separators=(",", ":")).encode() + b"\n")
 
     def _keeps(self, event: Event) -> bool:
         unit = (event.phase, event.unit, event.index)
         first, self._unit = unit != self._unit, unit
+        if event.phase == "profile":
+            return not event.steps  # finished rows; the steps between are for who listens now
         if event.phase != "reconstruct" or first or event.step >= event.steps:
             return True
-        return event.step % math.ceil(event.steps / KEPT) == 0
+        if event.soft is not None or event.flipped is not None:
+            return True
+        kept = min(KEPT, max(FEWEST, TOGETHER // max(1, event.of)))
+        return event.step % math.ceil(event.steps / kept) == 0
 
     def close(self) -> None:
         self._out.close()
@@ -110,4 +118,4 @@ def _number(value: Any) -> float | None:
     if value is None:
         return None
     number = float(value.detach() if hasattr(value, "detach") else value)
-    return float(f"{number:.6g}") if math.isfinite(number) else None
+    return float(f"{number:.4g}") if math.isfinite(number) else None

@@ -37,12 +37,12 @@ class Histogram:
                 "Check the weights and the images for infinite values."
             )
         self.lo, self.hi = min(self.lo, lo), max(self.hi, hi)
-        flat = _strided(x, self.limit)
+        seen = strided(x, self.limit)
         if self.width == 0.0:
             self.start, self.width = lo, max(hi - lo, 1e-12) * (1 + 1e-6) / BINS
         self._grow(lo, hi)
         end = self.start + BINS * self.width
-        self.counts += torch.histc(flat.float(), BINS, self.start, end).double().cpu()
+        self.counts += torch.histc(seen.float(), BINS, self.start, end).double().cpu()
 
     def values(self) -> tuple[Tensor, Tensor]:
         """(1, n) bin centres with exact extremes added, and (1, n) how often each occurs."""
@@ -65,16 +65,25 @@ class Histogram:
             self.counts = torch.cat([empty, pairs] if downwards else [pairs, empty])
 
 
-def _strided(x: Tensor, limit: int) -> Tensor:
-    """At most ``limit`` elements of ``x``, evenly spread, as a vector.
+def strided(x: Tensor, limit: int, like: Tensor | None = None) -> Tensor:
+    """At most ``limit`` elements of ``x``, evenly spread, as a vector; ``like`` as in `flat`.
 
     The stride is odd, so that it does not fall in step with channel counts.
     """
-    flat = x.flatten() if x.is_contiguous() else x.permute(_order(x)).flatten()
-    stride = -(-flat.numel() // limit)
-    return flat[:: stride + (stride > 1 and stride % 2 == 0)]
+    values = flat(x, like)
+    stride = -(-values.numel() // limit)
+    return values[:: stride + (stride > 1 and stride % 2 == 0)]
+
+
+def flat(x: Tensor, like: Tensor | None = None) -> Tensor:
+    """All elements as a vector, in the order in which ``like`` (default ``x``) lies in memory.
+
+    Copies nothing when ``x`` is dense and lies in that order.
+    """
+    like = x if like is None else like
+    return x.flatten() if like.is_contiguous() else x.permute(_order(like)).flatten()
 
 
 def _order(x: Tensor) -> list[int]:
-    """Dimensions by falling stride: flattening in this order copies nothing if x is dense."""
+    """Dimensions by falling stride."""
     return sorted(range(x.dim()), key=lambda d: -x.stride(d))

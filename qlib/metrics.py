@@ -10,19 +10,9 @@ from qlib.histogram import Histogram
 from qlib.model import QuantModel
 from qlib.points import QuantLayer
 from qlib.quantizers._base import Quantizer
-
-Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
-
-
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """The 95 % score interval of a share, both ends in [0, 1] (Wilson 1927)."""
-    if n == 0:
-        return 0.0, 1.0
-    share, z2 = hits / n, Z95**2
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    # at the ends the formula gives 0 and 1 but for the last digits
-    return 0.0 if hits == 0 else middle - half, 1.0 if hits == n else middle + half
+from qlib.quantizers._levels import outside, step
+from qlib.recording import Errors
+from qlib.statistics import wilson
 
 
 def sqnr(x: Tensor, x_hat: Tensor) -> float:
@@ -78,11 +68,19 @@ def costs(model: QuantModel) -> dict[str, float]:
     }
 
 
-def layer_rows(model: QuantModel, seen: Mapping[str, Histogram]) -> list[dict[str, object]]:
+def layer_rows(
+    model: QuantModel,
+    seen: Mapping[str, Histogram],
+    calib: Mapping[str, Errors] | None = None,
+    test: Mapping[str, Errors] | None = None,
+) -> list[dict[str, object]]:
     """One row for each quantized tensor, in order of execution; see the columns in `_row`.
 
-    ``seen``: histograms of the float network's activations by point name; the local error of an
-    activation is computed on their bins.
+    Args:
+        seen: histograms of the float network's activations by point name; the error of rounding
+            an activation is computed on their bins.
+        calib, test: what happened to each layer's output on these images; with them every layer
+            gets a row of its own for its output.
     """
     rows = []
     for name, layer in model.layers.items():
@@ -91,6 +89,8 @@ def layer_rows(model: QuantModel, seen: Mapping[str, Histogram]) -> list[dict[st
     for name, point in model.points.items():
         if point.quantizer is not None:
             rows.append(_input_row(model, name, point.quantizer, seen[name]))
+    for name in calib or ():
+        rows.append(_output_row(model, name, calib[name], (test or {}).get(name)))
     order = {name: i for i, name in enumerate(model.layers)}
     return sorted(rows, key=lambda row: order.get(row["layer"], _first(model, row, order)))
 
@@ -100,39 +100,52 @@ def _first(model: QuantModel, row: dict, order: dict[str, int]) -> float:
     return order[inner[0]] - 0.5 if inner else math.inf
 
 
-def _row(model: QuantModel, point: str, tensor: str, quantizer: Quantizer) -> dict[str, object]:
+def _row(model: QuantModel, point: str, tensor: str) -> dict[str, object]:
     layer = point.rpartition(".")[0]
     found = model.layers.get(layer)
-    main = tensor in ("weight", "left")
     return {
         "point": point,
         "layer": layer,
         "unit": model.unit_of(layer),
         "kind": found.kind if found is not None else "boundary",
         "tensor": tensor,
+    }
+
+
+def _grid_row(model: QuantModel, point: str, tensor: str, quantizer: Quantizer) -> dict:
+    row = _row(model, point, tensor)
+    main = tensor in ("weight", "left")
+    return row | {
         "bits": quantizer.scheme.bits,
         "symmetric": quantizer.scheme.symmetric,
         "scale": float(quantizer.scale.mean()),
         "zero_point": float(quantizer.zero_point.mean()),
-        "channels": quantizer.scale.numel(),
-        "macs": model.macs.get(layer, 0) if main else "",
-        "params": found.weight.numel() if tensor == "weight" else "",
+        "channels": quantizer.grids,
+        "macs": model.macs.get(row["layer"], 0) if main else "",
+        "params": model.layers[row["layer"]].weight.numel() if tensor == "weight" else "",
     }
 
 
 def _weight_row(model: QuantModel, name: str, layer: QuantLayer) -> dict[str, object]:
+    """``rmse_step``: √ mean of squared errors, each in steps of its own grid (0.289: rounding)."""
     quantizer, weight = layer.weight_point.quantizer, layer.weight
     with torch.no_grad():
         rounded, codes = quantizer(weight), quantizer.codes(weight)
-        nearest = Quantizer.codes(quantizer, weight)
-        split = quantizer.scheme.granularity.split(weight)
-        raw = (split / quantizer.scale).round() + quantizer.zero_point
-        outside = (raw < quantizer.scheme.qmin) | (raw > quantizer.scheme.qmax)
-    return _row(model, f"{name}.weight", "weight", quantizer) | {
+        nearest = quantizer.nearest(weight)
+        steps = (rounded - weight) / step(quantizer, weight)
+        clipped = outside(quantizer, weight)
+    return _grid_row(model, f"{name}.weight", "weight", quantizer) | {
         "sqnr_db": sqnr(weight, rounded),
-        "clipped": float(outside.double().mean()),
+        "clipped": float(clipped.double().mean()),
         "flipped": float((codes != nearest).double().mean()),
+        "mse": _mse(rounded, weight),
+        "mse_nearest": _mse(quantizer.values(nearest), weight),
+        "rmse_step": float(steps.double().square().mean().sqrt()),
     }
+
+
+def _mse(x: Tensor, y: Tensor) -> float:
+    return float((x - y).double().square().mean())
 
 
 def _input_row(
@@ -141,15 +154,29 @@ def _input_row(
     values, counts = (t.to(quantizer.scale.device) for t in seen.values())
     with torch.no_grad():
         rounded = quantizer(values)
-        low = (quantizer.scheme.qmin - quantizer.zero_point - 0.5) * quantizer.scale
-        high = (quantizer.scheme.qmax - quantizer.zero_point + 0.5) * quantizer.scale
-        outside = ((values < low) | (values > high)).double()
+        steps = ((rounded - values) / step(quantizer, values)).double()
+        clipped = outside(quantizer, values).double()
     root = counts.double().sqrt()
-    return _row(model, name, name.rpartition(".")[2], quantizer) | {
+    return _grid_row(model, name, name.rpartition(".")[2], quantizer) | {
         "sqnr_db": sqnr(values * root, rounded * root),
-        "clipped": float((outside * counts).sum()),
+        "clipped": float((clipped * counts).sum()),
         "flipped": "",
+        "rmse_step": float((steps.square() * counts).sum().sqrt()),
     }
+
+
+def _output_row(
+    model: QuantModel, name: str, calib: Errors, test: Errors | None
+) -> dict[str, object]:
+    """What happened to a layer's output; the columns of held-out images end in ``_test``."""
+    row = _row(model, f"{name}.output", "output")
+    for suffix, errors in (("", calib), ("_test", test)):
+        if errors is not None and errors.alone.n:
+            row |= {f"local_{k}{suffix}": v for k, v in errors.alone.told().items()}
+            row |= {f"acc_{k}{suffix}": v for k, v in errors.together.told().items()}
+    if calib.nearest.n:
+        row["acc_mse_nearest"] = calib.nearest.told()["mse"]
+    return row
 
 
 def _bits(model: QuantModel, layer: str) -> tuple[int, int]:

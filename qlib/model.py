@@ -141,6 +141,12 @@ class QuantModel(nn.Module):
         """The block that holds a layer, or the layer itself."""
         return next((b for b in self.blocks if layer == b or layer.startswith(b + ".")), layer)
 
+    def boundary_of(self, layer: str) -> QuantPoint | None:
+        """The boundary whose quantized tensor a layer with a weight reads as it is, if any."""
+        if f"{layer}.input" in self.points:
+            return None
+        return self.boundaries.get(self.unit_of(layer))
+
     def layers_of(self, unit: str) -> list[str]:
         """Layers of a unit, in order of execution."""
         return [name for name in self.layers if self.unit_of(name) == unit]

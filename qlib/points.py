@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from qlib.attention import MatMul
-from qlib.quantizers._base import Quantizer
+from qlib.quantizers._base import Learner, Quantizer
 
 
 class QuantPoint(nn.Module):
@@ -51,14 +51,30 @@ class WeightPoint(QuantPoint):
         return self._kept
 
 
+class BiasCorrection(Learner):
+    """What a layer adds to its output channels, (channels,), while its weight is quantized."""
+
+    def __init__(self, channels: int, like: Tensor) -> None:
+        super().__init__()
+        self.added = nn.Parameter(like.new_zeros(channels), requires_grad=False)
+
+    def learnable(self) -> dict[str, list[nn.Parameter]]:
+        return {"bias": [self.added]}
+
+
 class QuantLayer(nn.Module):
-    """A convolution or a linear layer with a point on its weight and one on its input."""
+    """A convolution or a linear layer with a point on its weight and one on its input.
+
+    ``correction``: a method's correction of the bias, if it makes one; off with the weight point,
+    so that the float network stays what it was.
+    """
 
     def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
         super().__init__()
         self.layer = layer
         self.weight_point = WeightPoint()
         self.input_point = QuantPoint()
+        self.correction: BiasCorrection | None = None
 
     @property
     def kind(self) -> str:
@@ -77,13 +93,29 @@ class QuantLayer(nn.Module):
         """Activation points by the name of their tensor."""
         return {"input": self.input_point}
 
+    def correct_bias(self) -> BiasCorrection:
+        """Give the layer a correction of 0, in place of any that it had."""
+        self.correction = BiasCorrection(self.weight.shape[0], self.weight)
+        return self.correction
+
     def forward(self, x: Tensor) -> Tensor:
         layer, weight, x = self.layer, self.weight_point(self.layer.weight), self.input_point(x)
+        bias = self._bias_in_use()
         if type(layer) is nn.Conv2d:
-            return layer._conv_forward(x, weight, layer.bias)
+            return layer._conv_forward(x, weight, bias)
         if type(layer) is nn.Linear:
-            return F.linear(x, weight, layer.bias)
-        return functional_call(layer, {"weight": weight}, (x,))  # timm's padded convolutions etc.
+            return F.linear(x, weight, bias)
+        # timm's padded convolutions etc.
+        if layer.bias is None:
+            y = functional_call(layer, {"weight": weight}, (x,))
+            return y if bias is None else y + bias.reshape(-1, *(1, 1) * (self.kind == "conv"))
+        return functional_call(layer, {"weight": weight, "bias": bias}, (x,))
+
+    def _bias_in_use(self) -> Tensor | None:
+        if self.correction is None or not self.weight_point.on:
+            return self.bias
+        added = self.correction.added
+        return added if self.bias is None else self.bias + added
 
 
 class QuantMatMul(nn.Module):

@@ -14,6 +14,7 @@ WORDS = {
     "calibrate": "calibrating",
     "reconstruct": "reconstructing",
     "evaluate": "measuring",
+    "profile": "layer by layer",
     "save": "saving",
 }
 

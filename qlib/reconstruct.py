@@ -11,6 +11,7 @@ from torch import Tensor
 from qlib.calibration import Unit
 from qlib.quantizers._base import Quantizer
 from qlib.records import Event, Refused, Report
+from qlib.snapshots import look, moments
 
 CHECK_EVERY = 50  # steps between looks at the loss: looking makes a GPU wait
 
@@ -72,7 +73,7 @@ def reconstruct(
         Refused: the loss became infinite or not a number; the unit and the step are named. The
             unit is then as it was before, and hard.
     """
-    quantizers = unit.quantizers()
+    quantizers = unit.learners()  # and corrections of biases
     groups = _groups(quantizers, learn)
     soft = _penalised(quantizers, groups) if penalty else []
     inputs = inputs or (lambda at: unit.inputs[at])
@@ -84,7 +85,7 @@ def reconstruct(
 
     with _hardening(quantizers), _learning(unit, groups), torch.enable_grad():
         optimizer = _optimizer(groups) if groups else None
-        pushed = None
+        pushed, looks = None, moments(steps, unit.of)
         for step in range(steps if groups else 0):
             size, device = len(unit.targets), unit.targets.device
             loss = error(torch.randint(size, (batch,), generator=generator, device=device))
@@ -102,7 +103,8 @@ def reconstruct(
                 if beta is not None:
                     pushed = penalty * sum(q.penalty(beta).detach() for q in soft)
             at = (unit.title, unit.index, unit.of, step + 1, steps)
-            report(Event("reconstruct", *at, loss.detach(), pushed))
+            seen = look(unit) if step + 1 in looks else {}
+            report(Event("reconstruct", *at, loss.detach(), pushed, **seen))
 
 
 def _optimizer(groups: list[tuple[list, Rate]]) -> torch.optim.Adam:
@@ -143,7 +145,8 @@ def _learning(unit: Unit, groups: list[tuple[list, Rate]]) -> Iterator[None]:
 def _groups(quantizers: list, learn: Mapping[str, Rate]) -> list[tuple[list, Rate]]:
     groups = []
     for role, rate in learn.items():
-        params = [p for q in quantizers for p in q.learnable().get(role, [])]
+        offered = [p for q in quantizers for p in q.learnable().get(role, [])]
+        params = list({id(p): p for p in offered}.values())  # one may be shared
         if params and rate.lr > 0:
             groups.append((params, rate))
     return groups

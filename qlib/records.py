@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Protocol
 
 from qlib._params import param
@@ -26,6 +26,8 @@ class RunSpec:
     """Everything that decides a run's result. Frozen, hashable by `key`, JSON both ways.
 
     ``settings`` holds the method's own fields; `qlib.specs.checked` fills in the missing ones.
+    ``keep_float`` names layers that stay in float: their weight and their own inputs get no grid.
+    A field added later must have a default that means "as before": see `key`.
     """
 
     model: str
@@ -56,17 +58,28 @@ class RunSpec:
     seed: int = param(0, "Seed of everything random in the run.", low=0)
     device: str = param("cpu", "Where tensors live.", choices=("cpu", "cuda"))
     settings: dict[str, Any] = field(default_factory=dict)
+    analysis: str = param(
+        "",
+        "What is measured: the quantized network, or its sensitivity layer by layer.",
+        choices=("", "sensitivity"),
+    )
+    keep_float: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
-        """Readable, file-name safe and unique: ``digits-vit_brecq_W4A4_1f2e3d4c5b``."""
-        body = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """Readable, file-name safe and unique: ``digits-vit_brecq_W4A4_1f2e3d4c5b``.
+
+        Only fields away from their default are hashed, so a field added later changes no key.
+        """
+        said = {name: value for name, value in asdict(self).items() if value != _DEFAULTS[name]}
+        body = json.dumps(said, sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(body.encode()).hexdigest()[:10]
         model = re.sub(r"[^A-Za-z0-9.-]+", "-", self.model).strip("-")
-        return f"{model}_{self.method}_W{self.weight_bits}A{self.act_bits}_{digest}"
+        recipe = f"{self.method}_{self.analysis}" if self.analysis else self.method
+        return f"{model}_{recipe}_W{self.weight_bits}A{self.act_bits}_{digest}"
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"keep_float": list(self.keep_float)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "RunSpec":
@@ -79,10 +92,20 @@ class RunSpec:
         unknown = sorted(set(data) - known)
         if unknown:
             raise Refused(f"This run specification has unknown fields: {', '.join(unknown)}.")
+        kept = data.get("keep_float", ())
+        if not isinstance(kept, (list, tuple)) or not all(isinstance(name, str) for name in kept):
+            raise Refused(f"keep_float must be a list of names of layers; got {kept!r}.")
         try:
-            return cls(**data)
+            return cls(**data | {"keep_float": tuple(kept)})
         except TypeError as error:
             raise Refused(f"This run specification is incomplete: {error}.") from None
+
+
+# what each field says when nobody says anything; MISSING for those that must be said
+_DEFAULTS = {
+    f.name: f.default_factory() if f.default_factory is not MISSING else f.default
+    for f in fields(RunSpec)
+}
 
 
 @dataclass(frozen=True)
@@ -90,9 +113,12 @@ class Event:
     """One thing that happened during a run. ``loss`` may be a 0-d tensor: read it with float().
 
     ``unit``/``index``/``of`` name the unit and its place; ``step``/``steps`` count inside it.
+    ``soft``: some of a unit's steps tell how many of its weights have a soft rounding in each of
+    20 even bins from 0 to 1; ``flipped``: the same steps tell the share of its weights (0 to 1)
+    whose code is not the nearest one.
     """
 
-    phase: str  # load | calibrate | reconstruct | evaluate | save
+    phase: str  # one of `PHASES`
     unit: str = ""
     index: int = 0
     of: int = 0
@@ -101,9 +127,11 @@ class Event:
     loss: Any = None
     penalty: Any = None
     note: str = ""
+    soft: Any = None
+    flipped: Any = None
 
 
-PHASES = ("load", "calibrate", "reconstruct", "evaluate", "save")
+PHASES = ("load", "calibrate", "reconstruct", "evaluate", "profile", "save")
 
 
 class Report(Protocol):
@@ -122,7 +150,8 @@ class RunRecord:
 
     ``metrics``: percentages from 0 to 100: top1, top1_low, top1_high (Wilson, 95 %), top1_float,
     top1_nearest, agreement (with float), lost, gained (images), n, weight_mb, gbops, kl (nats).
-    ``layers``: one dict per quantized tensor (see `qlib.metrics.layer_rows`).
+    ``layers``: one dict per quantized tensor (see `qlib.metrics.layer_rows`); of an analysis, one
+    per measurement (see `qlib.profile`), and ``metrics`` tells of fewer things.
     """
 
     spec: RunSpec

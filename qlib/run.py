@@ -3,32 +3,26 @@
 import hashlib
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from qlib import metrics
+from qlib import binning, metrics, recording
 from qlib._artifacts import save_predictions, save_quantizers
 from qlib._process import peak_mb
-from qlib._registry import discover
-from qlib.calibration import Calibration
-from qlib.datasets._base import Dataset, Images
-from qlib.datasets._prepare import batches, to_tensor
+from qlib._registry import discover, lookup
+from qlib._setup import Setup, device_of, set_up
 from qlib.model import QuantModel
-from qlib.models._base import Built
-from qlib.models._units import find_blocks
 from qlib.records import Event, Refused, Report, RunRecord, RunSpec, ignore
 from qlib.scheme import PER_CHANNEL, PER_TENSOR, BitPlan, Granularity, Scheme
-from qlib.specs import checked, source_of
+from qlib.specs import checked
 
 GROUP = 64  # weights that share a scale when granularity is "group"
-EVAL_BATCH = 128
 
 
 @dataclass
@@ -57,12 +51,18 @@ class Clock:
         return named | {"total": sum(self.seconds.values())}
 
 
-def run(spec: RunSpec, report: Report = ignore, folder: Path | None = None) -> RunRecord:
+def run(
+    spec: RunSpec,
+    report: Report = ignore,
+    folder: Path | None = None,
+    known: Sequence[Path] = (),
+) -> RunRecord:
     """Quantize a network as ``spec`` says and measure what that did.
 
     Args:
         report: hears every step; raising `Cancelled` in it stops the run.
         folder: an existing private folder that gets ``run.json``'s companions; None writes nothing.
+        known: runs folders where an analysis may find the run that it is about, finished.
 
     Raises:
         Refused: wrong input, in one sentence. With a folder, what was finished is in it.
@@ -70,66 +70,29 @@ def run(spec: RunSpec, report: Report = ignore, folder: Path | None = None) -> R
     from qlib import store
 
     spec = checked(spec)
-    device = _device(spec)
+    if spec.analysis:
+        from qlib._analysis import analyse  # stands on this file
+
+        return analyse(spec, report, folder, known)
     clock = Clock(report)
-    clock(Event("load", spec.model))
-    generator = torch.Generator(device).manual_seed(spec.seed)
-    built, source, calib_images, same_source = _load(spec)
-    test_images = source.test(spec.test)
-    net = built.module.to(device)
-    calib = _calibration_tensor(calib_images, built, device, clock)
-    model = QuantModel(net, calib[:2], find_blocks(net), spec.placement).to(device)
-    data = Calibration(calib, generator, _observer(spec.weight_observer),
-                       _observer(spec.act_observer), report=clock)  # fmt: skip
-    plan = bit_plan(model, spec)
-    predict = _Predictor(built, test_images, device, clock)
-
-    clock(Event("calibrate", note="ranges"))
-    discover("methods")["nearest"]().apply(model, plan, data, clock)
-    model.switch(weights=True, inputs=True)
-    clock(Event("evaluate", "float"))
-    with model.quantized(weights=False, inputs=False):
-        float_logits = predict(net, "float")
-    nearest_logits = predict(model, "nearest")
-    quant_logits = nearest_logits
-    if spec.method != "nearest":
-        method = discover("methods")[spec.method](**spec.settings)
-        try:
-            clock(Event("calibrate", note=spec.method))
-            method.apply(model, plan, data, clock)
-        except Refused:
-            if folder is not None:
-                save_quantizers(model, folder)
-            raise
-        model.switch(weights=True, inputs=True)
-        quant_logits = predict(model, spec.method)
-
-    labels = torch.from_numpy(test_images.labels)
-    found = metrics.accuracy(labels, quant_logits, float_logits)
-    found["top1_nearest"] = metrics.accuracy(labels, nearest_logits, float_logits)["top1"]
-    found |= metrics.costs(model)
+    device = device_of(spec)
+    setup = set_up(spec, device, clock)
+    logits = quantize(setup, spec, clock, folder)
+    found = _measured(setup, logits)
     clock(Event("save"))
-    classes = source.classes
-    rows = metrics.layer_rows(model, data.histograms(model))
+    rows, measured = _recorded(setup, clock, folder)
     if folder is not None:
-        logits = {"float": float_logits, "quant": quant_logits, "nearest": nearest_logits}
-        save_predictions(folder, test_images, logits, classes)
-        save_quantizers(model, folder)
+        save_predictions(folder, setup.test, logits, setup.classes)
+        save_quantizers(setup.model, folder)
     record = RunRecord(
         spec=spec,
         metrics=found,
         seconds=clock.totals(),
-        peak_mb=_peak_mb(device),
+        peak_mb=peak_of(device),
         layers=rows,
         versions=versions(),
-        data={
-            "calib_hash": _hash(calib_images.ids),
-            "test_hash": _hash(test_images.ids),
-            "calib_n": len(calib_images),
-            "classes": len(classes),
-            "same_source": same_source,
-        },
-        notes=model.notes,
+        data=about_data(setup) | measured,
+        notes=setup.model.notes,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     if folder is not None:
@@ -137,13 +100,80 @@ def run(spec: RunSpec, report: Report = ignore, folder: Path | None = None) -> R
     return record
 
 
+def quantize(
+    setup: Setup, spec: RunSpec, report: Report, folder: Path | None = None
+) -> dict[str, Tensor]:
+    """Apply the method; the model is then quantized and switched on.
+
+    Returns:
+        logits of the held-out images, (n, classes) each: "float", "nearest" (plain rounding) and
+        "quant" (the method).
+
+    Raises:
+        Refused: the method gave up; with a folder, the quantizers of finished units are in it.
+    """
+    model, plan = setup.model, bit_plan(setup.model, spec)
+    report(Event("calibrate", note="ranges"))
+    discover("methods")["nearest"]().apply(model, plan, setup.data, report)
+    model.switch(weights=True, inputs=True)
+    report(Event("evaluate", "float"))
+    with model.quantized(weights=False, inputs=False):
+        logits = {"float": setup.predict(setup.net, "float")}
+    logits["quant"] = logits["nearest"] = setup.predict(model, "nearest")
+    if spec.method != "nearest":
+        method = discover("methods")[spec.method](**spec.settings)
+        try:
+            report(Event("calibrate", note=spec.method))
+            method.apply(model, plan, setup.data, report)
+        except Refused:
+            if folder is not None:
+                save_quantizers(model, folder)
+            raise
+        model.switch(weights=True, inputs=True)
+        logits["quant"] = setup.predict(model, spec.method)
+    return logits
+
+
+def _recorded(
+    setup: Setup, report: Report, folder: Path | None
+) -> tuple[list[dict[str, object]], dict[str, int]]:
+    """The rows of ``layers.csv``, and how many images are behind the errors of outputs.
+
+    With a folder, ``hist.npz`` is in it.
+    """
+    model, n = setup.model, recording.images_for(setup.model)
+    seen = setup.data.histograms(model)
+    calib, test = setup.data.images[:n], setup.predict.first(n)
+    found = recording.record(model, calib, test, report)
+    if folder is not None:
+        binning.save(folder, found.samples.values(), found.sampled)
+    rows = metrics.layer_rows(model, seen, found.calib, found.test)
+    return rows, {"errors_n": len(calib), "errors_n_test": len(test)}
+
+
 def bit_plan(model: QuantModel, spec: RunSpec) -> BitPlan:
-    """The grids that a specification asks for."""
+    """The grids that a specification asks for; none for the layers that it keeps in float.
+
+    A block's boundary belongs to the block's first layer and stays in float with it, so that a run
+    gives what the sensitivity analysis measured (see `qlib.sensitivity.points_of`).
+
+    Raises:
+        Refused: a layer to keep is not there; the nearest names are given.
+    """
     sharing = {"channel": PER_CHANNEL, "tensor": PER_TENSOR, "group": Granularity("group", GROUP)}
     weight = Scheme(spec.weight_bits, spec.symmetric_weights, granularity=sharing[spec.granularity])
     act = Scheme(spec.act_bits, spec.symmetric_acts)
     allocator = discover("allocators")["same"]()
-    return allocator.allocate(model, weight, act, edge_layers=spec.edge_layers)
+    plan = allocator.allocate(model, weight, act, edge_layers=spec.edge_layers)
+    try:
+        kept = {lookup("layer", name, model.layers) for name in spec.keep_float}
+    except ValueError as error:
+        raise Refused(str(error)) from None
+    kept |= {b for b in model.boundaries if model.layers_of(b)[0] in kept}
+    return BitPlan(
+        {name: scheme for name, scheme in plan.weights.items() if name not in kept},
+        {n: scheme for n, scheme in plan.inputs.items() if n.rpartition(".")[0] not in kept},
+    )
 
 
 def versions() -> dict[str, str]:
@@ -155,81 +185,29 @@ def versions() -> dict[str, str]:
     }
 
 
-class _Predictor:
-    """Logits of test images; prepared images are kept while they are few."""
-
-    KEEP = 512e6  # bytes
-
-    def __init__(self, built: Built, images: Images, device: torch.device, report: Report) -> None:
-        self._built, self._images, self._device, self._report = built, images, device, report
-        self._kept: list[Tensor] = []
-
-    def __call__(self, net: torch.nn.Module, name: str) -> Tensor:
-        """(n, classes) on the CPU, in the current state of ``net``."""
-        out, n = [], len(self._images)
-        with torch.no_grad():
-            for x in self._batches():
-                out.append(net(_channels_last(x.to(self._device))).float().cpu())
-                self._report(Event("evaluate", name, step=sum(map(len, out)), steps=n))
-        return torch.cat(out)
-
-    def _batches(self) -> Iterator[Tensor]:
-        if self._kept:
-            yield from self._kept
-            return
-        numel = len(self._images) * int(np.prod(self._built.preprocess.input_size))
-        for _, x in batches(self._images, self._built.preprocess, EVAL_BATCH):
-            if 4 * numel <= self.KEEP:
-                self._kept.append(x)
-            yield x
+def about_data(setup: Setup) -> dict[str, object]:
+    """Which images the numbers are about."""
+    return {
+        "calib_hash": _hash(setup.calib.ids),
+        "test_hash": _hash(setup.test.ids),
+        "calib_n": len(setup.calib),
+        "classes": len(setup.classes),
+        "same_source": setup.same_source,
+    }
 
 
-def _device(spec: RunSpec) -> torch.device:
-    if spec.device == "cuda" and not torch.cuda.is_available():
-        raise Refused(
-            "device 'cuda' was asked for, but PyTorch finds no CUDA device here; use 'cpu'."
-        )
-    return torch.device(spec.device)
+def _measured(setup: Setup, logits: dict[str, Tensor]) -> dict[str, float]:
+    found = metrics.accuracy(setup.labels, logits["quant"], logits["float"])
+    nearest = metrics.accuracy(setup.labels, logits["nearest"], logits["float"])
+    return found | {"top1_nearest": nearest["top1"]} | metrics.costs(setup.model)
 
 
-def _load(spec: RunSpec) -> tuple[Built, Dataset, Images, bool]:
-    """Network, source of images, calibration images, and whether these come from that source."""
-    built = source_of("models", spec.model)().build(spec.model, spec.weights)
-    source = source_of("datasets", spec.data)(spec.data)
-    other = source
-    if spec.calib_data is not None and spec.calib_data != spec.data:
-        other = source_of("datasets", spec.calib_data)(spec.calib_data)
-    calib = other.calibration(spec.calib, spec.seed)  # first: test images are what is left
-    if len(source.classes) != built.classes:
-        raise Refused(
-            f"{spec.model} tells {built.classes} classes apart, but {spec.data} has "
-            f"{len(source.classes)}; choose images of the task that the network was trained for."
-        )
-    return built, source, calib, other is source
-
-
-def _peak_mb(device: torch.device) -> float:
+def peak_of(device: torch.device) -> float:
     """Highest memory so far, 10⁶ bytes: of the GPU where one is used, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     return peak_mb()
 
 
-def _calibration_tensor(
-    images: Images, built: Built, device: torch.device, report: Report
-) -> Tensor:
-    x = to_tensor(images, built.preprocess).to(device)
-    report(Event("load", note=f"{len(x)} calibration images"))
-    return _channels_last(x)
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def _observer(name: str) -> object:
-    return discover("observers")[name]()
-
-
-def _hash(ids: object) -> str:
+def _hash(ids: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]

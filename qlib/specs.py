@@ -60,7 +60,8 @@ def checked(spec: RunSpec) -> RunSpec:
     except ValueError as error:
         raise Refused(str(error)) from None
     settings = {name: getattr(made, name) for name in _params.params(made)}
-    return replace(spec, settings=settings)
+    kept = tuple(sorted({name.strip() for name in spec.keep_float}))  # one set, one key
+    return replace(spec, settings=settings, keep_float=kept)
 
 
 def absolute(spec: RunSpec) -> RunSpec:

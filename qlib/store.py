@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qlib._disk import writing
-from qlib._runfolder import LAYERS, broken, load, load_head, load_preds, write_record
+from qlib._runfolder import broken, load, load_head, load_preds, table, write_record
 from qlib.eventlog import EventLog, events, last_event
 from qlib.records import Refused, RunRecord, RunSpec
 
@@ -139,9 +139,11 @@ def _folders(folder: Path) -> list[Path]:
 def _entry(folder: Path) -> Entry:
     try:
         record = load_head(folder)
-        (folder / LAYERS).stat()
     except Refused as error:
         return Entry(folder, problem=str(error))
+    file = folder / table(record)
+    try:
+        file.stat()
     except OSError as error:
-        return Entry(folder, problem=broken(folder / LAYERS, error))
+        return Entry(folder, problem=broken(file, error))
     return Entry(folder, record)

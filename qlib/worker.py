@@ -61,7 +61,7 @@ def main(folder: Path, runner: Runner | None = None, command: Sequence[str] = jo
 def _run(spec: RunSpec, report: Report, folder: Path) -> object:
     from qlib.run import run  # loads torch: seconds, which a cancelled job need not wait for
 
-    return run(spec, report, folder)
+    return run(spec, report, folder, [folder.parents[2], store.demo_dir()])
 
 
 def _work(job: Job, runner: Runner) -> tuple[str, str]:
@@ -100,9 +100,12 @@ def sentence(error: Exception, last: Event | None, spec: RunSpec, folder: Path) 
     where = "" if last is None else f" during {' '.join(filter(None, (last.phase, last.unit)))}"
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError) or any(sign in text.lower() for sign in OUT_OF_MEMORY):
+        images = f"calibration images (now {spec.calib})"
+        if last is not None and last.phase == "profile":
+            images = f"test images (now {last.steps or spec.test})"
         return (
-            f"There was not enough memory{where}: use fewer calibration images (now {spec.calib}) "
-            f"or a smaller network, or close other programs."
+            f"There was not enough memory{where}: use fewer {images}, or a smaller network, or "
+            "close other programs."
         )
     if isinstance(error, OSError) and error.errno in FULL:
         return disk_trouble(error, folder)

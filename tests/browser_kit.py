@@ -141,12 +141,20 @@ def launched() -> Iterator[object]:
 
 @pytest.fixture(scope="session")
 def chromium():
-    """The browser, once for all tests."""
+    """The browser, once for all tests, however many files import this fixture."""
+    if _RUNNING:
+        yield _RUNNING[0]
+        return
     if not CHROMIUM.exists():
         pytest.skip(f"no browser at {CHROMIUM}")
     pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with launched() as browser:
+        _RUNNING.append(browser)
         yield browser
+        _RUNNING.clear()
+
+
+_RUNNING: list[object] = []
 
 
 @pytest.fixture

@@ -8,7 +8,9 @@ import json
 from functools import cache
 from math import sqrt
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import hist_kit
 import numpy as np
 
 from qlib.records import RunRecord, RunSpec
@@ -65,9 +67,16 @@ def write_run(folder: Path, spec: RunSpec, **changes) -> Path:
     (out / "run.json").write_text(json.dumps(record.to_json()))
     _write_preds(out, images, labels, {"float": logits, "quant": quant, "nearest": nearest})
     _write_layers(out, spec)
+    (out / "hist.npz").write_bytes(_hist(spec.method, spec.weight_bits))
     events = reconstruction_events(spec.method)
     (out / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
     return out
+
+
+@cache
+def _hist(method: str, bits: int) -> bytes:
+    with TemporaryDirectory() as folder:
+        return hist_kit.write(Path(folder), hist_kit.network(method, bits)).read_bytes()
 
 
 def _noisy(logits: np.ndarray, spec: RunSpec, method: str) -> np.ndarray:
@@ -131,33 +140,57 @@ def _write_preds(out: Path, images, labels, sides) -> None:
     np.savez_compressed(out / "preds.npz", **arrays)
 
 
+LAYERS = [(b, n) for b in range(4) for n in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]
+
+
 def _write_layers(out: Path, spec: RunSpec) -> None:
-    rows = [
-        {
-            "point": f"blocks.{b}.{name}.{tensor}",
-            "layer": f"blocks.{b}.{name}",
-            "unit": f"blocks.{b}",
-            "kind": "linear",
-            "tensor": tensor,
-            "bits": spec.weight_bits if tensor == "weight" else spec.act_bits,
-            "symmetric": False,
-            "scale": 0.05,
-            "zero_point": 7,
-            "channels": 64 if tensor == "weight" else 1,
-            "macs": 1048576 if tensor == "weight" else "",
-            "params": 12288 if tensor == "weight" else "",
-            "sqnr_db": 6.02 * spec.weight_bits - 3 - b,
-            "clipped": 0.002,
-            "flipped": 0.11 if tensor == "weight" and spec.method != "nearest" else "",
-        }
-        for b in range(4)
-        for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-        for tensor in ("weight", "input")
-    ]
+    rows = []
+    for at, (b, name) in enumerate(LAYERS):
+        place = {"layer": f"blocks.{b}.{name}", "unit": f"blocks.{b}", "kind": "linear"}
+        for tensor in ("weight", "input", "output"):
+            row = {"point": f"{place['layer']}.{tensor}", **place, "tensor": tensor}
+            make = _output_row if tensor == "output" else _tensor_row
+            rows.append(row | make(spec, at, b, tensor))
+    columns = list(dict.fromkeys(name for row in rows for name in row))
     with (out / "layers.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer = csv.DictWriter(file, fieldnames=columns)
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _tensor_row(spec: RunSpec, at: int, b: int, tensor: str) -> dict:
+    weight, learned = tensor == "weight", spec.method != "nearest"
+    row = {
+        "bits": spec.weight_bits if weight else spec.act_bits,
+        "symmetric": False,
+        "scale": 0.05,
+        "zero_point": 7,
+        "channels": 64 if weight else 1,
+        "macs": 1048576 if weight else "",
+        "params": 12288 if weight else "",
+        "sqnr_db": 6.02 * spec.weight_bits - 3 - b,
+        "clipped": 0.002,
+        "flipped": (0.11 if learned else 0.0) if weight else "",
+        "rmse_step": 0.29 + (0.05 if weight and learned else 0.0) + 0.002 * at,
+    }
+    if weight:
+        row["mse_nearest"] = 0.289**2 * 0.05**2
+        row["mse"] = row["mse_nearest"] * (1.4 if learned else 1.0)
+    return row
+
+
+def _output_row(spec: RunSpec, at: int, b: int, tensor: str) -> dict:
+    """Errors that grow along the network; held-out images fare a little worse."""
+    gain, found = GAIN.get(spec.method, 0.7), {}
+    for suffix, worse in (("", 1.0), ("_test", 1.1)):
+        local = worse * gain * 0.3 * 4.0 ** -(spec.weight_bits - 2)
+        for what, mse in (("local", local), ("acc", local * (1 + 0.2 * at))):
+            found[f"{what}_mse{suffix}"] = mse
+            found[f"{what}_sqnr_db{suffix}"] = -10 * np.log10(mse)
+            found[f"{what}_cosine{suffix}"] = 1 / np.sqrt(1 + mse)
+    if spec.method != "nearest":
+        found["acc_mse_nearest"] = found["acc_mse"] * (1.8 if at % 5 else 0.9)
+    return found
 
 
 def reconstruction_events(method: str, units: int = 4, steps: int = 120) -> list[dict]:
@@ -172,6 +205,7 @@ def reconstruction_events(method: str, units: int = 4, steps: int = 120) -> list
         for step in range(0, steps, 2):
             t += 0.12
             loss = 0.02 * (u + 1) * (0.2 + 0.8 * np.exp(-step / 25)) * draw.uniform(0.85, 1.15)
+            told = _rounding(step, steps) if step % 12 == 0 or step == steps - 2 else {}
             events.append(
                 {
                     "phase": "reconstruct",
@@ -184,9 +218,19 @@ def reconstruction_events(method: str, units: int = 4, steps: int = 120) -> list
                     "penalty": float(1 - step / steps),
                     "t": round(t, 3),
                     "mb": 500.0 + 10 * u,
+                    **told,
                 }
             )
     return [*events, {"phase": "evaluate", "t": round(t + 0.4, 3), "mb": 610.0}]
+
+
+def _rounding(step: int, steps: int, weights: int = 36_864) -> dict:
+    """Soft rounding that leaves the middle for both ends, and a tenth of the weights flipped."""
+    done = step / steps
+    spread = np.full(20, (1 - done) / 20) + done * np.eye(20)[[0, 19]].mean(0)
+    soft = np.floor(spread * weights).astype(int)
+    soft[0] += weights - soft.sum()
+    return {"soft": soft.tolist(), "flipped": round(0.1 * done, 4)}
 
 
 def write_demo(folder: Path, models=MODELS, methods=METHODS, bits=BITS) -> Path:

@@ -39,8 +39,16 @@ def record(of: RunSpec, **changes: object) -> RunRecord:
     return RunRecord(of, metrics, seconds, 640.0, **values)
 
 
-def run(of: RunSpec, report: Report, folder: Path) -> RunRecord:
-    """Write what a run writes, as `qlib.run.run` does."""
+def profile_row(layer: str, kl: float) -> dict[str, object]:
+    numbers = {"top1": 90.0, "top1_low": 80.0, "top1_high": 95.0, "agreement": 99.0}
+    return {
+        "mode": "only", "split": "both", "layer": layer, "unit": layer, "kind": "linear",
+        "kl": kl, "kl_a": kl, "kl_b": kl / 2, **numbers, "sqnr_db": 20.0, "n": 50, "data": "test",
+    }  # fmt: skip
+
+
+def run(of: RunSpec, report: Report, folder: Path, known: object = ()) -> RunRecord:
+    """Write what a run writes, as `qlib.run.run` does; of an analysis, a few rows."""
     steps, pause = int(of.settings.get("steps", 3)), float(of.settings.get("pause", 0))
     threads, policy = os.environ.get("OMP_NUM_THREADS"), os.environ.get("OMP_WAIT_POLICY")
     report(Event("load", note=f"threads {threads} {policy} in {Path.cwd()}"))
@@ -48,7 +56,11 @@ def run(of: RunSpec, report: Report, folder: Path) -> RunRecord:
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     for step in range(1, steps + 1):
         time.sleep(pause)
-        report(Event("reconstruct", "blocks.0", 1, 1, step, steps, loss=1 / step))
+        if of.analysis:
+            at = (f"blocks.{step}", step, steps)
+            report(Event("profile", *at, loss=1 / step, note="only both"))
+        else:
+            report(Event("reconstruct", "blocks.0", 1, 1, step, steps, loss=1 / step))
     fault = of.settings.get("fault")
     if fault == "refused":
         raise Refused("The loss of blocks.0 is nan at iteration 3; try a smaller learning rate.")
@@ -66,7 +78,8 @@ def run(of: RunSpec, report: Report, folder: Path) -> RunRecord:
         out.writestr("ids.npy", _npy("<U1", (2,), "ab".encode("utf-32-le")))
         out.writestr("thumbs.npy", _npy("|u1", (12, 64, 64, 3), bytes(12 * 64 * 64 * 3)))
     (folder / "quantizers.safetensors").write_bytes(bytes(200_000))
-    found = record(of)
+    rows = [profile_row(f"blocks.{step}", 1 / step) for step in range(1, steps + 1)]
+    found = record(of, layers=rows, data={"profile_rows": steps}) if of.analysis else record(of)
     store.write_record(found, folder)
     return found
 

@@ -71,7 +71,7 @@ def test_link_restores_and_address_follows(server, window):  # noqa: F811
     page.get_by_text("16 levels (4 bits)").wait_for()
     page.get_by_role("radio", name="8", exact=True).click()
     page.get_by_text("256 levels (8 bits)").wait_for()
-    page.wait_for_url("**/start?b=8")
+    page.wait_for_url("**/start?b=W8A8")
 
 
 def test_click_on_a_point_sets_the_bits(server, window):  # noqa: F811
@@ -81,7 +81,7 @@ def test_click_on_a_point_sets_the_bits(server, window):  # noqa: F811
     box = points.nth(3).bounding_box()  # the fourth width of the first line: 4 bits
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.get_by_text("16 levels (4 bits)").wait_for()
-    page.wait_for_url("**/start?b=4")
+    page.wait_for_url("**/start?b=W4A4")
 
 
 def test_dark_theme_reaches_the_figures(server, window):  # noqa: F811

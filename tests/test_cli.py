@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import fake_worker
 import pytest
 
-from qlib import store
+from qlib import profile, store
 from qlib.__main__ import LISTS, _parser, main
 from qlib._summary import as_json, as_text
 from qlib.progress import Progress
@@ -121,8 +121,10 @@ def test_a_reader_who_leaves_early_is_no_error() -> None:
 
 def test_defaults_are_those_of_the_specification() -> None:
     args = _parser().parse_args(RUN)
+    assert not hasattr(args, "analysis")  # the verb says it
+    assert args.keep_float == []
     for field in fields(RunSpec):
-        if field.name not in ("model", "data", "method", "settings"):
+        if field.name not in ("model", "data", "method", "settings", "analysis", "keep_float"):
             assert getattr(args, field.name) == field.default
 
 
@@ -131,7 +133,8 @@ def test_every_option_of_the_contract_is_understood() -> None:
         "--weight-bits 3 --act-bits 8 --edge-layers same --placement boundary "
         "--weight-observer minmax --act-observer percentile --calib 64 --calib-data digits "
         "--test 100 --seed 7 --device cuda --granularity tensor --symmetric-weights "
-        "--symmetric-acts --threads 2 --set steps=500 --set keep=0.25 --runs DIR --json"
+        "--symmetric-acts --threads 2 --set steps=500 --set keep=0.25 --runs DIR --json "
+        "--keep-float head --keep-float blocks.0.attn.qkv"
     )
     line = ["run", "--model", "digits-vit", "--data", "digits", "--method", "qdrop", *words.split()]
     from qlib.__main__ import _spec
@@ -141,7 +144,7 @@ def test_every_option_of_the_contract_is_understood() -> None:
         RunSpec(
             "digits-vit", "digits", "qdrop", 3, 8, "same", "boundary", "minmax", "percentile",
             "tensor", True, True, None, 64, "digits", 100, 7, "cuda",
-            {"steps": 500, "keep": 0.25},
+            {"steps": 500, "keep": 0.25}, keep_float=("blocks.0.attn.qkv", "head"),
         )
     )  # fmt: skip
 
@@ -153,7 +156,7 @@ def test_help_names_every_option_with_its_default(capsys: pytest.CaptureFixture)
     out = " ".join(capsys.readouterr().out.split())
     for field in fields(RunSpec):
         name = "set" if field.name == "settings" else field.name.replace("_", "-")
-        assert f"--{name} " in out
+        assert (f"--{name} " in out) == (name != "analysis")
     assert "(default: 256)" in out
 
 
@@ -175,7 +178,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable:
 def test_json_is_all_that_standard_output_gets(
     tmp_path: Path, pretend: Callable, capfd: pytest.CaptureFixture
 ) -> None:
-    def noisy(spec: RunSpec, report: Callable, folder: Path) -> RunRecord:
+    def noisy(spec: RunSpec, report: Callable, folder: Path, known: object = ()) -> RunRecord:
         print("Downloading ...")  # noqa: T201
         os.write(1, b"a C library speaks\n")
         subprocess.run(["echo", "a child speaks"], check=True)
@@ -242,7 +245,7 @@ def test_how_a_run_ends_is_its_exit_code(
 ) -> None:
     error, code, said = ENDS[case]
 
-    def end(spec: RunSpec, report: Callable, folder: Path) -> RunRecord:
+    def end(spec: RunSpec, report: Callable, folder: Path, known: object = ()) -> RunRecord:
         report(Event("load"))
         raise error
 
@@ -260,7 +263,7 @@ def test_how_a_run_ends_is_its_exit_code(
 def test_what_a_refused_run_had_finished_is_kept(
     tmp_path: Path, pretend: Callable, capsys: pytest.CaptureFixture
 ) -> None:
-    def diverge(spec: RunSpec, report: Callable, folder: Path) -> RunRecord:
+    def diverge(spec: RunSpec, report: Callable, folder: Path, known: object = ()) -> RunRecord:
         (folder / "quantizers.safetensors").write_bytes(b"units")
         raise Refused("The loss is nan; try a smaller learning rate.")
 
@@ -308,7 +311,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, sent: int) -> None:
         import runpy, sys, types
         sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
         import fake_worker
-        slow = lambda spec, report, folder: fake_worker.run(
+        slow = lambda spec, report, folder, known: fake_worker.run(
             fake_worker.spec(steps=9999, pause=0.1), report, folder)
         sys.modules["qlib.run"] = types.SimpleNamespace(run=slow)
         sys.argv = ["qlib", *{words!r}]
@@ -330,6 +333,65 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, sent: int) -> None:
     assert time.monotonic() - start < 5
     assert (out, err) == ("", "Cancelled; nothing was kept.\n")
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- layer by layer -----------------------------------------------------------------------------
+
+
+def test_sensitivity_makes_the_profile_of_a_run(
+    tmp_path: Path, pretend: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    asked = []
+
+    def remember(spec: RunSpec, report: Callable, folder: Path, known: list[Path]) -> RunRecord:
+        asked.append((spec, known))
+        return fake_worker.run(spec, report, folder)
+
+    pretend(remember)
+    words = ["sensitivity", *RUN[1:], "--runs", str(tmp_path)]
+    assert main([*words, "--json"]) == 0
+    spec, known = asked.pop()
+    assert spec == profile.spec_of(checked(RunSpec("digits-vit", "digits", "nearest")))
+    assert known == [tmp_path, store.demo_dir()]
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"spec", "metrics", "seconds", "peak_mb", "run_dir", "worst"}
+    assert found["worst"] == ["blocks.1", "blocks.2", "blocks.3"]
+    assert "_sensitivity_" in Path(found["run_dir"]).name
+    assert main([*words, "--test", "300", "--keep-float", "head"]) == 0
+    spec, _ = asked.pop()
+    assert (spec.test, spec.keep_float, spec.analysis) == (300, ("head",), "sensitivity")
+    out = capsys.readouterr().out
+    assert "worst      blocks.1 1, blocks.2 0.5, blocks.3 0.333 nats, each layer quantized" in out
+    assert "halves     the worst 3 layers of two halves of the images agree" in out
+    assert main(["show", found["run_dir"]]) == 0
+    assert "worst      blocks.1 1, blocks.2 0.5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("case", ["model", "bits", "test", "set", "file"])
+def test_sensitivity_refuses_what_run_refuses(case: str, capsys: pytest.CaptureFixture) -> None:
+    words, said = WRONG[case]
+    assert main(["sensitivity", *words[1:]]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert re.search(said, err)
+
+
+def test_a_real_analysis_names_the_worst_layers(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    words = [*RUN[1:], "--calib", "8", "--test", "20", "--runs", str(tmp_path), "--json"]
+    command = [sys.executable, "-m", "qlib", "sensitivity", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    folder = Path(found["run_dir"])
+    rows = profile.load(folder)
+    assert found["worst"] == profile.worst(rows)
+    assert found["metrics"]["n"] == 20
+    assert found["seconds"]["profile"] > 0
+    assert [(r["mode"], r["split"], r["layer"]) for r in profile.partial(folder)] == [
+        (r["mode"], r["split"], r["layer"]) for r in rows
+    ]
+    assert "layer by layer" in done.stderr
 
 
 # ---- what people see ----------------------------------------------------------------------------

@@ -163,10 +163,13 @@ def test_hard_afterwards(name: str, bits: tuple[int, int]) -> None:
         assert torch.equal(found, found.round())
         assert scheme.qmin <= float(found.min())
         assert float(found.max()) <= scheme.qmax
-        split = scheme.granularity.split
-        values = (split(found) - quantizer.zero_point) * quantizer.scale
         used = layer.weight_point(layer.weight)
-        torch.testing.assert_close(used, values.reshape(used.shape), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(used, quantizer.values(found), rtol=1e-5, atol=1e-6)
+        if quantizer.up_or_down:
+            split = scheme.granularity.split
+            low = (split(layer.weight) / quantizer.scale).floor() + quantizer.zero_point
+            low = low.clamp(scheme.qmin, scheme.qmax).reshape(found.shape)
+            assert set((found - low).unique().tolist()) <= {0, 1}
         assert quantizer.penalty(2.0) is None
         zero = quantizer.zero_point
         assert torch.equal(zero, zero.round())

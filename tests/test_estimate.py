@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from qlib.estimate import Estimate, estimate
+from qlib.profile import spec_of
 from qlib.records import RunRecord, RunSpec
 
 SPEC = RunSpec(
@@ -47,6 +48,29 @@ CHANGES = {
 def test_each_knob_scales_its_phase(case: str) -> None:
     changes, seconds = CHANGES[case]
     assert middle(estimate(replace(SPEC, **changes), [record()])) == pytest.approx(seconds)
+
+
+def test_an_analysis_is_told_from_analyses_of_the_network() -> None:
+    of = spec_of(SPEC)
+    old = replace(record(of, profile=40.0, reconstruct=0.0), metrics={"n": 64.0})
+    assert middle(estimate(of, [old])) == pytest.approx(5 + 2 + 2 * 10 + 2 * 40 + 1)
+    assert "layer by layer: 128 test images each" in estimate(of, [old]).knobs[0]
+    assert estimate(of, [record()]).seconds_low is None  # of the run, its layers not loaded
+    assert estimate(SPEC, [old]).seconds_low is None
+
+
+def test_the_first_analysis_is_told_from_the_passes_of_a_run() -> None:
+    """Twelve layers in a row: half a pass for each, in both modes and all splits."""
+    rows = [
+        {"layer": f"l{i}", "unit": f"l{i}", "tensor": tensor}
+        for i in range(12)
+        for tensor in ("weight", "input", "output")
+    ]
+    run = replace(record(), layers=rows)
+    found = estimate(spec_of(SPEC), [run])
+    passes = 4 + 6 * sum((12 - i) / 12 for i in range(12))
+    assert middle(found) == pytest.approx(passes * 10 / 3 * 128 / 600)
+    assert found.basis.startswith(f"About {passes:.0f} passes through digits-vit")
 
 
 def test_several_runs_make_a_range() -> None:

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 from fake_worker import COMMAND, spec
 
-from qlib import _process, _queue, jobs, store
+from qlib import _process, _queue, jobs, profile, store, worker
 from qlib._process import Proc
 from qlib.jobs import Job
 from qlib.records import Refused, RunSpec
@@ -332,6 +333,48 @@ def test_cancel_ends_a_job_within_two_seconds(runs: Path) -> None:
     assert not (runs / of.key).exists()
     assert jobs.cancel(of.key, runs, command=COMMAND).state == "cancelled"  # twice does no harm
     assert submit(of, runs).state in ("queued", "running")
+
+
+def test_a_cancelled_analysis_keeps_what_it_measured(runs: Path) -> None:
+    """Partial rows stay readable; the analysis and the run that it is of are jobs side by side."""
+    base = spec(**SLOW)
+    of = profile.spec_of(base)
+    assert of.key != base.key
+    submit(of, runs)
+    wait(lambda: len(profile.partial(runs / ".jobs" / of.key)) >= 2)
+    assert submit(base, runs).place == 1
+    jobs.cancel(of.key, runs, command=COMMAND)
+    assert wait(lambda: status(of, runs).state == "cancelled") < 2
+    rows = profile.partial(status(of, runs).folder)
+    assert [(r["mode"], r["split"], r["layer"]) for r in rows[:2]] == [
+        ("only", "both", "blocks.1"), ("only", "both", "blocks.2"),
+    ]  # fmt: skip
+    assert rows[1]["kl"] == 0.5
+    assert store.list_runs(runs) == []
+    wait(lambda: status(base, runs).state == "running")
+
+
+def test_a_finished_analysis_is_a_run_of_its_own(runs: Path) -> None:
+    of = profile.spec_of(spec(steps=4))
+    submit(of, runs)
+    wait(lambda: status(of, runs).over)
+    job = status(of, runs)
+    assert (job.state, job.run_dir) == ("done", runs / of.key)
+    assert [row["kl"] for row in profile.load(job.run_dir)] == [1, 1 / 2, 1 / 3, 1 / 4]
+    assert len(profile.partial(job.run_dir)) == 4
+    assert store.find(profile.base_of(of), [runs]) is None
+    assert profile.bases(of, [runs]) == []
+
+
+def test_the_worker_names_the_folders_of_stored_runs(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    fake = SimpleNamespace(run=lambda *given: asked.append(given))
+    monkeypatch.setitem(sys.modules, "qlib.run", fake)
+    monkeypatch.setenv("QLIB_DEMO", str(runs.parent / "demo"))
+    worker._run(spec(), print, runs / ".jobs" / spec().key / "out")
+    assert asked[0][3] == [runs, runs.parent / "demo"]
 
 
 def test_a_waiting_job_is_cancelled_at_once(runs: Path) -> None:

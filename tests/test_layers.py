@@ -12,25 +12,37 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # from the ground up; a name is a file or a folder of qlib, later layers may import earlier ones
 LAYERS = {
-    "ground": "__init__ records _params _registry scheme functional histogram",
+    "ground": "__init__ records _params _registry scheme functional histogram statistics paired",
     "ranges": "observers",
     "rounding": "quantizers",
-    "network": "trace attention fold points model metrics",
-    "learning": "calibration reconstruct",
+    "network": "trace attention fold points model metrics samples recording",
+    "learning": "calibration snapshots reconstruct sensitivity _restore tuning",
     "recipes": "methods allocators",
     "joining": (
         "specs run worker store jobs estimate progress eventlog __main__ "
-        "_artifacts _disk _process _queue _runfolder _summary"
+        "profile _analysis _artifacts _disk _process _queue _runfolder _setup _summary "
+        "tensors binning findings facts lessons _expressions"
     ),
-    "showing": "plots",
+    "showing": "plots report notebook",
     "screen": "ui app pages",
     # beside them: know nothing of quantization, are known to `run` alone
     "material": "models datasets",
 }
 RANK = {layer: rank for rank, layer in enumerate(LAYERS)}
 LAYER_OF = {name: layer for layer, members in LAYERS.items() for name in members.split()}
-RUN = {"run", "_artifacts"}  # where networks, images and methods meet; torch from the first line
-READS_RECORDS = {"records", "scheme", "_params", "_registry", "plots"}  # all that figures know
+# where networks, images and methods meet; torch from the first line
+RUN = {"run", "_analysis", "_artifacts", "_setup"}
+# all that figures know
+READS_RECORDS = {
+    "records",
+    "scheme",
+    "statistics",
+    "paired",
+    "tensors",
+    "_params",
+    "_registry",
+    "plots",
+}
 # libraries of which only some layers may know; who may read the clock; nobody's global chance
 OUTSIDE = {
     "streamlit": {"screen"},

@@ -121,6 +121,8 @@ def test_bytes_by_granularity() -> None:
 
 COLUMNS = ["point", "layer", "unit", "kind", "tensor", "bits", "symmetric", "scale", "zero_point",
            "channels", "macs", "params", "sqnr_db", "clipped", "flipped"]  # fmt: skip
+OF_TENSOR = {"weight": ["mse", "mse_nearest", "rmse_step"], "input": ["rmse_step"],
+             "boundary": ["rmse_step"]}  # fmt: skip
 
 
 @pytest.mark.parametrize("placement", ["inputs", "boundary"])
@@ -128,7 +130,7 @@ def test_rows_have_their_columns_in_order_of_execution(placement: str) -> None:
     model, data = quantizable(placement), calibration()
     data.attach(model, plan(model, 3, 5))
     rows = metrics.layer_rows(model, data.histograms(model))
-    assert [list(row) for row in rows] == [COLUMNS] * len(rows)
+    assert [list(row) for row in rows] == [COLUMNS + OF_TENSOR[row["tensor"]] for row in rows]
     quantized = [f"{name}.weight" for name in WEIGHTS]
     quantized += [n for n, p in model.points.items() if p.quantizer is not None]
     assert sorted(row["point"] for row in rows) == sorted(quantized)
@@ -152,7 +154,7 @@ def test_rows_have_their_columns_in_order_of_execution(placement: str) -> None:
         assert (row["flipped"] == 0.0) if weight else (row["flipped"] == "")
         assert 0 < row["sqnr_db"] < 80
     written = io.StringIO()
-    csv.DictWriter(written, COLUMNS).writerows(rows)
+    csv.DictWriter(written, COLUMNS + OF_TENSOR["weight"]).writerows(rows)
 
 
 def test_local_error_of_a_weight_and_of_an_activation() -> None:
@@ -172,6 +174,38 @@ def test_local_error_of_a_weight_and_of_an_activation() -> None:
     noise = (point(seen[0]) - seen[0]).square().sum()
     want = 10 * math.log10(float(seen[0].square().sum() / noise))
     assert rows["two.conv1.input"]["sqnr_db"] == pytest.approx(want, abs=0.2)
+
+
+@pytest.mark.parametrize("bits", [3, 8])
+def test_error_in_steps_is_that_of_even_rounding(bits: int) -> None:
+    """√(1/12) = 0.289 steps, where nothing is clipped and steps are many beside the values."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Flatten(), nn.Linear(512, 40))
+    net[2].weight.data = torch.rand(40, 512, generator=torch.Generator().manual_seed(2))
+    net[2].weight.data[::2] *= 100  # each channel is told in steps of its own
+    x = torch.rand(64, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    model = QuantModel(net, x[:2])
+    data = calibration(x)
+    data.attach(model, plan(model, bits, bits, "same"))
+    rows = {row["point"]: row for row in metrics.layer_rows(model, data.histograms(model))}
+    assert rows["2.weight"]["rmse_step"] == pytest.approx(12**-0.5, rel=0.03)
+    assert rows["0.input"]["rmse_step"] == pytest.approx(12**-0.5, rel=0.03)
+
+
+def test_squared_error_of_a_weight_and_of_its_nearest_codes() -> None:
+    model = applied("adaround", steps=60, bits=(3, 4))
+    rows = metrics.layer_rows(model, calibration(pictures()[0]).histograms(model))
+    moved = 0
+    for row in (row for row in rows if row["tensor"] == "weight"):
+        layer = model.layers[row["layer"]]
+        q, weight = layer.weight_point.quantizer, layer.weight
+        nearest = ((weight / q.scale).round() + q.zero_point).clamp(q.scheme.qmin, q.scheme.qmax)
+        for codes, name in ((q.codes(weight), "mse"), (nearest, "mse_nearest")):
+            hat = (codes - q.zero_point) * q.scale
+            want = float((hat - weight).double().square().mean())
+            assert row[name] == pytest.approx(want, rel=1e-4)
+        assert row["mse"] >= row["mse_nearest"]
+        moved += row["mse"] > row["mse_nearest"]
+    assert moved >= 3
 
 
 def test_clipped_share() -> None:

@@ -16,7 +16,7 @@ from qlib._params import params
 from qlib._registry import discover
 from qlib.records import RunSpec
 from qlib.specs import checked
-from qlib.ui import answers, pickers
+from qlib.ui import pickers
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN, COMPARE = "pages/3_Run.py", "pages/9_Compare.py"
@@ -86,9 +86,9 @@ def test_start_answers_from_stored_runs(demo):
 def test_start_controls_change_the_answer(demo):
     at = open_page()
     before = texts(at)
-    at.segmented_control(key="b").set_value(4).run()
+    at.segmented_control(key="b").set_value("W4A4").run()
     assert "16 levels (4 bits)" in texts(at) and texts(at) != before
-    at.segmented_control(key="q").set_value("best").run()
+    at.segmented_control(key="q").set_value("brecq").run()
     assert "With BRECQ at 4 bits" in texts(at)
     at.segmented_control(key="m").set_value("digits-resnet").run()
     assert "`digits-resnet` is right on" in texts(at)
@@ -105,19 +105,22 @@ def test_start_link_with_unknown_values_falls_back(demo, query):
     assert "`digits-vit` is right on" in texts(open_page(**query))
 
 
-def test_start_click_on_a_point_sets_the_bits(demo):
+def test_start_click_on_a_point_sets_the_bits(demo, monkeypatch):
     at = open_page()
     at.session_state["bits-figure"] = {"selection": {"points": [{"customdata": [3, 1, 2, "x"]}]}}
     at.run()
     assert not at.exception
+    from qlib.ui import context
     from qlib.ui import stored as page
 
-    state = {"bits-figure": {"selection": {"points": []}}, "b": 4}
+    seen = []
+    monkeypatch.setattr(context, "set_bits", seen.append)
+    state = {"bits-figure": {"selection": {"points": []}}}
     page.follow_click(state)
-    assert state["b"] == 4
+    assert seen == []
     state["bits-figure"]["selection"]["points"] = [{"customdata": [3, 50.0, 60.0, "brecq"]}]
     page.follow_click(state)
-    assert state["b"] == 3
+    assert seen == ["W3A3"]
 
 
 def test_start_without_demo_says_how_to_rebuild(folders):
@@ -153,7 +156,7 @@ def test_start_survives_damaged_predictions(stored, folders):
 def test_form_of_every_method(demo, method):
     """Fields, limits and help come from the method; the drafted run is the checked default."""
     at = open_page(RUN)
-    at.segmented_control(key="method").set_value(method).run()
+    at.pills(key="method").set_value(method).run()
     assert not at.exception
     for name, p in params(discover("methods")[method]).items():
         (widget,) = [w for w in every_widget(at) if w.key == f"{method}.{name}"]
@@ -171,7 +174,7 @@ def every_widget(at: AppTest) -> list:
 @pytest.mark.parametrize("method", sorted(discover("methods")))
 def test_presets_fill_the_form(demo, method):
     at = open_page(RUN)
-    at.segmented_control(key="method").set_value(method).run()
+    at.pills(key="method").set_value(method).run()
     owner = discover("methods")[method]
     at.button(key="use-Paper settings").click().run()
     assert not at.exception
@@ -187,7 +190,7 @@ def test_presets_fill_the_form(demo, method):
 
 def test_form_link_restores_settings(demo):
     at = open_page(RUN, method="QDrop", w="3", a="8", calib="99", model="digits-resnet")
-    assert at.segmented_control(key="method").value == "qdrop"
+    assert at.pills(key="method").value == "qdrop"
     assert at.segmented_control(key="w").value == 3
     assert at.number_input(key="calib").value == 99
     assert at.selectbox(key="model").value == "digits-resnet"
@@ -340,102 +343,6 @@ def test_finished_run_that_cannot_be_read(demo):
     assert any("layers.csv is damaged" in e.value for e in at.error)
 
 
-# ---- Compare --------------------------------------------------------------------------------
-
-
-def handle(method: str, runs: Path, **fields) -> str:
-    spec = checked(RunSpec("digits-vit", "digits", method, **fields))
-    entry = next(e for e in store.list_runs(runs) if e.key == spec.key)
-    return answers.handle(entry.record, TITLES)
-
-
-def test_compare_starts_with_one_backbone_at_four_bits(demo, stored):
-    at = open_page(COMPARE)
-    assert sorted(at.multiselect(key="runs").value) == [
-        handle("brecq", stored),
-        handle("nearest", stored),
-    ]
-    assert "**BRECQ W4A4** is ahead" in texts(at)
-    differs, table = (d.value for d in at.dataframe)
-    assert list(differs["Setting"]) == ["Method"]
-    assert len(table) == 12
-    assert at.get("download_button")
-
-
-def test_compare_link_restores_the_choice(demo, stored):
-    wanted = handle("nearest", stored, weight_bits=8, act_bits=8)
-    at = open_page(COMPARE, runs=wanted)
-    assert at.multiselect(key="runs").value == [wanted]
-    assert "Choose a second run to compare" in texts(at)
-
-
-def test_compare_link_with_unknown_runs_is_a_notice(demo, stored):
-    wanted = handle("nearest", stored)
-    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
-    at.switch_page(COMPARE)
-    at.query_params["runs"] = [wanted, "QDrop W2A2 gone 123456"]
-    at.run()
-    assert not at.exception
-    assert any("QDrop W2A2 gone 123456" in i.value for i in at.info)
-
-
-def test_compare_refuses_to_rank_unlike_runs(demo):
-    for seed in (0, 1):
-        spec = RunSpec("digits-vit", "digits", "brecq", seed=seed, edge_layers="same")
-        fake_runs.write_run(demo, checked(spec))
-    picked = [handle("brecq", demo, seed=s, edge_layers="same") for s in (0, 1)]
-    at = open_page(COMPARE)
-    at.multiselect(key="runs").set_value(picked).run()
-    assert "**Not like for like.** These runs differ in: seed." in texts(at)
-    assert "is ahead" not in texts(at)
-    assert "not to be ranked" in figures(at)[0]["layout"]["title"]["text"]
-
-
-def test_compare_refuses_to_rank_inside_the_interval(demo):
-    for error in ("mse", "fisher"):
-        spec = checked(RunSpec("digits-vit", "digits", "brecq", settings={"error": error}))
-        shutil.rmtree(demo / spec.key, ignore_errors=True)
-        fake_runs.write_run(demo, spec)
-    picked = [handle("brecq", demo, settings={"error": e}) for e in ("mse", "fisher")]
-    at = open_page(COMPARE)
-    at.multiselect(key="runs").set_value(picked).run()
-    assert "**No winner**: the intervals of BRECQ W4A4 and BRECQ W4A4 overlap" in texts(at)
-    assert list(at.dataframe[0].value["Setting"]) == ["Error"]
-
-
-def test_compare_ticking_rows_sets_the_choice(demo):
-    from qlib.ui import compare
-
-    state = {"table-names": ["a", "b", "c"], "run-table": {"selection": {"rows": [2, 0]}}}
-    compare.ticked(state)
-    assert state["runs"] == ["c", "a"]
-
-
-def test_compare_lists_folders_that_cannot_be_read(demo):
-    (demo / "half-a-run").mkdir()
-    at = open_page(COMPARE)
-    assert any("half-a-run/run.json is missing" in m.value for m in at.markdown)
-
-
-def test_compare_without_any_run(folders):
-    (folders[1] / "half-a-run").mkdir()
-    at = open_page(COMPARE)
-    assert any("There is no finished run to compare yet" in i.value for i in at.info)
-    assert any("half-a-run/run.json is missing" in m.value for m in at.markdown)
-
-
-def test_compare_table_as_csv(demo):
-    import csv
-    import io
-
-    from qlib.ui import compare, state
-
-    known = compare.handles(state.everything())
-    rows = list(csv.DictReader(io.StringIO(compare.csv(known, list(known)[:2]).decode())))
-    assert len(rows) == 2
-    assert {"run", "model", "seed", "top1", "top1_low", "n", "simulated"} <= set(rows[0])
-
-
 # ---- the app as a whole ---------------------------------------------------------------------
 
 
@@ -448,11 +355,11 @@ def test_pages_are_short_scripts():
 def test_app_never_imports_torch(demo):
     """All pages run in one process, and torch is not among its modules afterwards."""
     script = (
-        "import sys\n"
+        "import pathlib, sys\n"
         "from streamlit.testing.v1 import AppTest\n"
         "at = AppTest.from_file('app.py', default_timeout=60).run()\n"
-        "for page in ('pages/3_Run.py', 'pages/9_Compare.py', 'pages/1_Start.py'):\n"
-        "    at.switch_page(page).run()\n"
+        "for page in sorted(pathlib.Path('pages').glob('[1-9]*.py')):\n"
+        "    at.switch_page(str(page)).run()\n"
         "    assert not at.exception, at.exception[0].message\n"
         "heavy = {'torch', 'torchvision', 'timm', 'sklearn', 'scipy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

@@ -11,16 +11,17 @@ from helpers import settings
 from safetensors.torch import load_file
 
 from qlib import run as runner
-from qlib import store
+from qlib import store, tensors
 from qlib._registry import discover
+from qlib._setup import set_up
 from qlib.records import Cancelled, Event, Refused, RunRecord, RunSpec, ignore
-from qlib.run import run
+from qlib.run import quantize, run
 from qlib.specs import checked
 
 MODEL = "digits-resnet"
 ZOO = Path(__file__).parents[1] / "assets" / "zoo" / f"{MODEL}.safetensors"
 pytestmark = pytest.mark.skipif(not ZOO.exists(), reason=f"{ZOO.name} has not been trained")
-FILES = {"run.json", "layers.csv", "preds.npz", "quantizers.safetensors"}
+FILES = {"run.json", "layers.csv", "preds.npz", "hist.npz", "quantizers.safetensors"}
 METRICS = {"top1", "top1_low", "top1_high", "top1_float", "top1_nearest", "agreement", "lost",
            "gained", "n", "weight_mb", "weight_mb_float", "gbops", "kl"}  # fmt: skip
 
@@ -45,6 +46,10 @@ def test_all_files_are_written_and_read_again(done) -> None:
     assert again.metrics == record.metrics
     assert len(again.layers) == len(record.layers) > 20
     assert (folder / "layers.csv").read_text().count("\n") == len(record.layers) + 1
+    written = [(r["point"], r["tensor"], r.get("acc_mse")) for r in record.layers]
+    assert [(r["point"], r["tensor"], r["acc_mse"]) for r in again.layers] == written
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    assert size < 3e6
 
 
 def test_record_survives_json(done) -> None:
@@ -70,8 +75,10 @@ def test_metrics_fit_together(done) -> None:
     assert all(s >= 0 for s in record.seconds.values())
     assert record.peak_mb > 50
     assert set(record.data) == {
-        "calib_hash", "test_hash", "calib_n", "classes", "same_source",
+        "calib_hash", "test_hash", "calib_n", "classes", "same_source", "errors_n",
+        "errors_n_test",
     }  # fmt: skip
+    assert (record.data["errors_n"], record.data["errors_n_test"]) == (32, 60)
     assert record.data["calib_n"] == 32
     assert record.data["calib_hash"] != record.data["test_hash"]
     assert record.created
@@ -106,7 +113,7 @@ def test_predictions_have_their_keys_and_shapes(done) -> None:
 def test_quantizers_hold_scales_and_whole_codes(done) -> None:
     record, folder, _ = done
     tensors = load_file(folder / "quantizers.safetensors")
-    for row in record.layers:
+    for row in (row for row in record.layers if row["tensor"] != "output"):
         point = row["point"]
         assert float(tensors[f"{point}.scale"].mean()) == pytest.approx(row["scale"], rel=1e-5)
         assert tensors[f"{point}.zero_point"].numel() == row["channels"]
@@ -120,13 +127,52 @@ def test_quantizers_hold_scales_and_whole_codes(done) -> None:
     )
 
 
+def test_each_layer_has_a_row_of_its_output(done) -> None:
+    record, folder, _ = done
+    rows = [row for row in store.load(folder).layers if row["tensor"] == "output"]
+    seen = [row["layer"] for row in record.layers if row["kind"] != "boundary"]
+    assert [row["layer"] for row in rows] == list(dict.fromkeys(seen))
+    for row in rows:
+        assert row["point"] == f"{row['layer']}.output"
+        for suffix in ("", "_test"):
+            for what in ("local", "acc"):
+                assert row[f"{what}_mse{suffix}"] > 0
+                assert row[f"{what}_cosine{suffix}"] == pytest.approx(1, abs=0.7)
+                assert row[f"{what}_sqnr_db{suffix}"] < 80
+        assert row["bits"] is row["sqnr_db"] is None
+    learned = [row.get("acc_mse_nearest") for row in rows]
+    moved = [r for r in record.layers if r["tensor"] == "weight" and r["flipped"] > 0]
+    assert sum(mse is not None for mse in learned) == len(moved)
+    assert bool(moved) <= (record.spec.method != "nearest")
+
+
+def test_counted_values_name_every_tensor(done) -> None:
+    record, folder, _ = done
+    found = tensors.load(folder)
+    rows = {row["point"]: row for row in record.layers}
+    assert set(rows) <= set(found)
+    for point, row in rows.items():
+        hist = found[point]
+        assert hist.float.sum() == hist.count > 0
+        if row["tensor"] == "output":
+            assert hist.bits == 0
+            continue
+        assert hist.bits == row["bits"]
+        assert hist.codes.sum() == hist.count
+        assert hist.clipped == pytest.approx(row["clipped"], abs=0.01)
+        if row["channels"] == 1 and hist.bent is None:
+            assert hist.scale == pytest.approx(row["scale"], rel=1e-5)
+            assert hist.zero_point == row["zero_point"]
+
+
 def test_events_tell_the_phases_in_order(done) -> None:
     record, _, events = done
     phases = list(dict.fromkeys(e.phase for e in events))
     assert phases[:2] == ["load", "calibrate"]
     assert phases[-1] == "save"
     assert {"evaluate"} <= set(phases)
-    assert ("reconstruct" in phases) == (record.spec.method != "nearest")
+    learns = any(name.endswith("steps") for name in record.spec.settings)
+    assert learns <= ("reconstruct" in phases) <= (record.spec.method != "nearest")
     evaluated = [e for e in events if e.phase == "evaluate" and e.step]
     assert {e.unit for e in evaluated} == {"float", "nearest", record.spec.method}
     assert all(e.step <= e.steps == 60 for e in evaluated)
@@ -146,16 +192,21 @@ def test_same_specification_gives_the_same_numbers(method: str) -> None:
     assert first.data == second.data
 
 
+def grids(**changes: object) -> list[dict]:
+    """The rows of tensors that have a grid."""
+    return [row for row in run(spec(**changes)).layers if row["tensor"] != "output"]
+
+
 def test_fields_of_the_specification_reach_the_grids() -> None:
-    rows = run(spec(weight_bits=3, act_bits=5, edge_layers="same")).layers
+    rows = grids(weight_bits=3, act_bits=5, edge_layers="same")
     assert {(r["tensor"], r["bits"]) for r in rows} == {("weight", 3), ("input", 5)}
-    rows = run(spec(edge_layers="float", symmetric_weights=True, symmetric_acts=True)).layers
+    rows = grids(edge_layers="float", symmetric_weights=True, symmetric_acts=True)
     assert all(r["symmetric"] for r in rows)
     assert all(r["zero_point"] == 0 for r in rows)
     assert "conv1" not in {r["layer"] for r in rows}
-    rows = run(spec(granularity="tensor")).layers
+    rows = grids(granularity="tensor")
     assert {r["channels"] for r in rows} == {1}
-    rows = run(spec(granularity="group")).layers
+    rows = grids(granularity="group")
     channels = {r["params"]: r["channels"] for r in rows if r["tensor"] == "weight"}
     assert channels[32 * 32 * 9] == 32 * 6  # a channel of 288: six groups of 48
     assert channels[16 * 16 * 9] == 16 * 3  # one of 144: three of 48
@@ -175,6 +226,55 @@ def test_without_a_folder_nothing_is_written(
     monkeypatch.chdir(tmp_path)
     run(spec())
     assert list(tmp_path.iterdir()) == []
+
+
+# --- layers kept in float
+
+
+@pytest.mark.parametrize("method", ["nearest", "qdrop"])
+@pytest.mark.parametrize("placement", ["inputs", "boundary"])
+def test_kept_layers_have_no_grid_and_all_others_have(
+    method: str, placement: str, tmp_path: Path
+) -> None:
+    kept = ("layer2.0.conv1", "layer2.0.conv2", "linear")
+    whole = run(spec(method, placement=placement))
+    part = run(spec(method, placement=placement, keep_float=kept), ignore, tmp_path)
+    own = [r["point"] for r in part.layers if r["layer"] in kept]
+    assert own == [f"{name}.output" for name in kept]
+    rest = {r["point"] for r in whole.layers if r["layer"] not in kept}
+    rest -= {"layer2.0.boundary"}  # belongs to the first layer of its block
+    assert {r["point"] for r in part.layers if r["layer"] not in kept} == rest
+    found = tensors.load(tmp_path)
+    assert {n for n, h in found.items() if h.tensor == "weight" and not h.bits} == {
+        f"{name}.weight" for name in kept
+    }
+    assert part.metrics["weight_mb"] > whole.metrics["weight_mb"]
+    assert part.metrics["gbops"] > whole.metrics["gbops"]
+    assert part.spec.key != whole.spec.key
+
+
+@pytest.mark.parametrize("method", ["nearest", "adaround", "brecq", "qdrop"])
+@pytest.mark.parametrize("placement", ["inputs", "boundary"])
+def test_all_layers_kept_is_the_float_network_bit_for_bit(method: str, placement: str) -> None:
+    names = dict.fromkeys(row["layer"] for row in run(spec()).layers)
+    wanted = spec(method, placement=placement, keep_float=tuple(names))
+    setup = set_up(checked(wanted), torch.device("cpu"), ignore)
+    logits = quantize(setup, checked(wanted), ignore)
+    with torch.no_grad(), setup.model.quantized(weights=False, inputs=False):
+        folded = setup.predict(setup.model, "float")
+    assert torch.equal(logits["quant"], folded)
+    record = run(wanted)
+    assert record.metrics["agreement"] == 100
+    assert record.metrics["weight_mb"] == record.metrics["weight_mb_float"]
+    assert {row["tensor"] for row in record.layers} == {"output"}
+    assert {row["acc_mse"] for row in record.layers} == {0.0}
+
+
+def test_a_layer_to_keep_that_is_not_there_is_refused() -> None:
+    with pytest.raises(
+        Refused, match=r"no layer 'layer2.0.conv3'; the nearest are layer2\.0\.conv"
+    ):
+        run(spec(keep_float=("layer2.0.conv3",)))
 
 
 # --- refused

@@ -29,11 +29,43 @@ def test_every_field_decides_the_key() -> None:
         "act_observer": "minmax", "granularity": "tensor", "symmetric_weights": True,
         "symmetric_acts": True, "weights": "w.safetensors", "calib": 64, "calib_data": "digits",
         "test": 10, "seed": 1, "device": "cuda", "settings": {"steps": 1},
+        "analysis": "sensitivity", "keep_float": ("head",),
     }  # fmt: skip
     changed = {f.name for f in fields(RunSpec) if f.name in other}
     keys = {replace(SPEC, **{name: other[name]}).key for name in changed} | {SPEC.key}
     assert len(keys) == len(changed) + 1
     assert changed == set(other)
+
+
+def test_a_field_added_later_changes_no_key() -> None:
+    """Hashed are the fields away from their default: this key is in the names of stored runs."""
+    import hashlib
+
+    spec = replace(SPEC, weight_bits=3, settings={"steps": 5})
+    said = '{"data":"digits","method":"brecq","model":"digits-vit","settings":{"steps":5},'
+    said += '"weight_bits":3}'
+    digest = hashlib.sha256(said.encode()).hexdigest()[:10]
+    assert spec.key == f"digits-vit_brecq_W3A4_{digest}"
+
+
+def test_an_analysis_says_so_in_its_key() -> None:
+    key = replace(SPEC, analysis="sensitivity").key
+    assert re.fullmatch(r"digits-vit_brecq_sensitivity_W4A4_[0-9a-f]{10}", key)
+    assert key[-10:] != SPEC.key[-10:]
+
+
+def test_layers_kept_in_float_are_a_set_of_names() -> None:
+    one = specs.checked(replace(SPEC, keep_float=("b", " a", "b")))
+    assert one.keep_float == ("a", "b")
+    assert one.key == specs.checked(replace(SPEC, keep_float=("a", "b"))).key
+    again = RunSpec.from_json(json.loads(json.dumps(one.to_json())))
+    assert again == one
+    assert again.keep_float == ("a", "b")
+    for wrong in ("head", [1], None):
+        with pytest.raises(Refused, match="keep_float must be a list of names of layers; got"):
+            RunSpec.from_json(SPEC.to_json() | {"keep_float": wrong})
+    with pytest.raises(Refused, match=r"RunSpec\.analysis must be one of , sensitivity; got 'x'"):
+        specs.checked(replace(SPEC, analysis="x"))
 
 
 def test_the_order_of_settings_does_not_matter() -> None:

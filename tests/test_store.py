@@ -340,7 +340,7 @@ def test_events_come_back_with_every_field(tmp_path: Path) -> None:
         None,
         "",
     )
-    assert (second["of"], second["loss"], second["penalty"]) == (4, 0.123457, None)
+    assert (second["of"], second["loss"], second["penalty"]) == (4, 0.1235, None)
     line = json.loads((tmp_path / "events.jsonl").read_text().splitlines()[0])
     assert set(line) == {"phase", "unit", "t", "mb"}  # empty fields take no room
 

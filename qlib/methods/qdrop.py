@@ -1,18 +1,14 @@
 """Learn rounding while activation quantization is dropped at random.  Paper: arXiv 2203.05740"""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qlib._params import param
 from qlib.methods._base import Method
+from qlib.methods._dropping import dropping
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from qlib.calibration import Calibration, Unit
+    from qlib.calibration import Calibration
     from qlib.model import QuantModel
     from qlib.records import Report
     from qlib.scheme import BitPlan
@@ -51,7 +47,7 @@ class QDrop(Method):
         data.attach(model, plan)
         for unit in data.walk(model, weights=True, inputs=True):
             unit.replace_weights(SoftRound.around)
-            with _dropping(unit, self.keep, data.generator) as mixed:
+            with dropping(unit, self.keep, data.generator) as mixed:
                 reconstruct(
                     unit,
                     learn={"rounding": Rate(self.rate), "scale": Rate(self.act_rate, cosine=True)},
@@ -62,39 +58,3 @@ class QDrop(Method):
                     generator=data.generator,
                     report=report,
                 )
-
-
-@contextmanager
-def _dropping(
-    unit: "Unit", keep: float, generator: "torch.Generator"
-) -> "Iterator[Callable[[Tensor], Tensor]]":
-    """Make the unit's activation points drop; yields indices → mixed unit input.
-
-    Where the unit's input is quantized as one tensor (its boundary), that and the mixing are one
-    draw: an element is either quantized and from the quantized network, or float.
-    """
-    import torch
-
-    from qlib.functional import KeepMask
-
-    masks = KeepMask(keep, generator)
-
-    def mixed(at: "Tensor") -> "Tensor":
-        x = unit.inputs[at]
-        if unit.boundary is not None and unit.boundary.quantizer is not None:
-            x = unit.boundary.quantizer(x)
-        mask = masks.like(x)
-        return x if mask is None else torch.lerp(unit.float_inputs[at], x, mask)
-
-    inner = [p.quantizer for p in unit.points() if p.quantizer and p is not unit.boundary]
-    if unit.boundary is not None:
-        unit.boundary.on = False
-    for quantizer in inner:
-        quantizer.forward = lambda x, q=quantizer: q.partly(x, masks.like(x))
-    try:
-        yield mixed
-    finally:
-        for quantizer in inner:
-            del quantizer.forward
-        if unit.boundary is not None:
-            unit.boundary.on = True

@@ -11,9 +11,12 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from qlib.plots import _large
+
 FONT = '"Source Sans", "Source Sans Pro", "Segoe UI", sans-serif'
 FONT_SIZE = 13  # nothing on a figure is set smaller than 12
 SMALL = 12
+TITLE_SIZE = 16
 MAIN_HEIGHT = 380
 HELPER_HEIGHT = 240
 
@@ -34,11 +37,18 @@ class Style:
     symbol: str
 
 
+# Seven colours, then they come again; symbol and dash tell the methods of one colour apart.
 STYLES = {
     "nearest": Style(GREY, "dot", "circle"),
     "adaround": Style("#B38C19", "dash", "diamond"),
     "brecq": Style("#C91DAC", "longdash", "square"),
     "qdrop": Style("#2E9E5D", "solid", "triangle-up"),
+    "flexround": Style("#BF6AFB", "dashdot", "hexagon"),
+    "adaquant": Style("#706010", "longdashdot", "star-diamond"),
+    "noisyquant": Style("#3848FA", "solid", "pentagon"),
+    "gptq": Style("#3848FA", "dash", "triangle-down"),
+    "powerquant": Style("#706010", "dot", "cross"),
+    "nupes": Style("#BF6AFB", "solid", "x"),
 }
 
 
@@ -81,15 +91,23 @@ def wrapped(text: str, width: int = 96) -> str:
 
 
 def frame(
-    figure: go.Figure, *, title: str, height: int = MAIN_HEIGHT, dark: bool = False, width: int = 96
+    figure: go.Figure,
+    *,
+    title: str,
+    height: int = MAIN_HEIGHT,
+    dark: bool = False,
+    width: int = 96,
+    large: bool = False,
 ) -> go.Figure:
     """Give a figure the house's title, fonts, margins and a zoom that survives reruns.
 
-    ``width`` is the number of characters of the title's longest line.
+    ``width`` is the number of characters of the title's longest line. ``large`` is for a room:
+    text, lines and marks that are read from the last row, on a higher figure.
     """
-    lines = wrapped(title, width)
+    size, heading = (_large.FONT, _large.TITLE) if large else (FONT_SIZE, TITLE_SIZE)
+    lines = wrapped(title, round(width * TITLE_SIZE / heading))
     grid = "rgba(128,133,140,0.22)"
-    top = 26 + 21 * (lines.count("<br>") + 1)
+    top = 26 + round(1.3 * heading) * (lines.count("<br>") + 1)
     figure.update_layout(
         title={
             "text": lines,
@@ -98,24 +116,24 @@ def frame(
             "y": 1,
             "yref": "container",
             "yanchor": "top",
-            "pad": {"t": 6, "l": 2},
-            "font": {"size": 16, "weight": 600, "color": ink(dark)},
+            # Plotly centres the lines on the place of the first
+            "pad": {"t": 6 + round(0.65 * heading) * lines.count("<br>"), "l": 2},
+            "font": {"size": heading, "weight": 600, "color": ink(dark)},
         },
-        height=height,
+        height=round(height * _large.HEIGHT) if large else height,
         margin={"l": 8, "r": 8, "t": top, "b": 8},
-        font={"family": FONT, "size": FONT_SIZE, "color": ink(dark)},
+        font={"family": FONT, "size": size, "color": ink(dark)},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        hoverlabel={"font": {"size": FONT_SIZE}, "align": "left"},
+        hoverlabel={"font": {"size": size}, "align": "left"},
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": faint(dark), "activecolor": ink(dark)},
         uirevision="keep",
     )
     axis = {"automargin": True, "gridcolor": grid, "zeroline": False}
-    tick = {"size": FONT_SIZE, "color": faint(dark)}
-    name = {"size": FONT_SIZE, "color": faint(dark)}
-    figure.update_xaxes(**axis, tickfont=tick, title_font=name)
-    figure.update_yaxes(**axis, tickfont=tick, title_font=name)
-    return figure
+    text = {"size": size, "color": faint(dark)}
+    figure.update_xaxes(**axis, tickfont=text, title_font=text)
+    figure.update_yaxes(**axis, tickfont=text, title_font=text)
+    return _large.enlarge(figure) if large else figure
 
 
 def config(name: str) -> dict[str, Any]:

@@ -112,10 +112,10 @@ def headline(info: AccuracyBits) -> str:
     best = max(info.lines[1:] or info.lines, key=lambda x: (-(x.holds_to or 99), x.mean))
     if plain.holds_to == info.bits[-1]:
         return f"No loss is visible down to {plain.holds_to} bits with {info.n:,} test images"
-    if best.holds_to is None:
+    if best.holds_to is None and plain.holds_to is None:
         return "Every stored bit-width loses accuracy that these test images can show"
-    if plain is best:
-        return f"{best.title}: no visible loss down to {best.holds_to} bits, then the cliff"
+    if plain is best or best.holds_to is None:
+        return f"{plain.title}: no visible loss down to {plain.holds_to} bits, then the cliff"
     start = f"no visible loss down to {plain.holds_to} bits" if plain.holds_to else "loses at once"
     if best.holds_to == plain.holds_to:
         gap, bits = _gap(plain, best)
@@ -128,7 +128,7 @@ def _gap(plain: Line, best: Line) -> tuple[float, int]:
     return max((other[p.bits] - p.top1, p.bits) for p in plain.points if p.bits in other)
 
 
-def figure(info: AccuracyBits, *, dark: bool = False) -> go.Figure:
+def figure(info: AccuracyBits, *, dark: bool = False, large: bool = False) -> go.Figure:
     """Lines with bands; float dashed, chance dotted; equal spacing between bit-widths."""
     figure = go.Figure()
     for line in info.lines:
@@ -139,13 +139,13 @@ def figure(info: AccuracyBits, *, dark: bool = False) -> go.Figure:
         type="category",
         categoryorder="array",
         categoryarray=ticks,
-        range=[-0.3, len(ticks) - 1 + 0.95],
+        range=[-0.3, len(ticks) - 1 + (1.4 if large else 0.95)],
         showgrid=False,
     )
     figure.update_yaxes(title="top-1 accuracy (%)", range=[0, 103], tickvals=[0, 25, 50, 75, 100])
-    _rules(figure, info, dark)
+    _rules(figure, info, dark, gap=9.5 if large else 7.5)
     figure.update_layout(showlegend=False, hovermode="closest")
-    return _theme.frame(figure, title=headline(info), dark=dark)
+    return _theme.frame(figure, title=headline(info), dark=dark, large=large)
 
 
 def _draw(figure: go.Figure, line: Line, dark: bool) -> None:
@@ -182,7 +182,7 @@ def _draw(figure: go.Figure, line: Line, dark: bool) -> None:
     )
 
 
-def _rules(figure: go.Figure, info: AccuracyBits, dark: bool) -> None:
+def _rules(figure: go.Figure, info: AccuracyBits, dark: bool, gap: float) -> None:
     """Float, chance and the current width; names of the lines at their ends, kept apart."""
     last = len(info.bits) - 1
     ends = [(info.float_top1, f"float {info.float_top1:.1f} %", _theme.ink(dark))]
@@ -191,7 +191,7 @@ def _rules(figure: go.Figure, info: AccuracyBits, dark: bool) -> None:
         _rule(figure, info, info.chance, ("dot", _theme.faint(dark)), "chance")
         ends.append((info.chance, f"chance {info.chance:g} %", _theme.faint(dark)))
     ends += [(x.points[-1].top1, x.title, _theme.style(x.method).color) for x in info.lines]
-    for y, (_, text, color) in zip(_spread([e[0] for e in ends]), ends, strict=True):
+    for y, (_, text, color) in zip(_spread([e[0] for e in ends], gap), ends, strict=True):
         figure.add_annotation(
             x=last + 0.12,
             xanchor="left",

@@ -1,11 +1,12 @@
 """Runs as points: accuracy against size, bit-operations or time, with intervals and the front."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import plotly.graph_objects as go
 
 from qlib.plots import _theme
+from qlib.plots._marks import SAME, Mark, aside, mark_of
 from qlib.records import RunRecord
 
 COSTS = {
@@ -14,41 +15,29 @@ COSTS = {
     "time": "time of the whole run (s)",
 }
 
-
-@dataclass(frozen=True)
-class Mark:
-    """One run: ``low`` to ``high`` is the 95 % interval of ``top1`` in percent."""
-
-    key: str
-    method: str
-    title: str
-    bits: str
-    cost: float
-    top1: float
-    low: float
-    high: float
-    front: bool
+HOW = {
+    "size": "needs {} the memory of {}",
+    "bops": "needs {} the bit-operations of {}",
+    "time": "takes {} as long as {}",
+}
 
 
 @dataclass(frozen=True)
 class AccuracyVsSize:
-    """Points by rising cost; ``floats`` are the float models' (cost, top1), where known."""
+    """Points by rising cost; ``floats`` are the float models' (cost, top1), where known.
+
+    ``others`` are runs that are not compared, drawn faintly behind.
+    """
 
     cost: str
     marks: tuple[Mark, ...]
     floats: tuple[tuple[float, float], ...]
     fair: bool = True
+    others: tuple[Mark, ...] = ()
 
     @property
     def front(self) -> tuple[Mark, ...]:
         return tuple(m for m in self.marks if m.front)
-
-    @property
-    def level(self) -> tuple[Mark, ...]:
-        """The most accurate run and those whose intervals reach into its own, best first."""
-        best = max(self.marks, key=lambda m: m.top1)
-        near = [m for m in self.marks if m.high >= best.low]
-        return tuple(sorted(near, key=lambda m: -m.top1))
 
 
 def info(
@@ -57,6 +46,7 @@ def info(
     cost: str = "size",
     titles: Mapping[str, str] | None = None,
     fair: bool = True,
+    others: Sequence[RunRecord] = (),
 ) -> AccuracyVsSize:
     """Numbers of the runs; ``cost`` is a key of `COSTS`, ``titles`` names methods.
 
@@ -64,33 +54,15 @@ def info(
 
     A run is on the front when no other run is at least as accurate for the same cost or less.
     """
-    rows = sorted(
-        ((_cost(r, cost), r) for r in records), key=lambda x: (x[0], -x[1].metrics["top1"])
-    )
+    names = titles or {}
     marks, best = [], float("-inf")
-    for value, record in rows:
-        m, spec = record.metrics, record.spec
-        marks.append(
-            Mark(
-                spec.key,
-                spec.method,
-                (titles or {}).get(spec.method, spec.method),
-                f"W{spec.weight_bits}A{spec.act_bits}",
-                value,
-                m["top1"],
-                m["top1_low"],
-                m["top1_high"],
-                m["top1"] > best,
-            )
-        )
-        best = max(best, m["top1"])
-    return AccuracyVsSize(cost, tuple(marks), _floats(records, cost), fair)
-
-
-def _cost(record: RunRecord, cost: str) -> float:
-    if cost == "time":
-        return record.seconds["total"]
-    return record.metrics["weight_mb" if cost == "size" else "gbops"]
+    for mark in sorted((mark_of(r, cost, names) for r in records), key=lambda m: (m.cost, -m.top1)):
+        marks.append(replace(mark, front=fair and mark.top1 > best))
+        best = max(best, mark.top1)
+    behind = tuple(mark_of(r, cost, names) for r in others)
+    floats = _floats(records, cost)
+    axis = [m.cost for m in (*marks, *behind)] + [x for x, _ in floats]
+    return AccuracyVsSize(cost, aside(marks, axis), floats, fair, behind)
 
 
 def _floats(records: Sequence[RunRecord], cost: str) -> tuple[tuple[float, float], ...]:
@@ -105,22 +77,37 @@ def _floats(records: Sequence[RunRecord], cost: str) -> tuple[tuple[float, float
 
 
 def headline(info: AccuracyVsSize) -> str:
-    """The take-away: who is ahead, or that the intervals do not tell."""
-    best = max(info.marks, key=lambda m: m.top1)
-    if len(info.marks) == 1:
-        return f"{_label(best)}: {best.top1:.1f} % at {_amount(info.cost, best.cost)}"
+    """The take-away: what the dearer runs of the front buy; who is ahead is not told by a front."""
+    marks, many = info.marks, f"{len(info.marks)} runs"
+    if len(marks) == 1:
+        return f"{_label(marks[0])}: {marks[0].top1:.1f} % at {_amount(info.cost, marks[0].cost)}"
     if not info.fair:
-        return f"{len(info.marks)} runs under different conditions: not to be ranked"
-    level = [m for m in info.level if m is not best]
-    if not level:
-        return f"{_label(best)} is ahead: its interval lies above all others"
-    if len(level) > 1:  # one line at 1280 pixels: the names are in the sentence above the figure
-        return f"No clear winner: {len(level) + 1} intervals overlap"
-    return f"No clear winner: the interval of {_label(best)} overlaps that of {_label(level[0])}"
+        return f"{many}, no front: they were not made under the same conditions"
+    low, high = min(m.top1 for m in marks), max(m.top1 for m in marks)
+    if marks[-1].cost / marks[0].cost - 1 < SAME:
+        return (
+            f"At {_amount(info.cost, marks[0].cost)} each, {many} reach {low:.1f} to {high:.1f} %"
+        )
+    first, last = info.front[0], info.front[-1]
+    if first is last:
+        return f"{_label(first, marks)} costs least, and none of the {many} scores higher"
+    times, gain = last.cost / first.cost, last.top1 - first.top1
+    told = f"{_label(last, marks)} {HOW[info.cost].format(_times(times), _label(first, marks))}"
+    told = f"{told}, for {_points(gain)} more"
+    return f"{told}, inside the intervals" if first.high >= last.low else told
 
 
-def _label(mark: Mark) -> str:
-    return f"{mark.title} {mark.bits}"
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f} times" if ratio < 10 else f"{ratio:.0f} times"
+
+
+def _points(value: float) -> str:
+    return f"{value:.1f} points" if value < 10 else f"{value:.0f} points"
+
+
+def _label(mark: Mark, among: Sequence[Mark] = ()) -> str:
+    """Method and bits; the method alone among runs that all have the same bits."""
+    return mark.title if len({m.bits for m in among}) == 1 else f"{mark.title} {mark.bits}"
 
 
 def _amount(cost: str, value: float) -> str:
@@ -128,13 +115,18 @@ def _amount(cost: str, value: float) -> str:
     return f"{value:.3g} {unit}"
 
 
-def figure(info: AccuracyVsSize, *, dark: bool = False) -> go.Figure:
-    """Scatter with interval bars; the front is a stepped line, points behind it are faded."""
+def figure(info: AccuracyVsSize, *, dark: bool = False, large: bool = False) -> go.Figure:
+    """Scatter with interval bars; the front is a stepped line, points behind it are faded.
+
+    With other runs behind, the compared ones wear a ring. ``customdata[0]`` is the run's key.
+    """
     figure = go.Figure()
+    for method in dict.fromkeys(m.method for m in info.others):
+        _behind(figure, [m for m in info.others if m.method == method], info.cost)
     front = info.front
     if len(front) > 1:
         figure.add_scatter(
-            x=[m.cost for m in front],
+            x=[m.place for m in front],
             y=[m.top1 for m in front],
             mode="lines",
             line={"shape": "hv", "width": 1.2, "dash": "dot", "color": _theme.faint(dark)},
@@ -146,6 +138,8 @@ def figure(info: AccuracyVsSize, *, dark: bool = False) -> go.Figure:
     for method in dict.fromkeys(m.method for m in sorted(info.marks, key=lambda m: -m.top1)):
         group = [m for m in info.marks if m.method == method]
         _draw(figure, group, info.cost, labelled, dark)
+    if info.others:
+        _rings(figure, info.marks, dark)
     if info.floats:
         _stars(figure, info, dark)
     figure.update_xaxes(title=COSTS[info.cost] + ", log", type="log", **_ticks(info))
@@ -155,8 +149,8 @@ def figure(info: AccuracyVsSize, *, dark: bool = False) -> go.Figure:
         legend={"orientation": "h", "y": 1, "yanchor": "bottom", "x": 1, "xanchor": "right"},
         hovermode="closest",
     )
-    framed = _theme.frame(figure, title=headline(info), dark=dark)
-    return framed.update_layout(margin_t=framed.layout.margin.t + 30)
+    framed = _theme.frame(figure, title=headline(info), dark=dark, large=large)
+    return framed.update_layout(margin_t=framed.layout.margin.t + 16)
 
 
 def _texts(marks: list[Mark], labelled: list[Mark]) -> list[str]:
@@ -174,9 +168,9 @@ def _draw(
 ) -> None:
     style = _theme.style(marks[0].method)
     figure.add_scatter(
-        x=[m.cost for m in marks],
+        x=[m.place for m in marks],
         y=[m.top1 for m in marks],
-        customdata=[[m.key, m.bits, m.low, m.high] for m in marks],
+        customdata=_facts(marks),
         mode="markers+text",
         text=[""] * len(marks) if labelled is None else _texts(marks, labelled),
         textposition="top right",
@@ -192,13 +186,48 @@ def _draw(
             "line": {"width": 1.5, "color": _theme.paper(dark)},
         },
         error_y=_bars(marks) | {"color": style.color, "thickness": 1.3, "width": 5},
-        hovertemplate=(
-            f"<b>{marks[0].title} %{{customdata[1]}}</b><br>%{{y:.1f}} % "
-            "(95 %: %{customdata[2]:.1f} to %{customdata[3]:.1f})<br>"
-            f"{COSTS[cost]}: %{{x:.3g}}<extra></extra>"
-        ),
+        hovertemplate=_hover(marks[0], cost),
     )
     _legend(figure, marks[0])
+
+
+def _facts(marks: Sequence[Mark]) -> list[list]:
+    return [[m.key, m.bits, m.low, m.high, m.cost] for m in marks]
+
+
+def _hover(mark: Mark, cost: str) -> str:
+    return (
+        f"<b>{mark.title} %{{customdata[1]}}</b><br>%{{y:.1f}} % "
+        "(95 %: %{customdata[2]:.1f} to %{customdata[3]:.1f})<br>"
+        f"{COSTS[cost]}: %{{customdata[4]:.3g}}<extra></extra>"
+    )
+
+
+def _behind(figure: go.Figure, marks: list[Mark], cost: str) -> None:
+    """Runs that are not compared: small, open, without intervals."""
+    style = _theme.style(marks[0].method)
+    figure.add_scatter(
+        x=[m.place for m in marks],
+        y=[m.top1 for m in marks],
+        customdata=_facts(marks),
+        mode="markers",
+        name=f"{marks[0].title}, not compared",
+        showlegend=False,
+        marker={"symbol": f"{style.symbol}-open", "size": 9, "color": style.color, "opacity": 0.7},
+        hovertemplate=_hover(marks[0], cost).replace("<extra>", "<br>click to compare it<extra>"),
+    )
+
+
+def _rings(figure: go.Figure, marks: Sequence[Mark], dark: bool) -> None:
+    ring = {"symbol": "circle-open", "size": 22, "color": _theme.ink(dark), "line": {"width": 1.6}}
+    figure.add_scatter(
+        x=[m.place for m in marks],
+        y=[m.top1 for m in marks],
+        mode="markers",
+        name="compared",
+        marker=ring,
+        hoverinfo="skip",
+    )
 
 
 def _bars(marks: list[Mark]) -> dict:
@@ -233,7 +262,7 @@ def _stars(figure: go.Figure, info: AccuracyVsSize, dark: bool) -> None:
 
 def _ticks(info: AccuracyVsSize) -> dict:
     """Round numbers (1, 2, 5 times a power of ten) that cover the points with some room."""
-    values = [m.cost for m in info.marks] + [x for x, _ in info.floats]
+    values = [m.place for m in (*info.marks, *info.others)] + [x for x, _ in info.floats]
     low, high = min(values), max(values)
     steps = [a * 10.0**e for e in range(-6, 8) for a in (1, 2, 5)]
     below = [s for s in steps if s <= low * 0.95]

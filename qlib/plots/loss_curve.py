@@ -29,10 +29,16 @@ class Fit:
     penalty: tuple[float | None, ...]
 
     @property
-    def change(self) -> float:
-        """Relative change between the medians of the first and the last few losses."""
+    def level(self) -> tuple[float, float]:
+        """Medians of the first and of the last few losses."""
         few = max(1, len(self.loss) // 20)
-        return median(self.loss[-few:]) / median(self.loss[:few]) - 1
+        return median(self.loss[:few]), median(self.loss[-few:])
+
+    @property
+    def change(self) -> float:
+        """Relative change between the two levels."""
+        first, last = self.level
+        return last / first - 1
 
     @property
     def warmup_end(self) -> int | None:

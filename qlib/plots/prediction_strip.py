@@ -19,6 +19,7 @@ ACCENT = "#3848FA"  # the true class; a wrong first guess is red, with a cross a
 
 # Geometry in pixels, from the top down: picture, its label, then two blocks of five bars.
 PICTURE, LABEL, CAPTION, BARS, BOTTOM, GAP = 88, 26, 28, 96, 6, 0.024
+LARGE = 1.45  # for a room: five lines of large text fit beside the bars
 PLOT = PICTURE + LABEL + 2 * (CAPTION + BARS)
 
 
@@ -77,16 +78,17 @@ def headline(info: PredictionStrip) -> str:
     return f"With {info.setting}, {lost} of these {n} pictures {verb} wrong"
 
 
-def figure(info: PredictionStrip, *, dark: bool = False) -> go.Figure:
+def figure(info: PredictionStrip, *, dark: bool = False, large: bool = False) -> go.Figure:
     """One column per picture: the picture, the float model's bars, the quantized model's bars."""
     figure = go.Figure()
     n = len(info.pictures)
     width = (1 - GAP * (n - 1)) / max(1, n)
     for column, picture in enumerate(info.pictures):
         left = column * (width + GAP)
-        _place_picture(figure, picture, left, width, dark)
+        _place_picture(figure, picture, left, width, dark, large)
         for row, guess in enumerate((picture.float, picture.quant)):
-            _place_bars(figure, picture, guess, (left, left + width), (column, row), dark)
+            place = (left, left + width), (column, row)
+            _place_bars(figure, picture, guess, place, dark, large)
     top = 1 - (PICTURE + LABEL + CAPTION) / PLOT
     for y, text in ((top, "Float model"), (top - (BARS + CAPTION) / PLOT, f"{info.setting}")):
         figure.add_annotation(
@@ -100,13 +102,13 @@ def figure(info: PredictionStrip, *, dark: bool = False) -> go.Figure:
         yanchor="bottom",
         **_note(dark, _theme.faint(dark)),
     )
-    framed = _theme.frame(figure, title=headline(info), dark=dark)
+    framed = _theme.frame(figure, title=headline(info), dark=dark, large=large)
     margin = framed.layout.margin.t
     framed.update_layout(
         showlegend=False,
         bargap=0.14,
         margin={"l": 3, "r": 3, "b": BOTTOM},
-        height=PLOT + margin + BOTTOM,
+        height=round(PLOT * (LARGE if large else 1)) + margin + BOTTOM,
         hovermode="closest",
     )
     return framed
@@ -118,7 +120,7 @@ def _note(dark: bool, color: str | None = None) -> dict:
 
 
 def _place_picture(
-    figure: go.Figure, picture: Picture, left: float, width: float, dark: bool
+    figure: go.Figure, picture: Picture, left: float, width: float, dark: bool, large: bool
 ) -> None:
     figure.add_layout_image(
         source=_png(picture.pixels),
@@ -141,7 +143,7 @@ def _place_picture(
     figure.add_annotation(
         x=left,
         y=1 - (PICTURE + LABEL) / PLOT,
-        text=f"{_short(picture.name, 16)}  <b>{mark}</b> {picture.verdict}",
+        text=f"{_short(picture.name, 9 if large else 16)}  <b>{mark}</b> {picture.verdict}",
         xanchor="left",
         yanchor="bottom",
         **_note(dark, color),
@@ -152,11 +154,11 @@ def _place_bars(
     figure: go.Figure,
     picture: Picture,
     guess: Guess,
-    domain: tuple[float, float],
-    place: tuple[int, int],
+    place: tuple[tuple[float, float], tuple[int, int]],
     dark: bool,
+    large: bool,
 ) -> None:
-    column, row = place
+    domain, (column, row) = place
     number = str(2 * column + row + 1)
     top = 1 - (PICTURE + LABEL + CAPTION + row * (BARS + CAPTION)) / PLOT
     figure.add_bar(
@@ -170,7 +172,7 @@ def _place_bars(
         hovertemplate="%{customdata[0]}: %{customdata[1]:.1f} %<extra></extra>",
         name=f"{('float', 'quantized')[row]} {picture.id}",
     )
-    _place_words(figure, picture, guess, number, dark)
+    _place_words(figure, picture, guess, number, dark, 9 if large else 14)
     hidden = {"visible": False, "fixedrange": True}
     y_axis = {"domain": (max(0.0, top - BARS / PLOT), top), "range": [4.5, -0.5], **hidden}
     x_axis = {"domain": domain, "range": [0, 1], "anchor": "y" + number, **hidden}
@@ -207,14 +209,14 @@ def _colors(guess: Guess, label: int) -> list[str]:
 
 
 def _place_words(
-    figure: go.Figure, picture: Picture, guess: Guess, number: str, dark: bool
+    figure: go.Figure, picture: Picture, guess: Guess, number: str, dark: bool, width: int
 ) -> None:
     """Class names at the left and percentages at the right, over the bars."""
     font = {"size": _theme.SMALL, "color": _theme.ink(dark)}
     names = []
     for place, (name, c) in enumerate(zip(guess.names, guess.classes, strict=True)):
         cross = "✕ " if place == 0 and c != picture.label else ""
-        text = cross + _short(name, 14)
+        text = cross + _short(name, width)
         names.append(f"<b>{text}</b>" if c == picture.label or cross else text)
     rows = list(range(len(names)))
     common = {"mode": "text", "hoverinfo": "skip", "xaxis": "x" + number, "yaxis": "y" + number}

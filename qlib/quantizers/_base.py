@@ -6,12 +6,33 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from qlib.functional import qparams, quantize
+from qlib.functional import dequantize, qparams, quantize
 from qlib.observers._base import Observer
 from qlib.scheme import Scheme
 
 
-class Quantizer(nn.Module, ABC):
+class Learner(nn.Module):
+    """Something that the reconstruction loop can learn. By default there is nothing to do."""
+
+    def learnable(self) -> dict[str, list[nn.Parameter]]:
+        """What an optimiser may move, by role: "scale" of activations, "rounding" of weights, …"""
+        return {}
+
+    def penalty(self, beta: float) -> Tensor | None:
+        """A term that pushes soft choices to hard ones; None when there is nothing soft."""
+        return None
+
+    def push(self, beta: float, weight: float) -> None:
+        """Add the gradient of ``weight · penalty(beta)`` to what is learned."""
+
+    def harden(self) -> None:
+        """Make every soft choice final."""
+
+    def keep_positive(self) -> None:
+        """After an optimiser step: bring what left its limits back, such as a scale below 0."""
+
+
+class Quantizer(Learner, ABC):
     """A grid (scale, zero-point) and a way to round onto it.
 
     ``scale`` and ``zero_point`` have the shape that broadcasts against the tensor as
@@ -19,6 +40,8 @@ class Quantizer(nn.Module, ABC):
     """
 
     title: ClassVar[str]
+    up_or_down: ClassVar[bool] = False  # is a hard code always ⌊x/s⌋ or one more (inside the grid)?
+    mixed: bool = False  # do elements that share a scale have levels of their own all the same?
 
     def __init__(self, scale: Tensor, zero_point: Tensor, scheme: Scheme) -> None:
         super().__init__()
@@ -53,27 +76,34 @@ class Quantizer(nn.Module, ABC):
 
     def codes(self, x: Tensor) -> Tensor:
         """Integer codes of ``x``, as whole floats, same shape."""
+        return self.nearest(x)
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """The codes that plain rounding to this grid gives, whatever was learned; same shape."""
         split = self.scheme.granularity.split(x)
         q = quantize(split, self.scale, self.zero_point, self.scheme.qmin, self.scheme.qmax)
         return q.reshape(x.shape)
 
-    def learnable(self) -> dict[str, list[nn.Parameter]]:
-        """What an optimiser may move, by role: "scale", "rounding", …"""
-        return {"scale": [self.scale]}
+    @property
+    def grids(self) -> int:
+        """How many different sets of levels there are."""
+        return self.scale.numel()
 
-    def penalty(self, beta: float) -> Tensor | None:
-        """A term that pushes soft choices to hard ones; None when there is nothing soft."""
+    def soft_values(self) -> Tensor | None:
+        """How far each soft choice is decided, in [0, 1]; None when there is nothing soft."""
         return None
 
-    def push(self, beta: float, weight: float) -> None:
-        """Add the gradient of ``weight · penalty(beta)`` to what is learned."""
+    def values(self, codes: Tensor) -> Tensor:
+        """Real values of integer codes, same shape."""
+        split = self.scheme.granularity.split(codes)
+        return dequantize(split, self.scale, self.zero_point).reshape(codes.shape)
 
-    def harden(self) -> None:
-        """Make every soft choice final."""
+    def learnable(self) -> dict[str, list[nn.Parameter]]:
+        return {"scale": [self.scale]}
 
     @torch.no_grad()
     def keep_positive(self) -> None:
-        """After an optimiser step: a scale that is being learned stays positive."""
+        """A scale that is being learned stays positive."""
         if self.scale.requires_grad:
             self.scale.abs_().clamp_(min=1e-8)
 

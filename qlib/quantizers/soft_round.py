@@ -21,6 +21,7 @@ class SoftRound(Quantizer):
     """
 
     title = "up or down, learned"
+    up_or_down = True
 
     def __init__(self, scale: Tensor, zero_point: Tensor, scheme: Scheme) -> None:
         super().__init__(scale, zero_point, scheme)
@@ -48,6 +49,9 @@ class SoftRound(Quantizer):
     def h(self) -> Tensor:
         """Rounding as a number in [0, 1]; 0 or 1 once hard."""
         return _stretched(torch.sigmoid(self.up)).clamp(0, 1) if self.soft else self.up
+
+    def soft_values(self) -> Tensor | None:
+        return self.h() if self.soft and self.up is not None else None
 
     def forward(self, x: Tensor) -> Tensor:
         """The rounded weight. ``x`` gives the shape: the values were taken by `start`."""

@@ -13,6 +13,7 @@ class Uniform(Quantizer):
     """x̂ = s·(clamp(⌊x/s⌉ + z) − z)."""
 
     title = "nearest"
+    up_or_down = True
 
     def forward(self, x: Tensor) -> Tensor:
         return self.partly(x, None)

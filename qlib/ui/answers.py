@@ -1,6 +1,6 @@
 """Sentences made from records: what a page answers. Pure text, no widgets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from qlib.records import RunRecord
 
@@ -64,34 +64,6 @@ def source_line(record: RunRecord) -> str:
         f"seed {spec.seed}",
     ]
     return " · ".join(parts)
-
-
-def verdict(records: Sequence[RunRecord], titles: Mapping[str, str]) -> str:
-    """Who is ahead; refuses to rank runs whose 95 % intervals overlap (Markdown)."""
-    ranked = sorted(records, key=lambda r: -r.metrics["top1"])
-    best = ranked[0]
-    if len(ranked) == 1:
-        m = best.metrics
-        gap = m["top1"] - m["top1_float"]
-        return (
-            f"**{label(best, titles)}** is right on {m['top1']:.1f} % ({interval(best)}), "
-            f"{gap:+.1f} points against the float model. Choose a second run to compare."
-        )
-    level = [r for r in ranked[1:] if r.metrics["top1_high"] >= best.metrics["top1_low"]]
-    if not level:
-        return (
-            f"**{label(best, titles)}** is ahead with {best.metrics['top1']:.1f} % "
-            f"({interval(best)}); the interval of {label(ranked[1], titles)} "
-            f"({interval(ranked[1])}) ends below it."
-        )
-    names = [label(r, titles) for r in [best, *level]]
-    joined = ", ".join(names[:-1]) + " and " + names[-1]
-    closest = max([best, *level], key=lambda r: r.metrics["agreement"])
-    return (
-        f"**No winner**: the intervals of {joined} overlap, so these "
-        f"{int(best.metrics['n']):,} images do not rank them. Closest to the float model's own "
-        f"answers is {label(closest, titles)} ({closest.metrics['agreement']:.1f} % agreement)."
-    )
 
 
 def handle(record: RunRecord, titles: Mapping[str, str]) -> str:

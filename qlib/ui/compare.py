@@ -1,42 +1,66 @@
-"""The runs side by side: choosing them, the table, what differs, what cannot be read."""
+"""Choosing the runs to compare: the list, the clicks in the figure, the ticks in the table."""
 
+import math
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
-import pandas as pd
 import streamlit as st
 
 from qlib.records import RunRecord
 from qlib.store import Entry
-from qlib.ui import answers, forms, likeness, pickers, state
-from qlib.ui.words import word
+from qlib.ui import answers, likeness, pickers, state
 
 MOST = 6
-TABLE = "run-table"
+TABLE, SCATTER = "run-table", "scatter"
 URL = "query-params"
-COLUMNS = {
-    "Top-1": ("%.1f %%", "top-1"),
-    "Float": ("%.1f %%", "float model"),
-    "Agreement": ("%.1f %%", "agreement"),
-    "Lost": ("%d", "lost"),
-    "Gained": ("%d", "lost"),
-    "Weights": ("%.3f MB", "size"),
-    "Bit-ops": ("%.3f G", "bops"),
-    "Time": ("%.1f s", "time"),
-}
+COSTS = {"time": "Time", "size": "Size", "bops": "Bit-operations"}
+NUMBERS = ("top1", "top1_low", "top1_high", "top1_float", "agreement", "lost", "gained", "n",
+           "weight_mb", "gbops")  # fmt: skip
+
+Known = Mapping[str, Entry]
+Session = MutableMapping[str, Any]
 
 
 def handles(entries: Mapping[str, Entry]) -> dict[str, Entry]:
-    """Every readable run by the name that pickers and links use."""
+    """Every run that can be compared, by the name that pickers and links use."""
     titles = state.titles()
-    return {answers.handle(e.record, titles): e for e in entries.values()}
+    good = (e for e in entries.values() if not lacking(e.record))
+    return {answers.handle(e.record, titles): e for e in good}
 
 
-def choose(known: Mapping[str, Entry]) -> list[str]:
-    """The chosen runs' names; those of a link that are not here are told, not raised."""
-    asked = st.query_params.get_all("runs")
+def lacking(record: RunRecord) -> list[str]:
+    """The measurements that a comparison needs and this record has not, or not as numbers."""
+    found = [name for name in NUMBERS if not _is_number(record.metrics.get(name))]
+    costs = {name: record.metrics.get(name) for name in ("weight_mb", "gbops")}
+    costs["seconds.total"] = record.seconds.get("total")
+    # on a logarithmic axis there is no zero
+    free = [name for name, cost in costs.items() if not (_is_number(cost) and cost > 0)]
+    return list(dict.fromkeys(found + free))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+# ---- which runs ------------------------------------------------------------------------------
+
+
+def choose(known: Known, record: RunRecord) -> list[str]:
+    """The names of the chosen runs; those of a link that are not here are told, not raised.
+
+    Before anyone chooses, the methods of the bar's backbone at its bits are compared; the bar's
+    run is ``record``. Another backbone or other bits in the bar start anew from there, unless a
+    link has changed the choice at the same time.
+    """
+    asked, session = st.query_params.get_all("runs"), st.session_state
+    first, now = start(known, record), (record.spec.model, answers.bits_label(record))
+    bar, linked = session.get("compare-bar", (now, asked))
+    session["compare-bar"] = now, asked
     missing = [name for name in asked if name not in known]
-    picked = pickers.runs(list(known), _first(known), most=MOST, on_change=_forget_table)
+    if bar != now and linked == asked:
+        session["runs"], missing = first, []
+    session["scatter-names"] = {e.record.spec.key: name for name, e in known.items()}
+    picked = pickers.runs(list(known), first, most=MOST, on_change=_forget_table)
     if missing:
         st.info(
             f"This link names runs that are not here: {', '.join(f'`{m}`' for m in missing)}. "
@@ -46,107 +70,80 @@ def choose(known: Mapping[str, Entry]) -> list[str]:
     return picked
 
 
-def _first(known: Mapping[str, Entry]) -> list[str]:
-    """What is compared before anyone chose: one backbone's methods at W4A4."""
-    for model in dict.fromkeys(e.record.spec.model for e in known.values()):
-        fitting = [
-            name
-            for name, e in known.items()
-            if e.record.spec.model == model and answers.bits_label(e.record) == "W4A4"
-        ]
-        if len(fitting) > 1:
-            return sorted(fitting)[:MOST]
-    return list(known)[:2]
+def start(known: Known, record: RunRecord) -> list[str]:
+    """What is compared before anyone chose: the methods of this run's backbone at its bits."""
+    spec, bits = record.spec, answers.bits_label(record)
+    fitting = [
+        name
+        for name, e in known.items()
+        if (e.record.spec.model, answers.bits_label(e.record)) == (spec.model, bits)
+        and not likeness.unlike([record, e.record])
+    ]
+    return sorted(fitting)[:MOST] or list(known)[:2]
 
 
 def _forget_table() -> None:
     st.session_state.pop(TABLE, None)
 
 
-def filtered(known: Mapping[str, Entry], picked: Sequence[str]) -> list[str]:
-    """Names for the table: the chosen runs first, then those that pass the two filters."""
-    one, two = st.columns(2)
-    models = sorted({e.record.spec.model for e in known.values()})
-    bits = sorted({answers.bits_label(e.record) for e in known.values()}, reverse=True)
-    with one:
-        only = st.multiselect("Backbones listed", models, key="list_m", bind=URL, placeholder="all")
-    with two:
-        wide = st.multiselect("Bits listed", bits, key="list_b", bind=URL, placeholder="all")
-    passing = [
-        name
-        for name, e in known.items()
-        if (not only or e.record.spec.model in only)
-        and (not wide or answers.bits_label(e.record) in wide)
-    ]
-    return [*picked, *(name for name in passing if name not in picked)]
+def controls() -> tuple[str, bool, int]:
+    """Cost axis, whether other runs are drawn behind, the fewest test images that count."""
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="large"):
+        cost = st.segmented_control(
+            "Cost to compare with", list(COSTS), format_func=COSTS.get, default="time",
+            required=True, key="x", bind=URL, width="content",
+        )  # fmt: skip
+        fewest = st.number_input(
+            "Fewest test images", 0, 1_000_000, 0, 100, key="min_n", bind=URL, width=170,
+            help="Runs measured on fewer images are left out: their intervals are too wide.",
+        )  # fmt: skip
+        others = st.toggle(
+            "Show the other runs too", key="others", bind=URL,
+            help="Click one in the figure to compare it, or draw a box to list those inside.",
+        )  # fmt: skip
+    return cost or "time", others, fewest
 
 
-def table(known: Mapping[str, Entry], names: Sequence[str], picked: Sequence[str]) -> None:
-    """All runs; ticking rows sets the choice, which is kept in the address."""
-    st.session_state[TABLE] = {"selection": {"rows": list(range(len(picked)))}}
-    st.session_state["table-names"] = list(names)
-    number = st.column_config.NumberColumn
-    config = {name: number(format=form, help=word(term)) for name, (form, term) in COLUMNS.items()}
-    config["95 % interval"] = st.column_config.TextColumn(help=word("interval"))
-    st.dataframe(
-        frame(known, names),
-        hide_index=True,
-        column_config=config,
-        key=TABLE,
-        on_select=ticked,
-        selection_mode="multi-row",
-        height=min(420, 38 + 35 * max(3, len(names))),
-        alt="All runs that can be read",
-    )
+def enough(known: Known, picked: Sequence[str], fewest: int) -> list[str]:
+    """The chosen runs with enough test images; those left out are told."""
+    kept = [name for name in picked if known[name].record.metrics["n"] >= fewest]
+    if len(kept) < len(picked):
+        out = [name for name in picked if name not in kept]
+        st.caption(f"Left out, with fewer than {fewest:,} test images: {', '.join(out)}.")
+    return kept
 
 
-def ticked(session: MutableMapping[str, Any] = st.session_state) -> None:
-    """The rows ticked in the table become the chosen runs."""
-    names, rows = session["table-names"], session[TABLE]["selection"]["rows"]
-    session["runs"] = [names[row] for row in rows if row < len(names)][:MOST]
+def behind(known: Known, names: Sequence[str], picked: Sequence[str]) -> list[RunRecord]:
+    """The runs drawn behind the chosen ones: listed, of the same backbones and test images."""
+    here = {_ground(known[name].record) for name in picked}
+    rest = (known[name].record for name in names if name not in picked)
+    return [record for record in rest if _ground(record) in here]
 
 
-def frame(known: Mapping[str, Entry], names: Sequence[str]) -> pd.DataFrame:
-    """One row per run, as the table and the CSV show it."""
-    demo = {e.folder for e in state.demo().good}
-    return pd.DataFrame([_row(name, known[name], known[name].folder in demo) for name in names])
+def _ground(record: RunRecord) -> tuple:
+    return record.spec.model, record.spec.data, record.data.get("test_hash")
 
 
-def _row(name: str, entry: Entry, stored: bool) -> dict:
-    record, titles = entry.record, state.titles()
-    m, spec = record.metrics, record.spec
-    return {
-        "Backbone": spec.model,
-        "Method": titles.get(spec.method, spec.method),
-        "Bits": answers.bits_label(record),
-        "Top-1": m["top1"],
-        "95 % interval": answers.interval(record),
-        "Float": m["top1_float"],
-        "Agreement": m["agreement"],
-        "Lost": int(m["lost"]),
-        "Gained": int(m["gained"]),
-        "Weights": m["weight_mb"],
-        "Bit-ops": m["gbops"],
-        "Time": record.seconds["total"],
-        "From": "stored" if stored else "own",
-        "Run": name.split()[-1],
-    }
+def followed(session: Session = st.session_state) -> None:
+    """A click on a point chooses its run or lets it go; a box lists the runs inside it below."""
+    selection, names = session[SCATTER]["selection"], session["scatter-names"]
+    data = (p.get("customdata") for p in selection["points"])
+    hit = list(dict.fromkeys(names[d[0]] for d in data if d and d[0] in names))
+    if not hit:
+        return
+    if selection.get("box"):
+        session["boxed"] = hit
+        return
+    now = list(session["runs"])
+    session["runs"] = [n for n in now if n != hit[0]] if hit[0] in now else [*now, hit[0]][:MOST]
+    if hit[0] not in now and len(now) >= MOST:
+        session["compare-full"] = True
 
 
-def csv(known: Mapping[str, Entry], names: Sequence[str]) -> bytes:
-    """The chosen runs with their whole specification, for a spreadsheet."""
-    rows = []
-    for name in names:
-        record = known[name].record
-        spec = record.spec.to_json()
-        settings = spec.pop("settings")
-        numbers = {k: round(v, 4) for k, v in record.metrics.items()}
-        took = {f"seconds_{k}": round(v, 2) for k, v in record.seconds.items()}
-        test = {"test_hash": record.data.get("test_hash"), "simulated": True}
-        rows.append(
-            {"run": record.spec.key, **spec, "settings": settings, **numbers, **took, **test}
-        )
-    return pd.DataFrame(rows).to_csv(index=False).encode()
+def tell_full() -> None:
+    """Said once after a click that found no room."""
+    if st.session_state.pop("compare-full", False):
+        st.toast(f"At most {MOST} runs are compared: let one go first.", icon=":material/block:")
 
 
 def unlike_banner(records: Sequence[RunRecord]) -> bool:
@@ -159,27 +156,3 @@ def unlike_banner(records: Sequence[RunRecord]) -> bool:
             icon=":material/balance:",
         )
     return bool(names)
-
-
-def differences(records: Sequence[RunRecord], names: Sequence[str]) -> None:
-    """Only the fields of the specifications that differ."""
-    found = likeness.differences(records)
-    if not found:
-        st.caption("The chosen runs have the same specification.")
-        return
-    rows = [
-        {"Setting": forms.label(field.removeprefix(likeness.SETTING))}
-        | dict(zip(names, values, strict=True))
-        for field, values in found.items()
-    ]
-    st.dataframe(pd.DataFrame(rows), hide_index=True, alt="Settings that differ between the runs")
-
-
-def broken() -> None:
-    """Folders that look like runs and are none, with what is wrong."""
-    problems = [e.problem for shelf in (state.demo(), state.own()) for e in shelf.broken]
-    if problems:
-        with st.expander(
-            f"Folders that cannot be read ({len(problems)})", icon=":material/heart_broken:"
-        ):
-            st.markdown("\n".join(f"- {p}" for p in problems))

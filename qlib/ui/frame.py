@@ -3,12 +3,13 @@
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pandas as pd
 import streamlit as st
 from streamlit.navigation.page import Page
 
 from qlib import jobs, store
 from qlib.records import Refused
-from qlib.ui import state
+from qlib.ui import address, bar, state
 from qlib.ui.timeline import span
 from qlib.ui.words import word
 
@@ -39,10 +40,15 @@ def style() -> None:
     """The name in the sidebar, and the little that the theme cannot say."""
     st.logo(str(ASSETS / "logo.svg"), size="large", icon_image=ICON)
     st.html(ASSETS / "style.css")
+    if state.presenting():
+        st.html(ASSETS / "present.css")
 
 
-def screen(name: str, icon: str, question: str) -> Page:
-    """The page of ``pages/NAME.py``: ``3_Run`` is called Run and lives at ``/run``."""
+def screen(name: str, icon: str, question: str, *, hidden: bool = False) -> Page:
+    """The page of ``pages/NAME.py``: ``3_Run`` is called Run and lives at ``/run``.
+
+    ``hidden``: it has an address, but does not stand in the navigation.
+    """
     title = name.split("_", 1)[1]
     return st.Page(
         f"pages/{name}.py",
@@ -50,6 +56,7 @@ def screen(name: str, icon: str, question: str) -> Page:
         icon=f":material/{icon}:",
         url_path=title.lower(),
         help=question,
+        visibility="hidden" if hidden else "visible",
     )
 
 
@@ -79,11 +86,13 @@ def simulated() -> None:
     )
 
 
-def sidebar() -> None:
-    """Below the navigation: the jobs that run now, wherever they were started."""
+def sidebar(path: str) -> None:
+    """Below the navigation: jobs that run now; tools, where the page has no context bar."""
     live = _live()
     with st.sidebar:
         st.fragment(_chips, run_every=POLL if live else None, key="chips")(bool(live))
+    if path in address.WITHOUT:
+        bar.tools({})
 
 
 def _live() -> list[jobs.Job]:
@@ -119,3 +128,13 @@ def try_this(*lines: str) -> None:
     """The box of what to look for and what to try."""
     with st.container(key="try-this", border=True):
         st.markdown("**What you see, what to try**\n\n" + "\n".join(f"- {x}" for x in lines))
+
+
+def data_table(name: str, data: pd.DataFrame, columns: dict | None = None) -> None:
+    """A figure's numbers, on demand: what a screen reader reads.
+
+    ``name`` is unique on its page; one of several words is shown as well.
+    """
+    title = f"Show the data: {name}" if " " in name else "Show the data"
+    with st.expander(title, icon=":material/table_chart:", key=f"data-{name.replace(' ', '-')}"):
+        st.dataframe(data, hide_index=True, column_config=columns, alt=f"Data of {name}")

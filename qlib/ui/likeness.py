@@ -19,6 +19,8 @@ FAIR = {
     "seed": "seed",
     "edge_layers": "first and last layer",
     "placement": "where activations are rounded",
+    "keep_float": "layers kept in float",
+    "analysis": "what was measured",
 }
 
 
@@ -48,6 +50,8 @@ def _text(value: Any) -> str:
         return ABSENT
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ", ".join(value) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -89,7 +89,7 @@ def method() -> str:
     known = discover("methods")
     order = sorted(known, key=lambda k: (k != "nearest", k))
     start = METHOD if METHOD in known else order[0]
-    picked = st.segmented_control(
+    picked = st.pills(
         "Method",
         order,
         format_func=lambda k: known[k].title,

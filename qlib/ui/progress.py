@@ -13,7 +13,7 @@ from qlib._registry import discover
 from qlib.jobs import Job
 from qlib.plots import _theme, loss_curve
 from qlib.records import Refused
-from qlib.ui import answers, cards, state, timeline
+from qlib.ui import answers, cards, findings, state, timeline
 from qlib.ui.timeline import Timeline, span
 from qlib.ui.words import word
 
@@ -199,6 +199,7 @@ def _done(job: Job) -> None:
         st.error(str(error), icon=":material/broken_image:")
         return
     cards.result(record)
+    findings.panel(store.Entry(folder, record), open_=True)
     with st.container(horizontal=True):
         st.page_link(
             "pages/9_Compare.py",

@@ -1,7 +1,9 @@
-"""What pages read: runs and predictions, cached until the folders change; never torch."""
+"""What pages read: runs and the files in their folders, cached until they change; never torch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import streamlit as st
@@ -9,6 +11,10 @@ import streamlit as st
 from qlib import store
 from qlib._registry import discover
 from qlib.records import RunRecord
+from qlib.ui import address
+
+if TYPE_CHECKING:
+    from qlib.tensors import TensorHist
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,13 @@ class Shelf:
 
     @property
     def good(self) -> tuple[store.Entry, ...]:
-        return tuple(e for e in self.entries if e.record)
+        """The readable quantization runs."""
+        return tuple(e for e in self.entries if e.record and not _analysis(e.record))
+
+    @property
+    def analyses(self) -> tuple[store.Entry, ...]:
+        """The readable sensitivity runs."""
+        return tuple(e for e in self.entries if e.record and _analysis(e.record))
 
     @property
     def broken(self) -> tuple[store.Entry, ...]:
@@ -29,7 +41,11 @@ class Shelf:
 
     @property
     def records(self) -> tuple[RunRecord, ...]:
-        return tuple(e.record for e in self.entries if e.record)
+        return tuple(e.record for e in self.good)
+
+
+def _analysis(record: RunRecord) -> bool:
+    return bool(record.spec.analysis)
 
 
 def demo() -> Shelf:
@@ -50,24 +66,71 @@ def _entries(folder: str, stamp: str) -> tuple[store.Entry, ...]:
 
 
 def everything() -> dict[str, store.Entry]:
-    """All readable runs by key; an own run hides a demo run of the same key."""
+    """All readable quantization runs by key; an own run hides a demo run of the same key."""
     return {e.key: e for shelf in (demo(), own()) for e in shelf.good}
 
 
-def preds(folder: Path) -> dict[str, np.ndarray]:
-    """The stored predictions of a run; read only.
+def analyses() -> dict[str, store.Entry]:
+    """The sensitivity runs by what they analyse: look up ``profile.base_of(run.spec).key``."""
+    from qlib import profile
+
+    found = [e for shelf in (demo(), own()) for e in shelf.analyses]
+    return {profile.base_of(e.record.spec).key: e for e in found}
+
+
+# ---- files of one run folder -----------------------------------------------------------------
+
+
+def record(folder: Path) -> RunRecord:
+    """A run's record with its rows of ``layers.csv``; read only.
 
     Raises:
         Refused: missing or damaged; the file is named.
     """
-    file = folder / "preds.npz"
+    return _read(folder, "layers.csv", store.load)
+
+
+def layers(folder: Path) -> list[dict[str, Any]]:
+    """The rows of ``layers.csv``. Raises as `record`."""
+    return record(folder).layers
+
+
+def preds(folder: Path) -> dict[str, np.ndarray]:
+    """The stored predictions of a run; read only. Raises as `record`."""
+    return _read(folder, "preds.npz", store.load_preds)
+
+
+def hist(folder: Path) -> "dict[str, TensorHist]":
+    """The binned tensors of a run by name; read only. Raises as `record`."""
+    from qlib import tensors
+
+    return _read(folder, "hist.npz", tensors.load)
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    """The events of a run; empty where none were stored."""
+    return _read(folder, "events.jsonl", store.events)
+
+
+def profile(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a sensitivity run. Raises as `record`."""
+    from qlib import profile as files
+
+    return _read(folder, "profile.csv", files.load)
+
+
+def _read(folder: Path, name: str, load: Callable[[Path], Any]) -> Any:
+    file = folder / name
     stamp = file.stat().st_mtime_ns if file.exists() else 0
-    return _preds(str(folder), stamp)
+    return _stored(name, str(folder), stamp, load)
 
 
-@st.cache_resource(max_entries=128, show_spinner=False)
-def _preds(folder: str, stamp: int) -> dict[str, np.ndarray]:
-    return store.load_preds(Path(folder))
+@st.cache_resource(max_entries=256, show_spinner=False)
+def _stored(name: str, folder: str, stamp: int, _load: Callable[[Path], Any]) -> Any:
+    return _load(Path(folder))
+
+
+# ---- how it is shown -------------------------------------------------------------------------
 
 
 @st.cache_resource(show_spinner=False)
@@ -79,3 +142,8 @@ def titles() -> dict[str, str]:
 def dark() -> bool:
     """Whether the page is shown dark: figures flip their neutral colours."""
     return st.context.theme.type == "dark"
+
+
+def presenting() -> bool:
+    """Whether the view is shown to a room: larger figures, no small print."""
+    return address.switched_on(address.PRESENT)

@@ -1,6 +1,6 @@
 """The stored demo runs as the Start page shows them: its controls, pictures and table."""
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,57 +11,78 @@ from qlib import store
 from qlib.plots import prediction_strip
 from qlib.plots.prediction_strip import PredictionStrip
 from qlib.records import Refused, RunRecord
-from qlib.ui import state
+from qlib.ui import address, context, resolve, state
 from qlib.ui.answers import interval
+from qlib.ui.resolve import Choice
 from qlib.ui.state import Shelf
 from qlib.ui.words import word
 
-URL = "query-params"
-FIRST_BITS = 2  # where the first look already shows that something was lost
 REBUILD = "python -m benchmarks.demo"
 STRIP_NOTE = (
     "Three of the pictures stay right longest, three fall early; the accuracy is of all images."
 )
 
-Grid = dict[tuple[str, str, int], store.Entry]
+
+def same_bits(entries: Sequence[store.Entry]) -> list[store.Entry]:
+    """The runs whose weights and activations have equal bits: those that this page shows."""
+    return [e for e in entries if e.record.spec.weight_bits == e.record.spec.act_bits]
 
 
-def grid(shelf: Shelf) -> Grid:
-    """(model, method, bits) → run, of the runs whose weights and activations have equal bits."""
-    same = [e for e in reversed(shelf.good) if e.record.spec.weight_bits == e.record.spec.act_bits]
-    return {(s.model, s.method, s.weight_bits): e for e in same if (s := e.record.spec)}
+def choose(entries: Sequence[store.Entry]) -> Choice:
+    """The run that the address asks for, or the nearest one of `same_bits`."""
+    titles = state.titles()
+    whole = resolve.choose(address.asked(), entries, titles)
+    fits = resolve.choose(whole.params, same_bits(entries), titles)
+    spec = whole.spec
+    if fits.params == whole.params and spec.weight_bits == spec.act_bits:
+        return whole
+    return Choice(fits.entry, (*whole.notes, *fits.notes))
 
 
-def of_model(grid: Grid, model: str) -> list[store.Entry]:
-    return [e for (m, _, _), e in grid.items() if m == model]
+def comparable(entries: Sequence[store.Entry], shown: store.Entry) -> list[RunRecord]:
+    """One run per method and width of the shown run's backbone, all on its test images."""
+    record = shown.record
+    found: dict[tuple[str, int], RunRecord] = {}
+    for other in (shown, *same_bits(entries)):
+        its = other.record
+        same = its.spec.model == record.spec.model
+        if same and its.data.get("test_hash") == record.data.get("test_hash"):
+            found.setdefault((its.spec.method, its.spec.weight_bits), its)
+    return list(found.values())
 
 
-def controls(grid: Grid) -> tuple[RunRecord, str]:
-    """Backbone, bits and method in one row; the chosen run and its method."""
-    one, two, three = st.columns([11, 9, 8])
+def controls(entries: Sequence[store.Entry], choice: Choice) -> None:
+    """Backbone, bits and method in one row, under the same keys as the context bar's."""
+    one, two, three = st.columns([11, 9, 9])
+    now, here = choice.params, same_bits(entries)
+    of_model = [e for e in here if e.record.spec.model == now["m"]]
     with one:
-        models = sorted({m for m, _, _ in grid}, key=lambda m: (m != "digits-vit", m))
-        model = _backbone(models)
+        _backbone(resolve.models(here), now["m"])
     with two:
-        widths = sorted({b for m, _, b in grid if m == model}, reverse=True)
-        start = FIRST_BITS if FIRST_BITS in widths else widths[0]
-        bits = _choice("Bits of weights and activations", widths, "b", start, word("bits"))
+        widths = resolve.widths(of_model)
+        bits = {label: label.split("A")[1] for label in widths}
+        _choice("Bits of weights and activations", bits, "b", now["b"], word("bits"))
     with three:
-        ways = {"nearest": "Round to nearest", "best": "Best stored"}
-        way = _choice("Method", list(ways), "q", "nearest", word("nearest"), ways.get)
-    here = {q: e.record for (m, q, b), e in grid.items() if (m, b) == (model, bits)}
-    if way == "nearest" and "nearest" in here:
-        return here["nearest"], "nearest"
-    learned = [q for q in here if q != "nearest"] or list(here)
-    best = max(learned, key=lambda q: here[q].metrics["top1"])
-    return here[best], best
+        _choice("Method", _methods(of_model, now), "q", now["q"], word("nearest"))
 
 
-def _backbone(models: list[str]) -> str:
+def _methods(of_model: Sequence[store.Entry], now: Mapping[str, str]) -> dict[str, str]:
+    """The baseline, the best learned method at these bits, and the one that is looked at."""
+    titles, best = state.titles(), resolve.best(of_model, now["b"])
+    shown = {"nearest": "Round to nearest", best: f"Best: {titles.get(best, best)}"}
+    return {now["q"]: titles.get(now["q"], now["q"])} | shown
+
+
+def _backbone(models: list[str], now: str) -> None:
     """Side by side while the names fit into a column, else in a list."""
     if sum(len(m) + 4 for m in models) <= 52:
-        return _choice("Backbone", models, "m", models[0], "The trained network.")
-    return st.selectbox("Backbone", models, key="m", bind=URL, help="The trained network.")
+        _choice("Backbone", {m: m for m in models}, "m", now, "The trained network.")
+        return
+    st.session_state["m"] = now
+    st.selectbox(
+        "Backbone", models, key="m", on_change=context.picked, args=("m",),
+        help="The trained network.",
+    )  # fmt: skip
 
 
 def two_lines(records: Sequence[RunRecord], method: str) -> list[RunRecord]:
@@ -75,54 +96,56 @@ def two_lines(records: Sequence[RunRecord], method: str) -> list[RunRecord]:
     return [r for r in records if r.spec.method in ("nearest", method)]
 
 
-def _choice(name: str, options: list, key: str, default, help: str, show=str):
-    picked = st.segmented_control(
+def _choice(name: str, options: Mapping[str, str], key: str, now: str, help: str) -> None:
+    st.session_state[key] = now
+    st.segmented_control(
         name,
-        options,
-        default=default,
+        list(options),
         required=True,
-        format_func=show,
+        format_func=lambda option: options.get(option, option),
         key=key,
-        bind=URL,
+        on_change=context.picked,
+        args=(key,),
         help=help,
     )
-    return default if picked is None else picked
 
 
 def follow_click(session: MutableMapping[str, Any] = st.session_state) -> None:
     """A click on a point of the accuracy figure sets the bits; a click beside them, nothing."""
     points = session["bits-figure"]["selection"]["points"]
     if points and points[0].get("customdata"):
-        session["b"] = int(points[0]["customdata"][0])
+        bits = int(points[0]["customdata"][0])
+        context.set_bits(f"W{bits}A{bits}")
 
 
-def strip(shelf: Shelf, record: RunRecord) -> PredictionStrip:
+def strip(entries: Sequence[store.Entry], entry: store.Entry) -> PredictionStrip:
     """The same pictures for every run of a model, with this run's guesses.
 
     Raises:
         Refused: the run's predictions are missing or damaged.
     """
-    chosen, pictures = _pictures(shelf, record)
-    entry = next(e for e in shelf.good if e.key == record.spec.key)
-    spec = record.spec
+    chosen, pictures = _pictures(entries, entry)
+    spec = entry.record.spec
     how = state.titles().get(spec.method, spec.method)
     how = "rounded to nearest" if spec.method == "nearest" else how
     setting = f"{spec.weight_bits} bits, {how}"
     return prediction_strip.info(state.preds(entry.folder), chosen, pictures, setting=setting)
 
 
-def _pictures(shelf: Shelf, record: RunRecord) -> tuple[tuple[int, ...], dict[int, np.ndarray]]:
+def _pictures(
+    entries: Sequence[store.Entry], entry: store.Entry
+) -> tuple[tuple[int, ...], dict[int, np.ndarray]]:
     """Positions and pixels, from all readable runs of the same model on the same test images."""
     runs, pictures = [], {}
-    for entry in shelf.good:
-        other = entry.record
-        same = other.spec.model == record.spec.model
-        if not same or other.data.get("test_hash") != record.data.get("test_hash"):
+    for other in same_bits(entries):
+        mine, its = entry.record, other.record
+        same = its.spec.model == mine.spec.model
+        if not same or its.data.get("test_hash") != mine.data.get("test_hash"):
             continue
         try:
-            arrays = state.preds(entry.folder)
+            arrays = state.preds(other.folder)
         except Refused:
-            if entry.key == record.spec.key:
+            if other.key == entry.key:
                 raise
             continue
         runs.append(arrays)

@@ -16,6 +16,15 @@ WORDS = {
         "accuracy on endless images would plausibly lie. Methods whose intervals overlap are not "
         "told apart by these images."
     ),
+    "paired": (
+        "Both runs saw the same test images, so only those count that one of them alone gets "
+        "right. If the runs were equally good, these would split like throws of a fair coin; "
+        "p says how often a split so uneven would come by chance (McNemar's exact test)."
+    ),
+    "holm": (
+        "Who tests many pairs finds some difference by chance. Holm's correction raises the p "
+        "values so that the whole table has a false alarm in 5 % of cases at most."
+    ),
     "nearest": (
         "Every number goes to the nearest level of the grid; nothing is learned. The baseline that "
         "other methods must beat."
@@ -55,8 +64,95 @@ WORDS = {
         "The error of the unit's output against its float output. Lower is closer to the float "
         "model; the axis is logarithmic."
     ),
+    "moved": (
+        "Share of weights whose level is not the nearest one: learning sent them to another, "
+        "mostly to the neighbour on the other side."
+    ),
+    "error against nearest": (
+        "Squared error as a multiple of what nearest rounding gives on the same grid. Weight "
+        "error: of a layer's weights; output error: of its output in the quantized network, each "
+        "against float."
+    ),
+    "reference of the output error": (
+        "What a layer's output error is compared with. Network: the same layer where the whole "
+        "network is rounded to nearest. Layer alone: the learned network with only this layer's "
+        "weights sent back to nearest (calibration images)."
+    ),
+    "soft rounding": (
+        "While it learns, each weight rounds up by a part h between 0 (down) and 1 (up). It starts "
+        "at the float weight; a penalty drives h to 0 or 1, and at the end it is rounded."
+    ),
+    "penalty": (
+        "The term that makes soft rounding hard: added to the loss once the warm-up is over, "
+        "ever stricter until each weight is up or down."
+    ),
+    "start of the loss": (
+        "At the first step the weights are not rounded yet, so the curve may rise while they "
+        "choose their sides."
+    ),
+    "smoothing": "Running median over nine neighbouring losses; the single losses stay faint.",
     "seed": "The start of all random choices. The same settings and seed give the same result.",
     "chance": "What blind guessing would reach: one divided by the number of classes.",
+    "sensitivity": (
+        "How much the network's answers change when one layer alone is quantized, or when one "
+        "layer alone is left in float. It says which layers are to blame."
+    ),
+    "KL": (
+        "Kullback-Leibler divergence: how far the quantized network's class probabilities are "
+        "from the float network's, averaged over images, in nats. 0 means the same "
+        "probabilities. It needs no labels."
+    ),
+    "local error": (
+        "The error a layer makes by itself: it alone is quantized and reads its float input."
+    ),
+    "accumulated error": (
+        "The error of a layer's output when the whole network is quantized: its own and all that "
+        "came before it."
+    ),
+    "SQNR": (
+        "Signal-to-quantization-noise ratio in decibels: 10 dB means that the error has a tenth "
+        "of the signal's power, 20 dB a hundredth. Higher is better; one more bit adds at most "
+        "about 6 dB."
+    ),
+    "offline": "One file that opens in any browser, without a network.",
+    "tensor": (
+        "A block of numbers. Weight: the layer's learned numbers. Input: what flows into it, from "
+        "the calibration images. Output: what flows out, in float and in the quantized network."
+    ),
+    "stage": (
+        "Float: before rounding. Rounded: the same numbers on the levels. Codes: the integers that "
+        "are stored. Error: rounded minus float."
+    ),
+    "attention inputs": (
+        "Attention multiplies two activations with each other; both are rounded, on grids of "
+        "their own."
+    ),
+    "tensor range": "The smallest and the largest of the float values.",
+    "spread": "The standard deviation of the float values.",
+    "levels": (
+        "The values that rounded numbers can take: 2 to the power of the bits, evenly spaced. "
+        "Levels that no value took are precision that nobody uses."
+    ),
+    "scale": (
+        "The distance between two levels, also called the step. Rounding errs by at most half of "
+        "it; with a grid per channel, the median of all."
+    ),
+    "zero-point": "The integer code that stands for the real value 0, which so stays exact.",
+    "clipping": (
+        "Values beyond the grid go to its last level, however far away they are. Clipped are "
+        "those that lie more than half a step outside."
+    ),
+    "percentile": (
+        "The value below which a share of all values lies: 99.9 % of them are below p99.9."
+    ),
+    "outlier ratio": (
+        "The largest absolute value over the larger of |p0.1| and |p99.9|. At 10, a grid that "
+        "covers all values spends nine tenths of itself on 0.2 % of them."
+    ),
+    "rmse step": (
+        "Root mean squared error in steps. Errors spread evenly over one step give 0.289; more "
+        "comes from clipping or learned rounding, less from values that sit on levels."
+    ),
     "estimate": (
         "From the size of the network and from runs already stored, where there are some; real "
         "times depend on the machine and on what else it does."

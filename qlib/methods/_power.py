@@ -1,0 +1,125 @@
+"""Exponents of power-function grids: who must share one, which is best, and putting them in."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from qlib.calibration import Calibration
+from qlib.model import QuantModel
+from qlib.points import QuantLayer
+from qlib.quantizers.power import EXPONENTS, Power
+from qlib.records import Event, Report
+from qlib.scheme import BitPlan
+
+STEP = 0.1  # of the first look; a second one goes by hundredths
+ENOUGH = 2**18  # weights of a layer that the search looks at
+
+
+@dataclass(frozen=True)
+class Family:
+    """Tensors that meet in products and so share one exponent.
+
+    A layer's weight and its input; a block's boundary and every layer that reads it; the two
+    operands of an attention product, which have no weight.
+    """
+
+    unit: str
+    weights: list[str] = field(default_factory=list)  # layers
+    points: list[str] = field(default_factory=list)
+
+
+def families(model: QuantModel) -> list[Family]:
+    """All of a network's, in order of execution. Every point and every weight is in one."""
+    found: dict[str, Family] = {}
+    for name, layer in model.layers.items():
+        own = [f"{name}.{t}" for t in layer.points() if f"{name}.{t}" in model.points]
+        unit = model.unit_of(name)
+        shared = not own and f"{unit}.boundary" in model.points
+        points = [f"{unit}.boundary"] if shared else own
+        family = found.setdefault(points[0] if points else name, Family(unit, [], points))
+        if isinstance(layer, QuantLayer):
+            family.weights.append(name)
+    for name in model.boundaries:  # read by no layer directly, by a normalisation perhaps
+        found.setdefault(f"{name}.boundary", Family(name, [], [f"{name}.boundary"]))
+    return list(found.values())
+
+
+@torch.no_grad()
+def search(
+    model: QuantModel, plan: BitPlan, data: Calibration, norm: float, report: Report
+) -> tuple[dict[str, float], float]:
+    """The exponent with the least Σ over layers of ‖w − ŵ‖_norm; uses the weights alone.
+
+    The error ripples at few bits, so all of a coarse grid is looked at, then the hundredths around
+    the best. Ties go to the exponent nearest to 1.
+
+    Returns:
+        the best one of each layer that the plan quantizes, and the best for all together.
+    """
+    layers = {n: m for n, m in model.weighted().items() if plan.weights.get(n) is not None}
+    table: dict[str, dict[float, float]] = {n: {} for n in layers}
+
+    def look(name: str, exponents: Iterable[float]) -> None:
+        scheme, whole = plan.weights[name], layers[name].weight
+        weight = whole[:: max(1, whole.numel() // ENOUGH)]  # some of the channels
+        for a in exponents:
+            if a not in table[name]:
+                made = Power.fit(weight, scheme, data.weight_observer, a)
+                gap = (made(weight) - weight).double().abs()
+                table[name][a] = float(gap.pow(norm).sum() ** (1 / norm))
+
+    low, high = EXPONENTS
+    coarse = [round(1 + STEP * i, 2) for i in range(-10, 10) if low <= 1 + STEP * i <= high]
+    for i, name in enumerate(layers):
+        look(name, coarse)
+        look(name, _around(_best(table[name])))
+        report(Event("calibrate", name, i + 1, len(layers), note="exponents"))
+    near = _around(_best_of_all(table, coarse))
+    for name in layers:
+        look(name, near)
+    return {name: _best(tried) for name, tried in table.items()}, _best_of_all(table, near)
+
+
+def _around(best: float) -> list[float]:
+    low, high = EXPONENTS
+    return [a for i in range(-5, 6) if low <= (a := round(best + i / 100, 2)) <= high]
+
+
+def _best(tried: dict[float, float]) -> float:
+    return min(tried, key=lambda a: (tried[a], abs(a - 1)))
+
+
+def _best_of_all(table: dict[str, dict[float, float]], exponents: list[float]) -> float:
+    return _best({a: sum(tried[a] for tried in table.values()) for a in exponents})
+
+
+@torch.no_grad()
+def attach(
+    model: QuantModel, plan: BitPlan, data: Calibration, of: Callable[[Family], float]
+) -> dict[str, nn.Parameter]:
+    """Give every tensor of the plan a power quantizer; a family's exponents are one parameter.
+
+    Returns:
+        the exponent of each point and of each layer's weight, by name.
+    """
+    seen = data.histograms(model)
+    device = data.images.device
+    exponents: dict[str, nn.Parameter] = {}
+    for family in families(model):
+        shared = nn.Parameter(torch.tensor(of(family), device=device), requires_grad=False)
+        for name in family.weights:
+            layer, scheme = model.layers[name], plan.weights.get(name)
+            exponents[name], layer.correction = shared, None
+            layer.weight_point.fill(
+                Power.fit(layer.weight, scheme, data.weight_observer, shared) if scheme else None
+            )
+        for name in family.points:
+            scheme, exponents[name] = plan.inputs.get(name), shared
+            model.points[name].quantizer = None
+            if scheme is not None:
+                values, counts = (t.to(device) for t in seen[name].values())
+                made = Power.fit(values, scheme, data.act_observer, shared, counts)
+                model.points[name].quantizer = made
+    return exponents

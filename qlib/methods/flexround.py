@@ -1,0 +1,61 @@
+"""Learn a factor that divides each weight before it is rounded.  Paper: arXiv 2306.00317"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qlib._params import param
+from qlib.methods._base import Method
+from qlib.methods._dropping import dropping
+
+if TYPE_CHECKING:
+    from qlib.calibration import Calibration
+    from qlib.model import QuantModel
+    from qlib.records import Report
+    from qlib.scheme import BitPlan
+
+
+@dataclass(frozen=True)
+class FlexRound(Method):
+    """ŵ = s·⌊w/(s·S)⌉ with s, the factors S and the activation steps learned block by block.
+
+    The paper's "Q + FlexRound": activations are dropped as in QDrop, and there is no rounding
+    penalty because rounding is hard from the first step. ``keep=1`` leaves the dropping out.
+    """
+
+    title = "FlexRound"
+    paper = "Lee et al., ICML 2023, arXiv 2306.00317"
+    promise = "Divides each weight by a learned factor before rounding: big weights move far."
+    cost = "minutes"
+    paper_placement = "boundary"
+    paper_settings = {"steps": 5_000, "rate": 4e-4, "keep": 0.5}  # noqa: RUF012 (read only)
+
+    steps: int = param(500, "Optimisation steps for each block.", low=0, high=100_000)
+    keep: float = param(0.5, "Chance that an activation stays quantized.", low=0.0, high=1.0)
+    rate: float = param(3e-3, "Learning rate of the factors.", low=0.0, high=1.0)
+    step_rate: float = param(1e-4, "Learning rate of the weight scales.", low=0.0, high=1.0)
+    act_rate: float = param(4e-4, "Learning rate of the activation scales.", low=0.0, high=1.0)
+    batch: int = param(32, "Images for each step.", low=1, high=1024)
+
+    def apply(
+        self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
+    ) -> None:
+        from qlib.quantizers.flex_round import FlexRound as Divided
+        from qlib.reconstruct import Rate, reconstruct
+
+        data.attach(model, plan)
+        for unit in data.walk(model, weights=True, inputs=True):
+            unit.replace_weights(Divided.around)
+            with dropping(unit, self.keep, data.generator) as mixed:
+                reconstruct(
+                    unit,
+                    learn={
+                        "rounding": Rate(self.rate, cosine=True),
+                        "step": Rate(self.step_rate, cosine=True),
+                        "scale": Rate(self.act_rate, cosine=True),
+                    },
+                    inputs=mixed,
+                    steps=self.steps,
+                    batch=self.batch,
+                    generator=data.generator,
+                    report=report,
+                )

@@ -1,0 +1,80 @@
+"""Learn the codes of a power-function grid and its exponents, block by block.  arXiv 2308.05600"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qlib._params import param
+from qlib.methods._base import Method
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from qlib.calibration import Calibration, Unit
+    from qlib.model import QuantModel
+    from qlib.records import Report
+    from qlib.scheme import BitPlan
+
+
+@dataclass(frozen=True)
+class Nupes(Method):
+    """PowerQuant's grids at the start; then codes, free over the whole grid, activation ranges and
+    exponents are learned against the float output of each block.
+
+    The paper's text is not public beyond its abstract: the codes' parametrisation and the rates
+    here are this project's reading of it. Rounding is hard from the first step, so there is no
+    rounding penalty; exponents move slowly and stay between 0.25 and 1.25.
+    """
+
+    title = "NUPES"
+    paper = "Yvinec et al., TPAMI 2025, arXiv 2308.05600"
+    promise = "Learns weight codes over the whole of a power-function grid, and its exponents."
+    cost = "minutes"
+    paper_placement = "inputs"
+
+    steps: int = param(500, "Optimisation steps for each block.", low=0, high=100_000)
+    rate: float = param(1e-2, "Learning rate of the codes, in steps.", low=0.0, high=1.0)
+    exponent_rate: float = param(1e-4, "Learning rate of the exponents.", low=0.0, high=1.0)
+    act_rate: float = param(1e-3, "Learning rate of input ranges, relative.", low=0.0, high=1.0)
+    batch: int = param(32, "Images for each step.", low=1, high=1024)
+
+    def apply(
+        self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
+    ) -> None:
+        from qlib.methods._power import Family, attach, search
+        from qlib.reconstruct import Rate, reconstruct
+
+        data.attach(model, plan)
+        best, common = search(model, plan, data, 2.0, report)
+
+        def exponent(family: Family) -> float:
+            own = [best[name] for name in family.weights if name in best]
+            return own[0] if len(own) == 1 else common
+
+        exponents = attach(model, plan, data, exponent)
+        for unit in data.walk(model, weights=True, inputs=True):
+            _free(unit, exponents)
+            reconstruct(
+                unit,
+                learn={
+                    "rounding": Rate(self.rate, cosine=True),
+                    "scale": Rate(self.act_rate, cosine=True),
+                    "exponent": Rate(self.exponent_rate, cosine=True),
+                },
+                steps=self.steps,
+                batch=self.batch,
+                generator=data.generator,
+                report=report,
+            )
+
+
+def _free(unit: "Unit", exponents: "dict[str, nn.Parameter]") -> None:
+    """Let the unit's codes, ranges and exponents move; values stay what they were."""
+    from qlib.quantizers.free_power import FreePower
+
+    for name, layer in unit.layers.items():
+        if layer in unit.weighted and layer.weight_point.quantizer is not None:
+            fitted = layer.weight_point.quantizer
+            layer.weight_point.fill(FreePower.around(fitted, layer.weight, exponents[name]))
+    for point in unit.points():
+        if point.quantizer is not None:
+            point.quantizer.hold_reach()

@@ -1,0 +1,265 @@
+"""Damage per layer, from the rows of a sensitivity profile or of ``layers.csv``. Numbers only.
+
+Two kinds of question give one `Profile` each. *Measured*: some layers of the network are
+quantized and the answers are compared (modes ``only`` and ``but``). *Compared*: a layer's output
+is compared with its float output (modes ``local`` and ``accumulated``).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, Any]
+
+TENTH = 0.1  # the share of the whole damage, or of noise in a signal, from which a layer is flagged
+SPAN = 100.0  # two decades: from here on an axis is logarithmic
+DECADES = 3  # of a logarithmic axis; smaller values stand at its foot
+WHOLE = ("none", "weights", "inputs", "both")  # splits of the whole network
+MODES = ("only", "but", "local", "accumulated")
+METRICS = {  # of the answers
+    "kl": ("KL to the float logits", "nats"),
+    "top1": ("top-1 accuracy", "points"),
+    "agreement": ("agreement", "points"),
+    "sqnr": ("SQNR of the logits", "dB"),
+}
+ERRORS = {  # of a layer's output
+    "sqnr": ("SQNR", "dB"),
+    "cosine": ("cosine distance", ""),
+    "mse": ("relative MSE", ""),
+}
+AXES = {
+    ("only", "kl"): "KL to float (nats)",
+    ("only", "top1"): "top-1 lost (points)",
+    ("only", "agreement"): "answers changed (points)",
+    ("only", "sqnr"): "SQNR of the logits (dB), low is bad",
+    ("but", "kl"): "KL removed (nats)",
+    ("but", "top1"): "top-1 won back (points)",
+    ("but", "agreement"): "answers won back (points)",
+    ("but", "sqnr"): "SQNR of the logits won back (dB)",
+    "sqnr": "error: SQNR (dB), low is bad",
+    "cosine": "error: 1 − cosine",
+    "mse": "error: relative MSE",
+}
+
+
+@dataclass(frozen=True)
+class Value:
+    """One layer's number and its range; None: not known.
+
+    ``state``: "" | kept (in float) | missing (not measured) | absent (has nothing to round).
+    """
+
+    layer: str
+    unit: str
+    kind: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    state: str = "missing"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All layers of one run in network order, and how to read their numbers.
+
+    ``bad``: +1 when more is worse, −1 when less is. ``flag``: the value from which a layer is
+    flagged. ``whole``: the same number for the whole quantized network, where there is one.
+    ``n`` images; ``data``: ``test`` or ``calib``.
+    """
+
+    method: str
+    title: str
+    mode: str
+    metric: str
+    values: tuple[Value, ...]
+    axis: str
+    unit: str
+    bad: int = 1
+    flag: float | None = None
+    whole: float | None = None
+    n: int = 0
+    data: str = "test"
+    split: str = "both"
+
+    @property
+    def known(self) -> tuple[Value, ...]:
+        return tuple(v for v in self.values if v.value is not None)
+
+    @property
+    def worst(self) -> tuple[Value, ...]:
+        """Known layers, those that do most damage first."""
+        return tuple(sorted(self.known, key=lambda v: -self.bad * v.value))
+
+    def flagged(self, value: Value) -> bool:
+        if value.value is None or self.flag is None:
+            return False
+        # accuracy is counted in images: a loss that chance explains flags nobody
+        if self.metric == "top1" and (value.low is None or value.low <= 0):
+            return False
+        return self.bad * value.value >= self.bad * self.flag
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether values that cannot be negative span more than two decades."""
+        positive = [v.value for v in self.known if v.value > 0]
+        signed = self.mode == "but" or self.unit in ("dB", "points")
+        if signed or any(v.value < 0 for v in self.known):
+            return False
+        return bool(positive) and max(positive) / min(positive) > SPAN
+
+
+def measured(
+    rows: Sequence[Row],
+    mode: str,
+    metric: str,
+    split: str = "both",
+    *,
+    method: str = "",
+    title: str = "",
+    layers: Sequence[Row] = (),
+    kept: Sequence[str] = (),
+) -> Profile:
+    """What quantizing a layer alone does, or leaving it alone in float wins back.
+
+    ``rows`` as in ``profile.csv``. ``layers``: rows with ``layer``, ``unit`` and ``kind`` that
+    name the network's layers in order, for those not measured yet; ``kept``: layers that the run
+    leaves in float.
+    """
+    ends = {r["split"]: r for r in rows if r["mode"] == "all"}
+    clean, full = ends.get("none"), ends.get(split)
+    here = {r["layer"]: r for r in rows if (r["mode"], r["split"]) == (mode, split)}
+    order = _named(layers or here.values())
+    some_split = {r["layer"] for r in rows if (r["mode"], r["split"]) == (mode, "both")}
+    reference = clean if mode == "only" else full
+    values = []
+    for name, (unit, kind) in order.items():
+        if name in kept:
+            values.append(Value(name, unit, kind, state="kept"))
+        elif name not in here:
+            # a product has no weights; a layer that was measured in no split still waits
+            values.append(
+                Value(name, unit, kind, state="absent" if name in some_split else "missing")
+            )
+        else:
+            values.append(Value(name, unit, kind, *_triple(here[name], reference, mode, metric)))
+    some = full or clean or next(iter(here.values()), {})
+    return Profile(
+        method, title, mode, metric, tuple(values), AXES[mode, metric], METRICS[metric][1],
+        bad=-1 if (mode, metric) == ("only", "sqnr") else 1,
+        flag=_flag(mode, metric, _whole(clean, full, metric)),
+        whole=_whole(clean, full, metric),
+        n=int(some.get("n") or 0), data=str(some.get("data") or "test"), split=split,
+    )  # fmt: skip
+
+
+def compared(
+    rows: Sequence[Row],
+    mode: str,
+    metric: str,
+    data: str = "test",
+    *,
+    method: str = "",
+    title: str = "",
+    kept: Sequence[str] = (),
+    n: int = 0,
+) -> Profile:
+    """The error of each layer's output; ``rows`` as in ``layers.csv``, tensor ``output``."""
+    outputs = [r for r in rows if r.get("tensor") == "output"]
+    start, end = {"local": "local", "accumulated": "acc"}[mode], "_test" * (data == "test")
+    values = []
+    for row in outputs:
+        found = _error(row, start, end, metric)
+        # a layer in float has no error of its own, yet passes on what reaches it
+        state = "kept" if row["layer"] in kept else "missing" if found is None else ""
+        values.append(Value(row["layer"], row["unit"], row["kind"], found, state=state))
+    return Profile(
+        method, title, mode, metric, tuple(values), f"{mode} {AXES[metric]}", ERRORS[metric][1],
+        bad=-1 if metric == "sqnr" else 1, flag=_limit(metric), n=n, data=data,
+    )  # fmt: skip
+
+
+def ends(rows: Sequence[Row], metric: str) -> dict[str, Row]:
+    """The rows of the whole network by split: none, weights, inputs, both; as far as measured."""
+    found = {r["split"]: r for r in rows if r["mode"] == "all" and number(r, metric) is not None}
+    return {s: found[s] for s in WHOLE if s in found}
+
+
+def number(row: Row | None, name: str) -> float | None:
+    """A finite number of a row, or None."""
+    try:
+        found = float((row or {}).get(name, ""))
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def _named(rows) -> dict[str, tuple[str, str]]:
+    return {r["layer"]: (r["unit"], r["kind"]) for r in rows if r["layer"]}
+
+
+def _triple(row: Row, reference: Row | None, mode: str, metric: str) -> tuple:
+    """(value, low, high, state) of one measured layer."""
+    value = _against(row, reference, mode, metric, "")
+    if metric == "kl":
+        found = [_against(row, reference, mode, metric, half) for half in ("_a", "_b")]
+    elif metric == "top1":
+        found = [_top1(row, reference, mode, end) for end in ("_low", "_high")]
+    else:
+        found = [None, None]
+    state = "missing" if value is None else ""
+    if value is None or None in found:
+        return value, None, None, state
+    return value, min(found), max(found), state
+
+
+def _against(row: Row, reference: Row | None, mode: str, metric: str, half: str) -> float | None:
+    if metric == "top1":
+        return _top1(row, reference, mode, "")
+    name = "sqnr_db" if metric == "sqnr" else metric + half
+    here, other = number(row, name), number(reference, name)
+    if here is None or (mode == "but" and other is None):
+        return None
+    if mode == "only":
+        return 100 - here if metric == "agreement" else here
+    return other - here if metric == "kl" else here - other
+
+
+def _top1(row: Row, reference: Row | None, mode: str, end: str) -> float | None:
+    """Points lost against float, or won back; the interval is that of the layer's accuracy."""
+    here, other = number(row, "top1" + end), number(reference, "top1")
+    if here is None or other is None:
+        return None
+    return other - here if mode == "only" else here - other
+
+
+def _whole(clean: Row | None, full: Row | None, metric: str) -> float | None:
+    """The damage of the whole network, in the unit of mode ``only``."""
+    if metric == "top1":
+        return None if full is None or clean is None else _top1(full, clean, "only", "")
+    return None if full is None else _against(full, None, "only", metric, "")
+
+
+def _flag(mode: str, metric: str, whole: float | None) -> float | None:
+    """A tenth of the whole damage; for decibels, of the noise's power."""
+    if whole is None:
+        return None
+    if metric == "sqnr":
+        return whole - 10 * math.log10(TENTH) if mode == "only" else -10 * math.log10(1 - TENTH)
+    return TENTH * whole if whole > 0 else None
+
+
+def _error(row: Row, start: str, end: str, metric: str) -> float | None:
+    if metric == "cosine":
+        found = number(row, f"{start}_cosine{end}")
+        return None if found is None else max(0.0, 1 - found)
+    found = number(row, f"{start}_sqnr_db{end}")
+    if found is None or metric == "sqnr":
+        return found
+    return 10 ** (-found / 10)
+
+
+def _limit(metric: str) -> float:
+    """An error of a tenth of the signal; its cosine when error and signal are uncorrelated."""
+    limits = {"sqnr": -10 * math.log10(TENTH), "mse": TENTH}
+    return limits.get(metric, 1 - 1 / math.sqrt(1 + TENTH))

@@ -1,0 +1,262 @@
+"""What each ingredient of learned rounding adds: from nearest rounding step by step to QDrop."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+from qlib.plots import _theme
+from qlib.plots._learned import tied
+from qlib.records import RunRecord
+from qlib.statistics import wilson
+
+# method → what it adds to the one before it; methods that are no step of this way are left out
+INGREDIENTS = {
+    "nearest": "nearest rounding",
+    "adaround": "learned,<br>layer by layer",
+    "brecq": "whole blocks,<br>activation steps",
+    "qdrop": "random<br>dropping",
+}
+METRICS = {
+    "top1": "Top-1",
+    "agreement": "Agreement",
+    "kl": "KL divergence",
+}
+AXES = {
+    "top1": "top-1 accuracy (%)",
+    "agreement": "agreement with float (%)",
+    "kl": "KL to the float answers (nats)",
+}
+HEIGHT = 300
+
+
+@dataclass(frozen=True)
+class Step:
+    """The value with everything up to this ingredient; ``low`` to ``high``: 95 %, where known."""
+
+    method: str
+    title: str
+    ingredient: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Waterfall:
+    """``missing``: methods of the way that have no stored run; ``reference``: the float model."""
+
+    metric: str
+    steps: tuple[Step, ...]
+    reference: float
+    n: int = 0
+    missing: tuple[str, ...] = ()
+
+    @property
+    def better(self) -> int:
+        """+1 where more is better, −1 where less is."""
+        return -1 if self.metric == "kl" else 1
+
+    def gain(self, at: int) -> float:
+        """How much better step ``at`` is than the one before it."""
+        return self.better * (self.steps[at].value - self.steps[at - 1].value)
+
+    def clear(self, at: int) -> bool:
+        """Whether its interval and that of the step before lie apart."""
+        one, two = self.steps[at - 1], self.steps[at]
+        if one.low is None or two.low is None:
+            return False
+        return one.high < two.low or two.high < one.low
+
+
+def info(
+    records: Mapping[str, RunRecord],
+    *,
+    metric: str = "top1",
+    titles: Mapping[str, str] | None = None,
+) -> Waterfall:
+    """The steps that have a run in ``records`` (method → run, made under equal conditions)."""
+    titles = titles or {}
+    steps = tuple(
+        _step(records[method], metric, titles.get(method, method), text)
+        for method, text in INGREDIENTS.items()
+        if method in records
+    )
+    missing = tuple(titles.get(m, m) for m in INGREDIENTS if m not in records)
+    first = next(iter(records.values()), None)
+    reference = {"top1": first.metrics["top1_float"] if first else 100.0, "agreement": 100.0}
+    n = int(first.metrics["n"]) if first else 0
+    return Waterfall(metric, steps, reference.get(metric, 0.0), n, missing)
+
+
+def _step(record: RunRecord, metric: str, title: str, text: str) -> Step:
+    m, value = record.metrics, record.metrics[metric]
+    method = record.spec.method
+    if metric == "kl":
+        return Step(method, title, text, value)
+    n = int(m["n"])
+    low, high = wilson(round(value / 100 * n), n)
+    return Step(method, title, text, value, 100 * low, 100 * high)
+
+
+def headline(info: Waterfall) -> str:
+    """The take-away: which ingredient adds most, and whether these images can show it."""
+    if len(info.steps) < 2:
+        return "There are too few stored runs for a step"
+    best = max(range(1, len(info.steps)), key=info.gain)
+    gain = info.gain(best)
+    if gain <= 0:
+        return "No ingredient makes the network better here"
+    step = info.steps[best]
+    told = f"{step.title} adds most: {amount(info, gain)}"
+    if info.metric == "kl" or info.clear(best):
+        return told
+    return f"{told}, but with {info.n:,} images the intervals overlap"
+
+
+def plain(text: str) -> str:
+    """A label without its line breaks."""
+    return text.replace("<br>", " ")
+
+
+def amount(info: Waterfall, gain: float) -> str:
+    """``+2.3 points``, or ``−0.012 nats``: a gain in the unit and direction of its metric."""
+    if info.metric == "kl":
+        return f"{-gain:+.3f} nats".replace("-", "−")
+    return f"{gain:+.1f} points".replace("-", "−")
+
+
+def figure(info: Waterfall, *, dark: bool = False, large: bool = False) -> go.Figure:
+    """A bar from each value to the next, green up and red down; marks with their intervals."""
+    figure = go.Figure()
+    if info.steps:
+        _bars(figure, info, dark)
+        _float(figure, info, dark)
+        for place, step in enumerate(info.steps):
+            _mark(figure, info, place, step, dark)
+    names = [f"<b>{s.title}</b><br>{s.ingredient}" for s in info.steps]
+    figure.update_xaxes(
+        tickvals=list(range(len(names))),
+        ticktext=names,
+        range=[-0.45, max(1, len(names)) - 0.25],
+        showgrid=False,
+        fixedrange=True,
+    )
+    figure.update_yaxes(title=AXES[info.metric], **_span(info))
+    figure.update_layout(showlegend=False, hovermode="closest")
+    return _theme.frame(
+        figure, title=tied(headline(info)), height=HEIGHT, dark=dark, width=96, large=large
+    )
+
+
+def _span(info: Waterfall) -> dict:
+    if not info.steps:
+        return {}
+    ends = [x for s in info.steps for x in (s.value, s.low, s.high) if x is not None]
+    ends.append(info.reference)
+    room = 0.12 * (max(ends) - min(ends)) or 1.0
+    low = max(0.0, min(ends) - room) if info.metric != "kl" else -room / 2
+    return {"range": [low, max(ends) + room]}
+
+
+def _bars(figure: go.Figure, info: Waterfall, dark: bool) -> None:
+    """From the value before to the value after, in shapes: their ends are the only marks."""
+    for place in range(1, len(info.steps)):
+        before, after = info.steps[place - 1].value, info.steps[place].value
+        better = info.gain(place) >= 0
+        color = _theme.RIGHT if better else _theme.WRONG
+        figure.add_shape(
+            type="line",
+            x0=place - 1,
+            x1=place + 0.28,
+            y0=before,
+            y1=before,
+            line={"color": _theme.faint(dark), "width": 1, "dash": "dot"},
+        )
+        figure.add_shape(
+            type="rect",
+            x0=place - 0.28,
+            x1=place + 0.28,
+            y0=before,
+            y1=after,
+            line={"width": 0},
+            fillcolor=_theme.rgba(color, 0.35),
+            layer="below",
+        )
+        figure.add_annotation(
+            x=place + 0.3,
+            y=(before + after) / 2,
+            xanchor="left",
+            text=("▲ " if better else "▼ ") + amount(info, info.gain(place)),
+            showarrow=False,
+            font={"size": _theme.FONT_SIZE, "color": _theme.ink(dark)},
+        )
+
+
+def _float(figure: go.Figure, info: Waterfall, dark: bool) -> None:
+    said = {"top1": f"float {info.reference:.1f} %", "agreement": "float 100 %", "kl": "float 0"}
+    figure.add_hline(
+        y=info.reference,
+        line={"color": _theme.ink(dark), "dash": "dash", "width": 1.2},
+        annotation={
+            "text": said[info.metric],
+            "font": {"size": _theme.SMALL, "color": _theme.ink(dark)},
+            "xanchor": "left",
+            "x": 0,
+            "yanchor": "bottom" if info.better > 0 else "top",
+        },
+    )
+
+
+def _mark(figure: go.Figure, info: Waterfall, place: int, step: Step, dark: bool) -> None:
+    style = _theme.style(step.method)
+    shown = f"{step.value:.3f}" if info.metric == "kl" else f"{step.value:.1f} %"
+    reach = {} if step.low is None else _reach(step, style.color)
+    told = "" if step.low is None else f"<br>95 %: {step.low:.1f} to {step.high:.1f}"
+    figure.add_scatter(
+        x=[place],
+        y=[step.value],
+        mode="markers",
+        marker={
+            "symbol": style.symbol,
+            "size": 11,
+            "color": style.color,
+            "line": {"width": 1.5, "color": _theme.paper(dark)},
+        },
+        name=step.title,
+        hovertemplate=f"<b>{step.title}</b><br>{shown}{told}<extra></extra>",
+        **reach,
+    )
+    figure.add_annotation(
+        x=place - 0.05,
+        y=step.value,
+        xanchor="right",
+        text=shown,
+        showarrow=False,
+        font={"size": _theme.FONT_SIZE, "color": _theme.ink(dark)},
+    )
+
+
+def _reach(step: Step, color: str) -> dict:
+    bar = {
+        "type": "data",
+        "symmetric": False,
+        "array": [step.high - step.value],
+        "arrayminus": [step.value - step.low],
+        "color": color,
+        "thickness": 1.4,
+        "width": 6,
+    }
+    return {"error_y": bar}
+
+
+def alt(info: Waterfall) -> str:
+    """The figure in words, with its numbers."""
+    told = []
+    for step in info.steps:
+        digits = 3 if info.metric == "kl" else 1
+        part = f"{step.title} {step.value:.{digits}f}"
+        if step.low is not None:
+            part += f" ({step.low:.1f} to {step.high:.1f})"
+        told.append(part)
+    return f"{AXES[info.metric]} step by step: {', '.join(told)}. {headline(info)}."

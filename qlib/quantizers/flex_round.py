@@ -1,0 +1,77 @@
+"""Divide each weight by a learned factor, then round to the nearest level.
+
+Paper: FlexRound, Lee et al., ICML 2023, arXiv 2306.00317
+"""
+
+import torch
+from torch import Tensor, nn
+
+from qlib.functional import fake_quantize
+from qlib.quantizers._base import Quantizer
+from qlib.scheme import Scheme
+
+SMALLEST = 1e-3  # a factor at 0 would send its weight to infinity
+
+
+class FlexRound(Quantizer):
+    """ŵ = s·(clamp(⌊w/(s·S₂·s₃·s₄)⌉ + z) − z), all factors positive, 1 at the start.
+
+    S₂ is shaped like the weight, s₃ has one number for each output channel, s₄ (convolutions only)
+    one for each input channel. The straight-through estimator gives ∂ŵ/∂S = −w/S² with S = S₂s₃s₄:
+    large weights move most, and may pass the two levels beside them. Rounding is hard all along;
+    after training the codes and s are what a device keeps.
+    """
+
+    title = "divided by learned factors"
+
+    def __init__(self, scale: Tensor, zero_point: Tensor, scheme: Scheme) -> None:
+        super().__init__(scale, zero_point, scheme)
+        self.factors: nn.ParameterList | None = None
+        self.soft = True
+
+    @classmethod
+    def around(cls, nearest: Quantizer, weight: Tensor) -> "FlexRound":
+        """Factors of 1 for ``weight`` on the grid of an already fitted quantizer."""
+        made = cls(nearest.scale, nearest.zero_point, nearest.scheme)
+        made.start(weight)
+        return made
+
+    @torch.no_grad()
+    def start(self, weight: Tensor) -> None:
+        """Set every factor to 1, which is rounding to nearest."""
+        shapes = [weight.shape, (weight.shape[0],) + (1,) * (weight.dim() - 1)]
+        if weight.dim() == 4:
+            shapes.append((1, weight.shape[1], 1, 1))
+        ones = [nn.Parameter(weight.new_ones(shape), requires_grad=False) for shape in shapes]
+        self.factors = nn.ParameterList(ones)
+
+    def divided(self, x: Tensor) -> Tensor:
+        """x/S, same shape."""
+        if self.factors is None:
+            self.start(x)
+        own, *shared = self.factors
+        for factor in shared:
+            own = own * factor
+        return x / own
+
+    def forward(self, x: Tensor) -> Tensor:
+        split = self.scheme.granularity.split(self.divided(x))
+        return fake_quantize(split, self.scale, self.low, self.high).reshape(x.shape)
+
+    def codes(self, x: Tensor) -> Tensor:
+        return self.nearest(self.divided(x))
+
+    def learnable(self) -> dict[str, list[nn.Parameter]]:
+        if self.factors is None or not self.soft:
+            return {}
+        return {"rounding": list(self.factors), "step": [self.scale]}
+
+    def harden(self) -> None:
+        self.soft = False
+
+    @torch.no_grad()
+    def keep_positive(self) -> None:
+        super().keep_positive()
+        for factor in self.factors or ():
+            if factor.requires_grad:
+                factor.clamp_(min=SMALLEST)

@@ -1,0 +1,95 @@
+"""Codes that are free over the whole of a power-function grid, learned together with its exponent.
+
+Paper: NUPES, Yvinec et al., arXiv 2308.05600
+"""
+
+import torch
+from torch import Tensor, nn
+
+from qlib.quantizers.power import TINY, Power, bend, slope_at
+from qlib.scheme import Scheme
+
+
+class FreePower(Power):
+    """ŵ = sign(k)·m·(|k|/K)^(1/a), k = ⌊v⌉, where v and a are learned and m stays.
+
+    A change of a shifts ⌊K·(|w|/m)^a⌋ of many weights at once, so a choice between up and down made
+    for one exponent means nothing for the next: codes are variables of their own. v starts where
+    PowerQuant has it before rounding. At a fixed code ∂ŵ/∂a = −ln(|k|/K)·ŵ/a², and ∂ŵ/∂k is
+    ŵ/(a·k); at k = 0, where that vanishes or explodes, it is the distance to the first level.
+    """
+
+    title = "free codes on a learned power-function grid"
+
+    def __init__(
+        self,
+        scale: Tensor,
+        zero_point: Tensor,
+        scheme: Scheme,
+        exponent: nn.Parameter | float = 1.0,
+    ) -> None:
+        super().__init__(scale, zero_point, scheme, exponent)
+        self.latent: nn.Parameter | None = None
+
+    @classmethod
+    def around(cls, fitted: Power, weight: Tensor, exponent: nn.Parameter) -> "FreePower":
+        """On the grid of a fitted quantizer; ``exponent`` has its value and may be shared."""
+        made = cls(fitted.scale, fitted.zero_point, fitted.scheme, exponent)
+        made.start(weight)
+        made.hold_reach()
+        return made
+
+    @torch.no_grad()
+    def start(self, weight: Tensor) -> None:
+        split = bend(self.scheme.granularity.split(weight), self.exponent)
+        steps = (split / self.scale).clamp(self.low, self.high)
+        self.latent = nn.Parameter(steps, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.latent is None:
+            self.start(x)
+        return _Free.apply(self.latent, self._scale(), self.exponent).reshape(x.shape)
+
+    def codes(self, x: Tensor) -> Tensor:
+        if self.latent is None:
+            self.start(x)
+        return (self.latent.detach().round() + self.zero_point).reshape(x.shape)
+
+    def learnable(self) -> dict[str, list[nn.Parameter]]:
+        if self.reach is None or self.latent is None:
+            return {}
+        return {"rounding": [self.latent], "exponent": [self.exponent]}
+
+    @torch.no_grad()
+    def keep_positive(self) -> None:
+        super().keep_positive()
+        if self.latent is not None and self.latent.requires_grad:
+            self.latent.clamp_(self.low, self.high)
+
+    @torch.no_grad()
+    def harden(self) -> None:
+        super().harden()
+        if self.latent is not None:
+            self.latent.round_()
+
+
+class _Free(torch.autograd.Function):
+    """φ⁻¹(s·⌊v⌉), straight-through at the rounding."""
+
+    @staticmethod
+    def forward(ctx, latent, scale, exponent):
+        steps = latent.round()
+        bent = steps * scale
+        y = bend(bent, 1 / exponent)
+        ctx.save_for_backward(steps, bent, y, scale, exponent)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        steps, bent, y, scale, exponent = ctx.saved_tensors
+        slope = slope_at(bent, exponent)
+        first = bend(scale, 1 / exponent)
+        for_latent = grad * torch.where(steps == 0, first, slope * scale)
+        for_scale = (grad * slope * steps).sum_to_size(scale.shape)
+        log = bent.abs().clamp(min=TINY).log()
+        return for_latent, for_scale, (-grad * log * y / exponent**2).sum()

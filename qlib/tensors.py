@@ -1,0 +1,157 @@
+"""The binned tensors of a run, read from its ``hist.npz``. No torch: pages and figures use it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from qlib._runfolder import broken, load_arrays
+from qlib.records import Refused
+
+FILE = "hist.npz"
+BINS = 256
+CHANNEL_BINS = 64
+CHANNELS = 128  # of a weight, evenly chosen among more
+PERCENTILES = (0, 0.1, 1, 25, 50, 75, 99, 99.9, 100)
+CODES = 256
+_PER_BIN = {"float": BINS, "rounded": BINS, "error": BINS, "mse": BINS, "codes": CODES}
+_NUMBERS = (
+    "lo", "hi", "error_lo", "error_hi", "qmin", "qmax", "bits", "scale", "zero_point", "clip_lo",
+    "clip_hi", "clipped", "count",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Output channels of a weight, on even bins over the same range as the whole tensor.
+
+    ``index`` (C,): which channels; ``float``, ``rounded`` (C, 64): counts.
+    """
+
+    index: np.ndarray
+    edges: np.ndarray  # (65,)
+    float: np.ndarray
+    rounded: np.ndarray
+
+
+@dataclass(frozen=True)
+class TensorHist:
+    """Counts of one tensor's values, before and after rounding.
+
+    Attributes:
+        name, layer, tensor: ``blocks.0.mlp.fc1.input``, ``blocks.0.mlp.fc1``, ``input``.
+        edges: (257,) even bins that cover both kinds of value.
+        float, rounded: (256,) counts. For an ``output``: of the float and of the fully quantized
+            network; else of the float network's values, and of the same values after rounding.
+        error_edges, error: (257,), (256,): counts of rounded − float.
+        mse: (256,) mean squared error of the values in each float bin, NaN where there are none.
+        codes: (256,) counts of code − qmin; zeros for outputs and for tensors left in float.
+        bits: 0 where there is no grid (outputs, tensors left in float).
+        scale, zero_point, clip_lo, clip_hi: medians where channels have grids of their own; the
+            clip edges are the lowest and the highest level. NaN where there is no grid. Where
+            levels are not evenly spaced, ``scale`` is their mean distance.
+        clipped: share of the values further outside than half a step, 0 to 1.
+        percentiles: (9,) of the float values at `PERCENTILES`; the ends are exact.
+        count: how many elements were counted (of large tensors an even sample).
+    """
+
+    name: str
+    layer: str
+    tensor: str
+    edges: np.ndarray
+    float: np.ndarray
+    rounded: np.ndarray
+    error_edges: np.ndarray
+    error: np.ndarray
+    mse: np.ndarray
+    codes: np.ndarray
+    qmin: int
+    qmax: int
+    bits: int
+    scale: float
+    zero_point: float
+    clip_lo: float
+    clip_hi: float
+    clipped: float
+    percentiles: np.ndarray
+    count: int
+    channels: Channels | None = None
+    bent: np.ndarray | None = None  # (256,) levels that are not evenly spaced, then NaN
+
+    @property
+    def levels(self) -> np.ndarray:
+        """Real values of the codes qmin … qmax, ascending; empty where there is no grid."""
+        if not self.bits:
+            return np.empty(0)
+        if self.bent is not None:
+            return self.bent[: self.qmax - self.qmin + 1].astype(np.float64)
+        return (np.arange(self.qmin, self.qmax + 1) - self.zero_point) * self.scale
+
+    @property
+    def outlier_ratio(self) -> float:
+        """max|x| over max(|p0.1|, |p99.9|): how far the extremes lie beyond the bulk, 1 or more."""
+        bulk = np.abs(self.percentiles[[1, 7]]).max()
+        far = np.abs(self.percentiles[[0, 8]]).max()
+        return float(far / bulk) if bulk > 0 else (1.0 if far == 0 else float("inf"))
+
+
+def load(folder: Path) -> dict[str, TensorHist]:
+    """The tensors of a run folder by name, layers in order of execution.
+
+    Raises:
+        Refused: missing (runs of older versions have none), damaged or cut off; the file is named.
+    """
+    file = folder / FILE
+    if not file.exists():
+        raise Refused(
+            f"{folder.name}/{FILE} is missing: this run was made before value counts were kept; "
+            "run it again to see them."
+        )
+    arrays = load_arrays(file)
+    try:
+        return _tensors(arrays)
+    except (ValueError, KeyError) as error:
+        raise Refused(broken(file, error)) from None
+
+
+def _tensors(arrays: dict[str, np.ndarray]) -> dict[str, TensorHist]:
+    names = [str(name) for name in arrays["names"]]
+    shapes = {name: (len(names), width) for name, width in _PER_BIN.items()}
+    shapes |= dict.fromkeys(_NUMBERS, (len(names),))
+    shapes["percentiles"] = (len(names), len(PERCENTILES))
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            raise ValueError(f"{name} has the shape {arrays[name].shape}")
+    return {name: _tensor(arrays, t, name) for t, name in enumerate(names)}
+
+
+def _tensor(arrays: dict[str, np.ndarray], t: int, name: str) -> TensorHist:
+    layer, _, tensor = name.rpartition(".")
+    bent = arrays["levels"][t] if "levels" in arrays else np.full(CODES, np.nan)
+    lo, hi = float(arrays["lo"][t]), float(arrays["hi"][t])
+    return TensorHist(
+        name,
+        layer,
+        tensor,
+        edges=np.linspace(lo, hi, BINS + 1),
+        error_edges=np.linspace(arrays["error_lo"][t], arrays["error_hi"][t], BINS + 1),
+        channels=_channels(arrays, t, lo, hi),
+        bent=None if np.isnan(bent).all() else bent,
+        percentiles=arrays["percentiles"][t],
+        **{part: arrays[part][t] for part in _PER_BIN},
+        **{part: int(arrays[part][t]) for part in ("qmin", "qmax", "bits", "count")},
+        **{
+            part: float(arrays[part][t])
+            for part in ("scale", "zero_point", "clip_lo", "clip_hi", "clipped")
+        },
+    )
+
+
+def _channels(arrays: dict[str, np.ndarray], t: int, lo: float, hi: float) -> Channels | None:
+    index = arrays.get(f"channel_index_{t}")
+    if index is None:
+        return None
+    counts = [arrays[f"channel_{which}_{t}"] for which in ("float", "rounded")]
+    if any(found.shape != (len(index), CHANNEL_BINS) for found in counts):
+        raise ValueError(f"the channels of tensor {t} have another shape")
+    return Channels(index, np.linspace(lo, hi, CHANNEL_BINS + 1), *counts)

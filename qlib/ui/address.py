@@ -1,0 +1,67 @@
+"""The address is the truth of a view: which keys it has, how they change and survive page switches.
+
+Streamlit empties the query string when another page is chosen in the navigation. What a person
+chose is therefore kept for the session and put back on entering a page; a key that the new
+address names itself wins.
+"""
+
+from collections.abc import Mapping
+
+import streamlit as st
+
+MODEL, METHOD, BITS, LAYER, DATA, RUN = "m", "q", "b", "layer", "d", "run"
+PRESENT, LESSON, STEP, HIDE = "present", "lesson", "step", "hide"
+CONTEXT = (MODEL, METHOD, BITS, LAYER, DATA, RUN)  # what is looked at
+EVERYWHERE = (PRESENT, LESSON, STEP, HIDE)  # how it is looked at
+WITHOUT = {"run", "lesson"}  # pages that look at no stored run: their address stays free of it
+_KEPT, _PAGE = "address-kept", "address-page"
+
+
+def enter(path: str) -> None:
+    """Call before a page runs; ``path`` is its address (``start``)."""
+    session = st.session_state
+    kept = dict(session.get(_KEPT, {}))
+    keys = EVERYWHERE if path in WITHOUT else (*EVERYWHERE, *CONTEXT)
+    if session.get(_PAGE, path) != path:
+        if RUN not in st.query_params and {MODEL, METHOD, BITS} & set(st.query_params):
+            kept.pop(RUN, None)
+        back = {k: v for k, v in kept.items() if k in keys and k not in st.query_params}
+        if back:
+            st.query_params.update(back)
+    session[_PAGE] = path
+    now = {k: st.query_params[k] for k in keys if k in st.query_params}
+    session[_KEPT] = {k: v for k, v in kept.items() if k not in keys} | now
+
+
+def forget(*, widgets: bool = False) -> None:
+    """Keep nothing of what was looked at; ``widgets``: nor what pages' own controls said."""
+    session = st.session_state
+    kept = session.get(_KEPT, {})
+    session[_KEPT] = {k: v for k, v in kept.items() if k == PRESENT}
+    for key in [k for k in session if widgets and not str(k).startswith(("address-", "lesson-"))]:
+        del session[key]
+
+
+def page() -> str:
+    """The address of the page that runs."""
+    return st.session_state.get(_PAGE, "")
+
+
+def asked() -> dict[str, str]:
+    """What the address asks to look at: the keys of `CONTEXT` that it has."""
+    return {k: st.query_params[k] for k in CONTEXT if st.query_params.get(k)}
+
+
+def put(values: Mapping[str, str | None]) -> None:
+    """Set keys of the address; None takes one out. One entry of the browser's history."""
+    for key, value in values.items():
+        if value is None and key in st.query_params:
+            del st.query_params[key]
+    new = {k: v for k, v in values.items() if v is not None and st.query_params.get(k) != v}
+    if new:
+        st.query_params.update(new)
+
+
+def switched_on(key: str) -> bool:
+    """Whether a switch such as ``present`` is on: ``1``, ``true`` or ``on``."""
+    return st.query_params.get(key, "").lower() in ("1", "true", "on")

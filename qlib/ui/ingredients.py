@@ -1,0 +1,82 @@
+"""What each ingredient of learned rounding adds, from the stored runs of the same conditions."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+import streamlit as st
+
+from qlib.plots import _theme, waterfall
+from qlib.plots.waterfall import Waterfall
+from qlib.store import Entry
+from qlib.ui import answers, export, frame, state
+from qlib.ui.context import View
+
+RECIPE = """\
+from qlib.plots import waterfall
+
+info = waterfall.info({{r.spec.method: r for r in records}}, metric={metric!r}, titles=titles)
+print(waterfall.alt(info))
+figure = waterfall.figure(info)
+figure"""
+
+
+def panel(view: View, others: Mapping[str, Entry]) -> None:
+    """Nearest → AdaRound → BRECQ → QDrop, as far as they are stored, in a metric to choose."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.subheader("What each ingredient adds", anchor=False, width="stretch")
+        metric = st.segmented_control(
+            "Metric",
+            list(waterfall.METRICS),
+            format_func=waterfall.METRICS.get,
+            default="top1",
+            required=True,
+            key="r_metric",
+            bind="query-params",
+            label_visibility="collapsed",
+        )
+    records = {m: e.record for m, e in others.items() if m in waterfall.INGREDIENTS}
+    info = waterfall.info(records, metric=metric or "top1", titles=state.titles())
+    if len(info.steps) < 2:
+        st.info(
+            f"At {answers.bits_label(view.record)} too few methods are stored under equal "
+            "conditions to compare them step by step.",
+            icon=":material/stairs:",
+        )
+        return
+    figure = waterfall.figure(info, dark=state.dark(), large=state.presenting())
+    st.plotly_chart(
+        figure,
+        key="r_waterfall",
+        config=_theme.config(f"{view.record.spec.model}_ingredients"),
+        alt=waterfall.alt(info),
+    )
+    st.caption(_under(info) + answers.source_line(view.record) + ".")
+    numbers = table(info)
+    with st.container(horizontal=True):
+        recipe = RECIPE.format(metric=info.metric)
+        made, alt = list(records.values()), waterfall.alt(info)
+        export.menu("ingredients", figure, numbers, made, alt=alt, recipe=recipe)
+        frame.data_table("of the ingredients", numbers)
+
+
+def _under(info: Waterfall) -> str:
+    """What the marks mean, and which methods have no stored run."""
+    text = "" if info.metric == "kl" else "Thin bars: 95 % intervals. "
+    if info.missing:
+        text += f"Not stored at these bits: {', '.join(info.missing)}. "
+    return text
+
+
+def table(info: Waterfall) -> pd.DataFrame:
+    """One row per ingredient."""
+    return pd.DataFrame(
+        {
+            "Method": s.title,
+            "Ingredient": waterfall.plain(s.ingredient),
+            waterfall.AXES[info.metric]: s.value,
+            "95 % from": s.low,
+            "95 % to": s.high,
+            "Gain": info.gain(i) if i else None,
+        }
+        for i, s in enumerate(info.steps)
+    )

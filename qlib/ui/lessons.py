@@ -1,0 +1,193 @@
+"""A lesson's step as a card at the foot of the window, the list of lessons, moving in them."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from qlib import facts, lessons
+from qlib.lessons import Lesson, Step, Told
+from qlib.records import Refused
+from qlib.ui import address, context, resolve, state
+
+PAGES = Path(__file__).resolve().parents[2] / "pages"
+FOLLOW = "pages/0_Lesson.py"  # the address that leads to a step
+
+
+def page_files() -> dict[str, str]:
+    """Address of a page → its file: ``start`` → ``pages/1_Start.py``."""
+    return {p.stem.split("_", 1)[1].lower(): f"pages/{p.name}" for p in PAGES.glob("[0-9]*.py")}
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _every(folder: str, stamp: tuple) -> tuple[list[Lesson], list[str]]:
+    return lessons.every(Path(folder))
+
+
+def every() -> tuple[list[Lesson], list[str]]:
+    """All lessons in their order, and what is wrong with files that cannot be used."""
+    files = sorted(lessons.FOLDER.glob("*.json"))
+    return _every(str(lessons.FOLDER), tuple((f.name, f.stat().st_mtime_ns) for f in files))
+
+
+def current() -> tuple[Lesson | None, int]:
+    """The lesson of the address and the place of its step, from 0; None where there is none."""
+    name = st.query_params.get(address.LESSON, "")
+    lesson = next((found for found in every()[0] if found.name == name), None)
+    if lesson is None:
+        return None, 0
+    try:
+        place = int(st.query_params.get(address.STEP, "1")) - 1
+    except ValueError:
+        place = 0
+    return lesson, min(max(0, place), len(lesson.steps) - 1)
+
+
+# ---- moving ----------------------------------------------------------------------------------
+
+
+def follow() -> None:
+    """Go to the step that the address names, with exactly its settings; does not return then."""
+    lesson, place = current()
+    if lesson is None:
+        return
+    step = lesson.steps[place]
+    file = page_files().get(step.page)
+    if file is None:
+        st.info(f"The lesson's page “{step.page}” is not part of this app.")
+        return
+    address.forget(widgets=True)
+    here = {address.LESSON: lesson.name, address.STEP: str(place + 1)}
+    st.switch_page(file, query_params=step.params | here)
+
+
+def _go(lesson: Lesson, place: int) -> None:
+    where = {address.LESSON: lesson.name, address.STEP: str(place + 1)}
+    st.switch_page(FOLLOW, query_params=where)
+
+
+def _leave() -> None:
+    address.put(dict.fromkeys((address.LESSON, address.STEP, address.HIDE)))
+
+
+# ---- the list --------------------------------------------------------------------------------
+
+
+def listing() -> None:
+    """One link per lesson with its promise; files that cannot be used are named."""
+    found, problems = every()
+    if found:
+        cells = st.columns(min(4, len(found)))
+    for place, lesson in enumerate(found):
+        with cells[place % len(cells)], st.container(border=True, height="stretch", gap="xsmall"):
+            st.page_link(
+                FOLLOW,
+                label=f"**{lesson.title}**",
+                icon=":material/school:",
+                query_params={address.LESSON: lesson.name, address.STEP: "1"},
+            )
+            st.caption(f"{lesson.promise} {len(lesson.steps)} steps.")
+    for problem in problems:
+        st.caption(f":material/heart_broken: {problem}")
+
+
+# ---- the card --------------------------------------------------------------------------------
+
+
+def card() -> None:
+    """The step of the address, on every page, and what it hides. Nothing without a lesson."""
+    lesson, place = current()
+    step = lesson.steps[place] if lesson else None
+    _hide(lessons.hidden(st.query_params.get(address.HIDE, "")), step.hide if step else ())
+    name = st.query_params.get(address.LESSON)
+    if step is None:
+        if name and address.page() != "lesson":
+            st.info(f"There is no lesson `{name}`; the view is shown without.")
+        return
+    with st.bottom, st.container(key="lesson", border=True, gap="xsmall"):
+        _head(lesson, place)
+        if address.page() != step.page:
+            st.markdown(f"This step is on the page *{step.page.capitalize()}*.")
+            if st.button("Go there", key="lesson-back", icon=":material/undo:"):
+                _go(lesson, place)
+            return
+        try:
+            _body(lessons.tell(step, _facts(step)), f"lesson-guess-{lesson.name}-{place + 1}")
+        except Refused as error:
+            st.caption(f"This step cannot be told from the runs that are stored here. {error}")
+
+
+def _head(lesson: Lesson, place: int) -> None:
+    last = len(lesson.steps) - 1
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        dots = "●" * (place + 1) + "○" * (last - place)
+        st.markdown(f"**{lesson.title}** · step {place + 1} of {last + 1} {dots}")
+        previous = {"key": "lesson-previous", "shortcut": "PageUp", "disabled": place == 0}
+        if st.button("Previous", **previous):
+            _go(lesson, place - 1)
+        if place < last:
+            on = {"key": "lesson-next", "shortcut": "PageDown", "type": "primary"}
+            if st.button("Next", **on):
+                _go(lesson, place + 1)
+        ends = place == last
+        st.button(
+            "Finish" if ends else "Leave",
+            key="lesson-leave",
+            on_click=_leave,
+            type="primary" if ends else "tertiary",
+            help="Keeps the view and takes the lesson away.",
+        )
+
+
+def _body(told: Told, key: str) -> None:
+    st.markdown(told.text)
+    if not told.question:
+        return
+    guess = st.pills(  # not a radio: while one has the focus, PageDown does not reach the page
+        f"**{told.question}**",
+        range(len(told.choices)),
+        format_func=told.choices.__getitem__,
+        key=key,
+        persist_state="session",
+    )
+    if guess is None:
+        return
+    if guess == told.right:
+        st.success(f"**Right.** {told.reveal}", icon=":material/check_circle:")
+    else:
+        right = told.choices[told.right]
+        st.warning(f"**It is: {right}.** {told.reveal}", icon=":material/lightbulb:")
+
+
+def _hide(*lists) -> None:
+    keys = [key for found in lists for key in lessons.hidden(found)]
+    if keys:
+        rules = ", ".join(f".st-key-{key}" for key in keys)
+        st.html(f"<style>{rules} {{ display: none !important; }}</style>")
+
+
+def _facts(step: Step) -> dict[str, Any]:
+    found = _of(step.params)
+    return found | {name: _of(step.params | change) for name, change in step.runs.items()}
+
+
+def _of(params: Mapping[str, str]) -> dict[str, Any]:
+    """The numbers of the run that these address parameters show.
+
+    Raises:
+        Refused: there is no such run, or it cannot be read.
+    """
+    choice = resolve.choose(params, context.entries(), state.titles())
+    if choice is None or choice.notes:
+        raise Refused(" ".join(choice.notes) if choice else "There is no stored run.")
+    record = state.record(choice.entry.folder)
+    hist: Mapping[str, Any] = {}
+    with suppress(Refused):
+        hist = state.hist(choice.entry.folder)
+    rows = []
+    with suppress(Refused):
+        analysed = context.profile_of(record)
+        rows = state.profile(analysed.folder) if analysed else []
+    return facts.of(record, layer=params.get("layer", ""), hist=hist, profile=rows)
