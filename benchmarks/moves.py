@@ -8,6 +8,7 @@ and kind of move: median and slowest. Needs Chromium and the test requirements.
 import argparse
 import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks._table import markdown
@@ -15,69 +16,75 @@ from qlib import store
 from tests.browser_kit import Window, launched, serving
 
 FIGURE = ".js-plotly-plot .main-svg"
-VIEW = "m=digits-vit&q=qdrop&b=W4A4"
-PAGES = ("distributions", "sensitivity", "reconstruction")
+VIEW = "m=digits-mobilenet&q=qdrop&b=W4A4&layer=blocks.0.0.conv_dw"
 START = "start"
+PAGES = (START, "distributions", "sensitivity", "reconstruction")
+MOVES = 12  # of each kind
 TARGET = 0.3  # seconds
-# resolves with the milliseconds from the press to new figures and an app at rest
+# a promise of the milliseconds from the next press to new figures and an app at rest
 WATCH = """
-(press) => new Promise((done, fail) => {
+() => { window.moved = new Promise((done, fail) => {
   const app = document.querySelector('[data-testid="stApp"]');
   const drawn = () => [...document.querySelectorAll('.js-plotly-plot')]
-    .map(e => e.textContent).join('|');
-  const before = drawn(), start = performance.now();
-  let seen = 0;
+    .map(e => e.innerHTML).join('|');
+  const before = drawn();
+  let start = 0, seen = 0;
+  const pressed = () => { start = start || performance.now(); };
+  for (const kind of ['keydown', 'pointerdown']) {
+    document.addEventListener(kind, pressed, {capture: true, once: true});
+  }
   const look = () => {
     const now = performance.now();
-    if (drawn() !== before && !seen) { seen = now; }
+    if (start && !seen && drawn() !== before) { seen = now; }
     if (seen && app.dataset.testScriptState !== 'running') { done(seen - start); return; }
-    if (now - start > 15000) { fail('nothing changed'); return; }
+    if (start && now - start > 15000) { fail('nothing changed'); return; }
     requestAnimationFrame(look);
   };
-  const at = document.querySelector(press.selector);
-  if (press.key) {
-    at.focus();
-    at.dispatchEvent(new KeyboardEvent('keydown', {key: press.key, bubbles: true}));
-  } else { at.click(); }
   requestAnimationFrame(look);
-})
+}); }
 """
-NEXT = {"selector": ".st-key-layer-next button"}
-LOWER = {"selector": '.st-key-b [role="slider"]', "key": "ArrowRight"}
-HIGHER = {"selector": '.st-key-b [role="slider"]', "key": "ArrowLeft"}
+NEXT = ".st-key-layer-next button"
+SLIDER = ".st-key-b input, .st-key-b [role=slider]"
+CHOICES = ".st-key-b button"  # help, 8, 6, 5, 4, 3, 2
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.moves", description=__doc__)
-    parser.add_argument("--moves", type=int, default=12)
-    args = parser.parse_args()
+    argparse.ArgumentParser(prog="python -m benchmarks.moves", description=__doc__).parse_args()
     with (
         launched() as browser,
         tempfile.TemporaryDirectory() as home,
         serving(Path(home), store.demo_dir()) as server,
     ):
-        window, rows = Window(browser), []
-        for name in PAGES:
-            page = window.open(server.url(f"{name}?{VIEW}"))
-            page.wait_for_selector(FIGURE)
-            page.wait_for_timeout(3000)
-            rows.append(_row(name, "layer", [_move(page, NEXT) for _ in range(args.moves)]))
-            turns = [HIGHER, LOWER] * (args.moves // 2)
-            rows.append(_row(name, "bits", [_move(page, press) for press in turns]))
-            page.context.close()
-        page = window.open(server.url(f"{START}?{VIEW}"))
-        page.wait_for_selector(FIGURE)
-        page.wait_for_timeout(3000)
-        buttons = [{"selector": f".st-key-b button:nth-of-type({i})"} for i in (1, 2)]
-        turns = buttons * (args.moves // 2)
-        rows.append(_row(START, "bits", [_move(page, press) for press in turns]))
+        window = Window(browser)
+        rows = [row for name in PAGES for row in _rows(window, server.url(f"{name}?{VIEW}"), name)]
         print(markdown(rows))
 
 
-def _move(page: object, press: dict) -> float:
-    seconds = page.evaluate(WATCH, press) / 1000
-    page.wait_for_timeout(700)  # a person looks before going on
+def _rows(window: Window, url: str, name: str) -> list[dict[str, object]]:
+    page = window.open(url)
+    page.wait_for_selector(FIGURE)
+    page.wait_for_timeout(3000)
+    if name == START:
+        choices = page.locator(CHOICES)
+        found = {"bits": _moves(page, lambda i: choices.nth((5, 4)[i % 2]).click())}
+    else:
+        following = page.locator(NEXT)
+        found = {"layer": _moves(page, lambda _: following.click())}
+        page.locator(SLIDER).first.focus()
+        keys = ("ArrowRight", "ArrowLeft")
+        found["bits"] = _moves(page, lambda i: page.keyboard.press(keys[i % 2]))
+    page.context.close()
+    return [_row(name, kind, seconds) for kind, seconds in found.items()]
+
+
+def _moves(page: object, press: Callable[[int], object]) -> list[float]:
+    seconds = []
+    for i in range(MOVES):
+        page.evaluate(WATCH)
+        press(i)
+        seconds.append(page.evaluate("() => window.moved") / 1000)
+        page.wait_for_timeout(700)  # a person looks before going on
     return seconds
 
 

@@ -17,7 +17,7 @@ from benchmarks._table import markdown
 from qlib import store
 from tests.browser_kit import Window, launched, serving
 
-PAGES = ("start", "compare")
+PAGES = ("start", "distributions", "sensitivity", "reconstruction", "compare")
 FIGURE = ".js-plotly-plot .main-svg"
 
 

@@ -12,8 +12,8 @@ from qlib.model import QuantModel
 from qlib.quantizers._base import Quantizer
 
 PICTURES = 12  # the first test images, and as many more whose answer changed
-# two ranges; powers of a base; a grid for each input channel, in activations and in weights
-KINDS = ("unit_shift", "sign_shift", "per_octave", "ratio", "offset", "column")
+# two ranges; powers of a base; input channels with grids of their own; added noise
+KINDS = ("unit_shift", "sign_shift", "per_octave", "ratio", "offset", "column", "noise")
 
 
 def save_predictions(

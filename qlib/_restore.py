@@ -11,6 +11,7 @@ from qlib.model import QuantModel
 from qlib.quantizers._base import Quantizer
 from qlib.quantizers._by_channel import ByChannel, Columns
 from qlib.quantizers._logarithm import Logarithm
+from qlib.quantizers._noisy import Noisy
 from qlib.quantizers._twin import TwinSign, TwinUnit
 from qlib.quantizers.power import Power
 from qlib.quantizers.uniform import Uniform
@@ -103,6 +104,9 @@ def _grid(found: dict[str, Tensor], name: str, shape: tuple[int, ...], scheme: S
         channels = found[f"{name}.ratio"].shape[:1]
         parts = (_taken(found, f"{name}.{part}", channels) for part in ("ratio", "offset"))
         return ByChannel(scale, zero_point, *parts, scheme)
+    if f"{name}.noise" in found:
+        noise = _taken(found, f"{name}.noise", found[f"{name}.noise"].shape[:1])
+        return Noisy(scale, zero_point, noise, scheme)
     if f"{name}.column" in found:
         column = _taken(found, f"{name}.column", found[f"{name}.column"].shape[:1])
         return Columns(Uniform(scale, zero_point, scheme), column)

@@ -12,6 +12,7 @@ from qlib.points import QuantLayer
 from qlib.quantizers._base import Quantizer
 from qlib.quantizers._levels import outside, step
 from qlib.recording import Errors
+from qlib.samples import Sample
 from qlib.statistics import wilson
 
 
@@ -73,6 +74,7 @@ def layer_rows(
     seen: Mapping[str, Histogram],
     calib: Mapping[str, Errors] | None = None,
     test: Mapping[str, Errors] | None = None,
+    samples: Mapping[str, Sample] | None = None,
 ) -> list[dict[str, object]]:
     """One row for each quantized tensor, in order of execution; see the columns in `_row`.
 
@@ -81,6 +83,8 @@ def layer_rows(
             an activation is computed on their bins.
         calib, test: what happened to each layer's output on these images; with them every layer
             gets a row of its own for its output.
+        samples: values before and after rounding; they tell the errors of activations whose
+            channels have levels of their own, as a histogram does not know channels.
     """
     rows = []
     for name, layer in model.layers.items():
@@ -88,7 +92,7 @@ def layer_rows(
             rows.append(_weight_row(model, name, layer))
     for name, point in model.points.items():
         if point.quantizer is not None:
-            rows.append(_input_row(model, name, point.quantizer, seen[name]))
+            rows.append(_input_row(model, name, point.quantizer, seen[name], samples))
     for name in calib or ():
         rows.append(_output_row(model, name, calib[name], (test or {}).get(name)))
     order = {name: i for i, name in enumerate(model.layers)}
@@ -149,8 +153,15 @@ def _mse(x: Tensor, y: Tensor) -> float:
 
 
 def _input_row(
-    model: QuantModel, name: str, quantizer: Quantizer, seen: Histogram
+    model: QuantModel,
+    name: str,
+    quantizer: Quantizer,
+    seen: Histogram,
+    samples: Mapping[str, Sample] | None,
 ) -> dict[str, object]:
+    if quantizer.mixed:
+        row = _grid_row(model, name, name.rpartition(".")[2], quantizer) | {"flipped": ""}
+        return row | (_sampled_errors(samples[name]) if samples else {})
     values, counts = (t.to(quantizer.scale.device) for t in seen.values())
     with torch.no_grad():
         rounded = quantizer(values)
@@ -163,6 +174,12 @@ def _input_row(
         "flipped": "",
         "rmse_step": float((steps.square() * counts).sum().sqrt()),
     }
+
+
+def _sampled_errors(sample: Sample) -> dict[str, float]:
+    """What is known without the steps of single channels."""
+    x, y = (torch.from_numpy(v) for v in (sample.float, sample.rounded))
+    return {"sqnr_db": sqnr(x, y), "clipped": sample.outside / max(1, sample.seen)}
 
 
 def _output_row(

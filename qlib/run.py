@@ -147,7 +147,7 @@ def _recorded(
     found = recording.record(model, calib, test, report)
     if folder is not None:
         binning.save(folder, found.samples.values(), found.sampled)
-    rows = metrics.layer_rows(model, seen, found.calib, found.test)
+    rows = metrics.layer_rows(model, seen, found.calib, found.test, found.samples)
     return rows, {"errors_n": len(calib), "errors_n_test": len(test)}
 
 

@@ -6,7 +6,8 @@ from helpers import applied, calibration, codes, method, pictures, plan, quantiz
 from helpers_nets import images, tiny
 from torch import Tensor
 
-from qlib.methods._products import Product, Sums, products
+from qlib.methods._products import Product, Sums
+from qlib.methods._rows import products
 from qlib.methods._scales import Sides, Stretched, alternate, best, operands, spread
 from qlib.model import QuantModel
 from qlib.models._units import find_blocks

@@ -12,7 +12,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # from the ground up; a name is a file or a folder of qlib, later layers may import earlier ones
 LAYERS = {
-    "ground": "__init__ records _params _registry scheme functional histogram statistics paired",
+    "ground": (
+        "__init__ records _params _registry scheme functional histogram statistics paired noise"
+    ),
     "ranges": "observers",
     "rounding": "quantizers",
     "network": "trace attention fold points model metrics samples recording",

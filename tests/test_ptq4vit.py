@@ -10,9 +10,9 @@ from torch import Tensor
 
 from qlib._artifacts import save_quantizers
 from qlib._restore import FILE, restore
-from qlib.methods import _products
-from qlib.methods._products import products
+from qlib.methods import _rows
 from qlib.methods._reading import GELUS, readers
+from qlib.methods._rows import products
 from qlib.methods._twins import Splits
 from qlib.model import QuantModel
 from qlib.models._units import find_blocks
@@ -139,7 +139,7 @@ def test_importance_is_an_unbiased_estimate_of_the_whole(
     model = QuantModel(net, x[:2], find_blocks(net))
     # one label for all: what is left to chance is which rows are drawn
     monkeypatch.setattr(
-        _products, "_backward",
+        _rows, "_backward",
         lambda logits, rng: torch.nn.functional.cross_entropy(
             logits, torch.zeros(len(logits), dtype=torch.long), reduction="sum").backward(),
     )  # fmt: skip
@@ -154,7 +154,7 @@ def test_importance_is_an_unbiased_estimate_of_the_whole(
 
 
 def test_gradients_that_vanish_leave_plain_squares(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_products, "_backward", lambda logits, rng: (0 * logits).sum().backward())
+    monkeypatch.setattr(_rows, "_backward", lambda logits, rng: (0 * logits).sum().backward())
     flat = applied("ptq4vit", rows=2048)
     plain = applied("ptq4vit", rows=2048, error="mse")
     assert all(torch.equal(codes(flat)[n], c) for n, c in codes(plain).items())

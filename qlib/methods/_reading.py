@@ -13,11 +13,14 @@ SOFTMAX = {"Softmax"}
 
 
 @torch.no_grad()
-def readers(model: QuantModel, images: Tensor, kinds: set[str]) -> dict[str, str]:
+def readers(
+    model: QuantModel, images: Tensor, kinds: set[str], *, cut: bool = False
+) -> dict[str, str]:
     """Layer → the module whose output is its (left) input, as one float pass over ``images`` shows.
 
     Args:
         kinds: names of classes; timm has classes of its own beside PyTorch's.
+        cut: also where the tokens were put into another order, as Swin's windows do.
     """
     written: dict[tuple, tuple[str, Tensor]] = {}
     found: dict[str, str] = {}
@@ -28,6 +31,8 @@ def readers(model: QuantModel, images: Tensor, kinds: set[str]) -> dict[str, str
     def reads(module: nn.Module, args: tuple, name: str) -> None:
         if _place(args[0]) in written:
             found[name] = written[_place(args[0])][0]
+        elif cut:
+            found.update((name, norm) for norm, y in written.values() if _tokens_of(y, args[0]))
 
     hooks = [
         module.register_forward_hook(lambda m, a, y, n=name: wrote(m, a, y, n))
@@ -41,6 +46,14 @@ def readers(model: QuantModel, images: Tensor, kinds: set[str]) -> dict[str, str
     with removing(hooks), model.quantized(weights=False, inputs=False):
         model(images)
     return found
+
+
+def _tokens_of(y: Tensor, x: Tensor) -> bool:
+    """Does ``x`` hold the tokens of ``y`` in another order? Every channel tells by its values."""
+    if y.numel() != x.numel() or y.shape[-1] != x.shape[-1]:
+        return False
+    one, two = y.flatten(0, -2), x.flatten(0, -2)
+    return torch.equal(one.sort(0).values, two.sort(0).values)
 
 
 def _place(x: Tensor) -> tuple:

@@ -47,7 +47,7 @@ class EasyQuant(Method):
     def apply(
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
     ) -> None:
-        from qlib.methods._products import each, products
+        from qlib.methods._rows import each, products
         from qlib.methods._scales import Sides, Stretched, alternate, operands, put, spread
         from qlib.records import Event
 

@@ -1,4 +1,4 @@
-"""Grids for each channel after layer norms at the price of one; log√2 after softmax. 2212.08254"""
+"""A grid a channel after layer norms at the price of one; log√2 after softmax: 2212.08254."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -7,8 +7,6 @@ from qlib._params import param
 from qlib.methods._base import Method
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from qlib.calibration import Calibration
     from qlib.model import QuantModel
     from qlib.records import Report
@@ -68,7 +66,7 @@ class RepQVit(Method):
         from qlib.quantizers.uniform import Uniform
         from qlib.records import Event
 
-        found = readers(model, data.images[:2], NORMS)
+        found = readers(model, data.images[:2], NORMS, cut=True)
         names = [n for n in found if model.layers[n].kind == "linear" and _rounded(model, n)]
         seen = of_channels(model, data, names, self.rows)
         for i, name in enumerate(names):

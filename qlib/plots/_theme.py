@@ -49,6 +49,9 @@ STYLES = {
     "gptq": Style("#3848FA", "dash", "triangle-down"),
     "powerquant": Style("#706010", "dot", "cross"),
     "nupes": Style("#BF6AFB", "solid", "x"),
+    "easyquant": Style("#B38C19", "dot", "triangle-left"),
+    "ptq4vit": Style("#C91DAC", "dashdot", "bowtie"),
+    "repq_vit": Style("#2E9E5D", "longdash", "hourglass"),
 }
 
 

@@ -8,7 +8,6 @@ weight rounds w·r, and `folded` is the network that would be deployed, with the
 Paper: RepQ-ViT, Li et al., ICCV 2023, arXiv 2212.08254
 """
 
-import torch
 from torch import Tensor
 
 from qlib.quantizers._base import Quantizer
@@ -17,9 +16,10 @@ from qlib.scheme import Scheme
 
 
 class ByChannel(Quantizer):
-    """x̂ = s_c·(clamp(⌊x/s_c⌉ + z_c) − z_c) over the last axis, s_c = ``ratio``·s, z_c = z + ``offset``.
+    """x̂ = s_c·(clamp(⌊x/s_c⌉ + z_c) − z_c) along the last axis.
 
-    ``scale`` and ``zero_point`` are those of the one grid (s, z), the means; z is whole.
+    With s_c = ``ratio``·s and z_c = z + ``offset``; ``scale`` and ``zero_point`` are those of the
+    one grid (s, z), the means; z is whole.
     """
 
     title = "nearest on a grid for each channel"
@@ -72,7 +72,7 @@ class Columns(Quantizer):
 
     @property
     def grids(self) -> int:
-        return self.scale.numel() * self.column.numel()
+        return max(self.scale.numel(), self.column.numel())
 
     def forward(self, x: Tensor) -> Tensor:
         return self.values(self.nearest(x))

@@ -27,9 +27,7 @@ class Logarithm(Quantizer):
         self.register_buffer("per_octave", per_octave.detach().clone())
 
     @classmethod
-    def of_values(
-        cls, x: Tensor, counts: Tensor, per_octave: int, scheme: Scheme
-    ) -> "Logarithm":
+    def of_values(cls, x: Tensor, counts: Tensor, per_octave: int, scheme: Scheme) -> "Logarithm":
         """With the quantile 0.999, 0.9999, 0.99999 or 1 as s that has the least squared error.
 
         Args:
