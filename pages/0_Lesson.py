@@ -6,5 +6,6 @@ from qlib.ui import frame, lessons
 
 lessons.follow()
 frame.head("What would you like to understand?")
+lessons.unknown()
 lessons.listing()
 st.page_link("pages/1_Start.py", label="Look around without a lesson", icon=":material/explore:")

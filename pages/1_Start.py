@@ -40,7 +40,7 @@ except Refused as error:
 runs = stored.comparable(entries, choice.entry)
 left, right = st.columns([5, 3], gap="medium")
 with left:
-    shown = stored.two_lines(runs, method)
+    shown = stored.two_lines(runs, method, record)
     curve = accuracy_bits.info(shown, titles=state.titles(), current=record.spec.weight_bits)
     st.plotly_chart(
         accuracy_bits.figure(curve, **look),
@@ -53,8 +53,8 @@ with left:
 with right:
     st.space("small")
     frame.try_this(
-        "The shaded band is the 95 % interval: where the dashed float line runs through it, "
-        "no loss can be told.",
+        "The shaded band is each run's own 95 % interval. Whether a loss can be told, the sentence "
+        "above takes from a paired test: both networks saw the same images.",
         "Step down the bits until pictures turn wrong. Then switch to the best method.",
         "Change the backbone: does the cliff move?",
     )

@@ -50,7 +50,9 @@ if picked:
         compare.unlike_banner(records)
 
     behind = compare.behind(known, names, picked) if others else []
-    info = accuracy_vs_size.info(records, cost=cost, titles=titles, fair=fair, others=behind)
+    info = accuracy_vs_size.info(
+        records, cost=cost, titles=titles, fair=fair, others=behind, apart=ranks.apart
+    )
     scatter = accuracy_vs_size.figure(info, **look)
     name = f"accuracy_vs_{cost}"
     st.plotly_chart(

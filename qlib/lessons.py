@@ -27,7 +27,9 @@ keys, as texts, numbers or true/false, written as the address writes them. A ste
 is shown and read. **right** is the place of the right choice (from 0), or a list with one
 expression per choice: the choice whose expression is largest is right (a true condition is larger
 than a false one). **hide** names keys of widgets and containers (``q``, ``b``, ``layer``,
-``context``, ``try-this``); the same list can stand in an address: ``hide=q,b``.
+``context``, ``try-this``); ``answer`` is the sentence under the page's title and ``titles`` are
+those of the figures, which both tell what a question asks. The same list can stand in an address:
+``hide=q,b``. The card names the right choice before the **reveal**, which need not repeat it.
 
 In **text**, **question**, **choices** and **reveal**, ``{expression}`` or ``{expression:format}``
 is computed from the step's run; write a number as an expression wherever the data have it, so

@@ -1,6 +1,6 @@
 """The same test images under two networks: who is right where. From ``preds.npz``, no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,8 +83,26 @@ def changed(preds: Preds) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(before & ~after), np.flatnonzero(after & ~before)
 
 
-def between(one: RunRecord, preds: Preds, other: RunRecord, others: Preds) -> Pair:
+def agrees(preds: Preds) -> np.ndarray:
+    """(n,) whether the quantized network's first guess is the float network's."""
+    return np.asarray(preds["quant_top5"])[:, 0] == np.asarray(preds["float_top5"])[:, 0]
+
+
+def hits(preds: Preds) -> np.ndarray:
+    """(n,) whether the quantized network's first guess is the true class."""
+    return right(preds, "quant")
+
+
+def between(
+    one: RunRecord,
+    preds: Preds,
+    other: RunRecord,
+    others: Preds,
+    judge: Callable[[Preds], np.ndarray] = hits,
+) -> Pair:
     """Two runs on the same test images, matched by their ids.
+
+    ``judge`` gives (n,) which images count for a run: `hits`, or `agrees`.
 
     Raises:
         Refused: the runs were not tested on the same images.
@@ -104,4 +122,4 @@ def between(one: RunRecord, preds: Preds, other: RunRecord, others: Preds) -> Pa
             "The stored predictions of these runs name different images, although their records "
             "say the same; make both runs again."
         )
-    return count(right(preds, "quant")[order], right(others, "quant")[match])
+    return count(judge(preds)[order], judge(others)[match])

@@ -40,6 +40,11 @@ def exact_paired(first: int, second: int) -> float:
     return min(1.0, 2 * math.exp(log_largest - n * math.log(2)) * total)
 
 
+def loss_told(lost: int, gained: int) -> bool:
+    """Whether more images are lost than gained, beyond chance (exact paired test)."""
+    return lost > gained and exact_paired(lost, gained) < LEVEL
+
+
 def paired_difference(first: int, second: int, n: int) -> tuple[float, float]:
     """The 95 % score interval of (first − second) / n, both ends in [−1, 1] (Tango 1998).
 

@@ -70,11 +70,13 @@ def find(spec: RunSpec, folders: Iterable[Path]) -> Entry | None:
 def stamp(folder: Path) -> str:
     """A short text that changes when runs of the folder come, go or are replaced; very cheap."""
     seen = []
-    for path in _folders(folder):
-        with suppress(FileNotFoundError):  # went while we looked
-            found = path.stat()
-            seen.append((path.name, found.st_ino, found.st_mtime_ns))
-    return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as found:
+        for entry in found:
+            if not entry.name.startswith(".") and entry.is_dir():
+                with suppress(FileNotFoundError):  # went while we looked
+                    state = entry.stat()
+                    seen.append((entry.name, state.st_ino, state.st_mtime_ns))
+    return hashlib.sha256(repr(sorted(seen)).encode()).hexdigest()[:16]
 
 
 @contextmanager

@@ -167,7 +167,8 @@ def test_one_layer_for_all_methods_and_bits(own):
         ({"b": "W7A7"}, "not stored at W7A7"),
         ({"layer": "blocks.1.mlp.fc9"}, "no layer `blocks.1.mlp.fc9`. Shown instead: `blocks.1.ml"),
         ({"run": "gone"}, "There is no run `gone` here. Shown instead: Nearest W2A2"),
-        ({"d": "both"}, ""),
+        ({"d": "both"}, "There are no images `both` here"),
+        ({"d": "calib"}, ""),
     ],
 )
 def test_links_to_what_is_not_there_are_told(own, query, words):

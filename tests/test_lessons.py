@@ -229,7 +229,7 @@ def test_guess_then_reveal(app):
     guess = at.get("pills")[0]
     guess.set_value([0]) if isinstance(guess.value, list) else guess.set_value(0)
     at.run()
-    assert reveal in at.warning[0].value and "**It is: " in at.warning[0].value
+    assert reveal in at.warning[0].value and "**Answer: " in at.warning[0].value
     guess = at.get("pills")[0]
     guess.set_value([1]) if isinstance(guess.value, list) else guess.set_value(1)
     at.run()
@@ -276,6 +276,7 @@ def test_step_out_of_range_is_the_nearest(app, step):
 def test_unknown_lesson_lists_the_others(app):
     at = follow(app, lesson="gone")
     assert at.title[0].value == "What would you like to understand?"
+    assert [i.value for i in at.info] == ["There is no lesson `gone`; there are *One* (`one`)."]
     at.switch_page("pages/1_Start.py")
     at.query_params["lesson"] = "gone"
     at.run()
@@ -294,6 +295,9 @@ def test_hide_in_an_address(app):
     at.query_params["hide"] = "m,q}{"
     at.run()
     assert ".st-key-m { display: none" in styles(at)
+    at.query_params["hide"] = "answer,titles"
+    at.run()
+    assert ".st-key-answer, .js-plotly-plot .g-gtitle { display: none" in styles(at)
 
 
 # ---- the lessons that come with the project -------------------------------------------------

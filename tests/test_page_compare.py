@@ -106,6 +106,7 @@ def ranked(*runs: tuple[RunRecord, dict]) -> ranking.Ranking:
 
 def test_two_runs_apart_are_told_by_the_paired_test():
     ranks = ranked((made(92, method="qdrop"), preds(92)), (made(80), preds(80)))
+    assert list(ranks.apart.values()) == [True]
     assert ranks.pairs == {(ranks.best.spec.key, ranks.records[1].spec.key): Pair(80, 12, 0, 8)}
     assert plain(ranking.verdict(ranks, TITLES)) == (
         "**QDrop** is ahead of BRECQ: right alone on 12 images, the other on 0 "
@@ -136,7 +137,7 @@ def test_the_level_ones_are_named_when_others_are_behind():
     )
     assert plain(ranking.verdict(ranks, TITLES)) == (
         "**No single winner**: QDrop and BRECQ are not told apart; Nearest is behind QDrop "
-        "(exact paired test, p < 0.001)."
+        "(exact paired test, Holm-corrected for 3 pairs, p < 0.001)."
     )
 
 

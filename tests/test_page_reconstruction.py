@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import fake_runs
@@ -13,7 +14,8 @@ from test_pages import figures, folders, open_page, texts  # noqa: F401 (a fixtu
 from qlib import jobs, store
 from qlib.records import RunSpec
 from qlib.specs import checked
-from qlib.ui import fitting, layer_gains
+from qlib.statistics import exact_paired
+from qlib.ui import fitting, ingredients, layer_gains
 
 PAGE = "pages/7_Reconstruction.py"
 W4 = {"m": "digits-vit", "b": "W4A4"}
@@ -109,7 +111,7 @@ def test_page_answers_and_draws_everything(demo):
     arrows = named(at, "Weights worse, output better: 16 of 16 layers")
     assert arrows["layout"]["yaxis"]["title"]["text"].startswith("output error against the nearest")
     assert named(at, "of weights moved; most: 3.mlp.fc2 (20 %)")
-    assert named(at, "blocks.1: error fell by")["layout"]["yaxis"]["type"] == "log"
+    assert named(at, "blocks.1: error fell from")["layout"]["yaxis"]["type"] == "log"
     assert "Step 100: 100 % of weights chose a side, 10 % moved" in title(figures(at)[3])
     assert at.selectbox(key="r_unit").value == "blocks.1"
     assert len(at.dataframe) == 4
@@ -202,6 +204,30 @@ def test_method_that_rounds_hard_explains():
     assert "rounded hard all along" in fitting._why_not("flexround")
 
 
+def test_steps_between_methods_are_tested_image_by_image(tmp_path):
+    """The p values against a hand count on the stored predictions; the smallest is tripled."""
+    found = {}
+    for method in ("nearest", "adaround", "brecq", "qdrop"):
+        folder = write(tmp_path, method, 3)
+        found[method] = next(e for e in store.list_runs(tmp_path) if e.folder == folder)
+    preds = {m: dict(np.load(e.folder / "preds.npz")) for m, e in found.items()}
+    for metric, answers in (("top1", "labels"), ("agreement", "float_top5")):
+        plain = {}
+        for before, after in pairwise(found):
+            truth = preds[after][answers]
+            truth = truth if truth.ndim == 1 else truth[:, 0]
+            one, two = (preds[m]["quant_top5"][:, 0] == truth for m in (before, after))
+            plain[after] = exact_paired(int((one & ~two).sum()), int((two & ~one).sum()))
+        p = ingredients.tests(found, metric)
+        assert list(p) == ["adaround", "brecq", "qdrop"]
+        least = min(plain, key=plain.get)
+        assert p[least] == pytest.approx(min(1, 3 * plain[least])) and p[least] < 0.05
+        assert all(p[m] >= plain[m] for m in p)
+    assert ingredients.tests(found, "kl") == {}
+    (found["brecq"].folder / "preds.npz").unlink()
+    assert ingredients.tests(found, "top1") == {}
+
+
 # ---- what is missing ------------------------------------------------------------------------
 
 
@@ -279,7 +305,7 @@ def test_a_working_job_takes_over_the_curves(demo, monkeypatch):
     running(demo, monkeypatch, events, spec("brecq"))
     at = open_page(PAGE, q="brecq", layer=LAYER, **W4)
     assert "A run of this method and these bits is working now" in texts(at)
-    live = named(at, "blocks.1: error fell by 75 %")
+    live = named(at, "blocks.1: error fell from 8 to 2 (75 %)")
     assert next(t for t in live["data"] if t["name"] == "BRECQ")["y"] == [8.0, 4.0, 2.0]
     assert named(at, "Weights worse")  # still the stored run's
 
@@ -305,7 +331,7 @@ def test_a_diverged_unit_is_flagged_and_others_are_shown(demo, monkeypatch):
     assert named(at, "blocks.1: the loss stopped being a number")
     assert "This unit diverged: try a smaller learning rate." in texts(at)
     at = open_page(PAGE, q="brecq", layer="blocks.0.mlp.fc1", **W4)
-    assert named(at, "blocks.0: error fell by 50 %")
+    assert named(at, "blocks.0: error fell from 2 to 1 (50 %)")
 
 
 def test_jobs_of_other_settings_do_not_take_over(demo, monkeypatch):

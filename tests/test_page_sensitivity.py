@@ -397,3 +397,10 @@ def test_sides(weights, inputs, words):
     kls = {"none": 0.0, "weights": weights, "inputs": inputs, "both": weights + inputs}
     said = blame.sides([fake.row("all", s, None, kl) for s, kl in kls.items()])
     assert said.startswith(words) and bool(said) is bool(words)
+    assert "exceed" not in said
+
+
+def test_a_part_that_exceeds_the_whole_is_told():
+    kls = {"none": 0.0, "weights": 0.1, "inputs": 0.5, "both": 0.3}
+    said = blame.sides([fake.row("all", s, None, kl) for s, kl in kls.items()])
+    assert "; inputs alone exceed the whole, as the rounded weights make up for part" in said

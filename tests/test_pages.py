@@ -14,9 +14,10 @@ from streamlit.testing.v1 import AppTest
 from qlib import jobs, specs, store
 from qlib._params import params
 from qlib._registry import discover
-from qlib.records import RunSpec
+from qlib.records import RunRecord, RunSpec
 from qlib.specs import checked
-from qlib.ui import pickers
+from qlib.ui import pickers, resolve
+from qlib.ui import stored as start
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN, COMPARE = "pages/3_Run.py", "pages/9_Compare.py"
@@ -93,6 +94,24 @@ def test_start_controls_change_the_answer(demo):
     at.segmented_control(key="m").set_value("digits-resnet").run()
     assert "`digits-resnet` is right on" in texts(at)
     assert not at.exception
+
+
+def test_start_draws_the_method_of_the_button():
+    """At 4 bits both learned methods are right equally often, QDrop with the lower KL."""
+    found = {4: (("nearest", 80, 0.9), ("brecq", 90, 0.4), ("qdrop", 90, 0.3)),
+             8: (("nearest", 99, 0.0), ("brecq", 95, 0.1), ("qdrop", 94, 0.1))}  # fmt: skip
+    records = []
+    for bits, runs in found.items():
+        for method, top1, kl in runs:
+            spec = RunSpec("digits-vit", "digits", method, weight_bits=bits, act_bits=bits)
+            records.append(RunRecord(spec, {"top1": float(top1), "kl": kl}, {}, 0.0))
+    for bits, method in ((4, "qdrop"), (8, "brecq")):
+        assert resolve.best(records, f"W{bits}A{bits}") == method
+        shown = next(r for r in records if r.spec.weight_bits == bits)
+        lines = start.two_lines(records, "nearest", shown)
+        assert {r.spec.method for r in lines} == {"nearest", method}
+    lines = start.two_lines(records, "brecq", records[0])
+    assert {r.spec.method for r in lines} == {"nearest", "brecq"}
 
 
 def test_start_link_restores_the_view(demo):

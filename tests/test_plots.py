@@ -22,6 +22,8 @@ def record(method="nearest", bits=4, top1=90.0, half=2.0, **changes) -> RunRecor
         "top1_low": top1 - half,
         "top1_high": top1 + half,
         "top1_float": 95.0,
+        "lost": float(max(0, round(5 * (95 - top1)))),  # of 500
+        "gained": float(max(0, round(5 * (top1 - 95)))),
         "n": 500.0,
         "weight_mb": 0.1 * bits,
         "weight_mb_float": 3.2,
@@ -113,6 +115,7 @@ def test_accuracy_bits_numbers():
     [
         ([95, 94], None, "No loss is visible down to 4 bits with 500 test images"),
         ([95, 60], None, "Nearest: no visible loss down to 8 bits, then the cliff"),
+        ([95, 93], None, "Nearest: no visible loss down to 8 bits; 2.0 points lost at 4"),
         ([60, 50], [70, 60], "Every stored bit-width loses accuracy that these test images can"),
         ([60, 50], [94, 60], "Nearest: loses at once; BRECQ: down to 8"),
         ([95, 50], [95, 80], "Nearest: no visible loss down to 8 bits; at 4 bits BRECQ keeps 30"),
@@ -147,6 +150,14 @@ def test_headline_when_only_the_baseline_holds():
     assert accuracy_bits.headline(info) == said
 
 
+def test_visible_losses_are_those_of_the_paired_test():
+    """Six images lost and none gained are a loss though the interval holds float; 9 and 3 not."""
+    for lost, gained, half, held in ((6, 0, 5.0, None), (9, 3, 0.1, 4)):
+        run = record(top1=95 - (lost - gained) / 5, half=half)
+        run = replace(run, metrics=run.metrics | {"lost": lost, "gained": gained})
+        assert accuracy_bits.info([run]).lines[0].holds_to == held
+
+
 def test_labels_at_line_ends_do_not_touch():
     placed = accuracy_bits._spread([95, 94, 94.5, 10, 9])
     ordered = sorted(placed)
@@ -175,6 +186,10 @@ def test_accuracy_vs_size_front_and_intervals():
         "QDrop W8A8 needs 2.0 times the memory of BRECQ W4A4, for 1.0 points more, "
         "inside the intervals"
     )
+    keys = runs[2].spec.key, runs[1].spec.key
+    for apart, end in ((True, "for 1.0 points more"), (False, "more, which may be chance")):
+        paired = accuracy_vs_size.info(runs, titles=TITLES, apart={keys: apart})
+        assert accuracy_vs_size.headline(paired).endswith(end)
 
 
 def test_accuracy_vs_size_equal_costs_and_unfair():

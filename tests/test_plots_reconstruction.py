@@ -193,15 +193,15 @@ def test_unit_loss_finds_the_layer_or_its_block():
         ("AdaRound", "blocks.1.fc1"),
     ]
     assert [f.unit for f in info.others] == ["blocks.0"]
-    assert unit_loss.headline(info) == "blocks.1: error fell by 89 % as weights chose sides"
+    assert unit_loss.headline(info) == "blocks.1: error fell from 9 to 1 (89 %)"
     assert "AdaRound (blocks.1.fc1) from 3 to 3.3" in unit_loss.alt(info)
 
 
 @pytest.mark.parametrize(
     ("losses", "words"),
     [
-        ([1.0, 1.2], "error rose by 20 %"),
-        ([1.0, 5.0], "error rose to 5.0 times"),
+        ([1.0, 1.2], "error rose from 1 to 1.2 (20 %)"),
+        ([1.0, 5.0], "error rose from 1 to 5 (5.0 times)"),
         ([1.0, 1.001], "the error ends where it began"),
     ],
 )
@@ -213,7 +213,7 @@ def test_unit_loss_of_two_rounds_goes_from_first_to_last():
     events = steps("b", 1, [8.0, 6.0]) + steps("b", 1, [5.0, 2.0])
     info = unit_loss.info({"brecq": events}, "b", "b")
     assert [f.round for f in info.main.fits] == [1, 2]
-    assert "fell by 75 %" in unit_loss.headline(info)
+    assert "fell from 8 to 2 (75 %)" in unit_loss.headline(info)
 
 
 def test_unit_loss_flags_a_diverged_unit_and_shows_the_others():
@@ -223,7 +223,7 @@ def test_unit_loss_flags_a_diverged_unit_and_shows_the_others():
     assert info.broken == ("b",)
     assert unit_loss.headline(info) == "b: the loss stopped being a number"
     healthy = unit_loss.info({"brecq": events}, "a", "a", titles=TITLES)
-    assert "fell by 50 %" in unit_loss.headline(healthy)
+    assert "fell from 2 to 1 (50 %)" in unit_loss.headline(healthy)
     body = check(unit_loss.figure(healthy))
     assert {"a", "b", "BRECQ"} - {t["name"] for t in body["data"]} == {"a"}
 
@@ -343,21 +343,32 @@ def ladder(top1=(60.0, 80.0, 90.0, 90.5), kl=(1.0, 0.5, 0.25, 0.3)):
     return made
 
 
+def plain(text: str) -> str:
+    return text.replace("\N{NO-BREAK SPACE}", " ")
+
+
 def test_waterfall_numbers():
-    info = waterfall.info(ladder(), titles=TITLES)
+    p = {"adaround": 0.001, "qdrop": 0.2}
+    info = waterfall.info(ladder(), titles=TITLES, p=p)
     assert [s.title for s in info.steps] == ["Nearest", "AdaRound", "BRECQ", "QDrop"]
     assert [info.gain(i) for i in (1, 2, 3)] == pytest.approx([20, 10, 0.5])
     assert info.clear(1) and not info.clear(3)
     assert info.steps[0].low == pytest.approx(55.64, abs=0.01)  # Wilson, 300 of 500
-    assert waterfall.headline(info) == "AdaRound adds most: +20.0 points"
+    assert plain(waterfall.headline(info)) == (
+        "AdaRound's step is the largest: +20.0 points (paired p = 0.001)"
+    )
     assert "QDrop 90.5" in waterfall.alt(info) and info.missing == ()
 
 
 def test_waterfall_of_small_steps_says_so():
-    info = waterfall.info(ladder((90.0, 90.4, 90.2, 90.1)), titles=TITLES)
-    assert waterfall.headline(info) == (
-        "AdaRound adds most: +0.4 points, but with 500 images the intervals overlap"
+    small = ladder((90.0, 90.4, 90.2, 90.1))
+    info = waterfall.info(small, titles=TITLES, p={"adaround": 0.5})
+    assert plain(waterfall.headline(info)) == (
+        "AdaRound's step is the largest: +0.4 points, but 500 images do not prove it "
+        "(paired p = 0.50)"
     )
+    untested = waterfall.info(small, titles=TITLES)
+    assert waterfall.headline(untested) == "AdaRound's step is the largest: +0.4 points"
     worse = waterfall.info(ladder((90.0, 80.0, 70.0, 60.0)), titles=TITLES)
     assert waterfall.headline(worse) == "No ingredient makes the network better here"
 
@@ -366,7 +377,7 @@ def test_waterfall_of_kl_counts_down():
     info = waterfall.info(ladder(), metric="kl", titles=TITLES)
     assert info.gain(1) == pytest.approx(0.5) and info.gain(3) == pytest.approx(-0.05)
     assert info.reference == 0 and info.steps[0].low is None
-    assert waterfall.headline(info).endswith("adds most: −0.500 nats")
+    assert waterfall.headline(info).endswith("step is the largest: −0.500 nats")
 
 
 @pytest.mark.parametrize("metric", list(waterfall.METRICS))

@@ -21,6 +21,8 @@ def record(method="brecq", top1=90.0, half=2.0, **spec) -> RunRecord:
         "top1_high": top1 + half,
         "top1_float": 95.0,
         "agreement": top1 + 1,
+        "lost": float(max(0, round(15 * (95 - top1)))),  # of 1500
+        "gained": float(max(0, round(15 * (top1 - 95)))),
         "n": 1500.0,
     }
     data = {"test_hash": "t", "same_source": True, "calib_n": 256}
@@ -38,11 +40,23 @@ def test_start_answer_says_what_was_lost():
     assert said.endswith("**It lost 15 points.**")
 
 
-def test_start_answer_inside_the_interval():
-    said = answers.start_answer(record("brecq", 94.0, weight_bits=6, act_bits=6), "BRECQ")
-    assert said.startswith("With BRECQ at 6 bits, `digits-vit`")
-    assert said.endswith("**That lies within the interval: no loss is proven.**")
-    assert answers.start_answer(record("brecq", 95.5), "BRECQ").endswith("**Nothing was lost.**")
+def counted(lost, gained, half=2.0) -> str:
+    """The answer for a run of 1500 images with so many lost and gained."""
+    one = record("brecq", 95 + (gained - lost) / 15, half, weight_bits=6, act_bits=6)
+    changed = {"lost": float(lost), "gained": float(gained)}
+    said = answers.start_answer(replace(one, metrics=one.metrics | changed), "BRECQ")
+    return said.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_start_answer_takes_the_loss_from_the_paired_test():
+    """15 of 1500 images lost and none gained is a loss, however wide the run's own interval is."""
+    assert counted(15, 0).startswith("With BRECQ at 6 bits, `digits-vit`")
+    assert counted(15, 0).endswith("**It lost 1.0 point.**")
+    # 5 of 5 lost: p = 2/32; a narrow interval that leaves float out proves nothing
+    told = "**No loss can be told (lost 5, gained 0 images, exact p = 0.062).**"
+    assert counted(5, 0, half=0.1).endswith(told)
+    assert counted(0, 0).endswith("**Nothing was lost.**")
+    assert counted(2, 3).endswith("**No loss can be told (lost 2, gained 3 images).**")
 
 
 def test_mixed_bits_are_named():

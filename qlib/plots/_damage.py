@@ -260,6 +260,6 @@ def _error(row: Row, start: str, end: str, metric: str) -> float | None:
 
 
 def _limit(metric: str) -> float:
-    """An error of a tenth of the signal; its cosine when error and signal are uncorrelated."""
+    """A tenth of the signal's power; its cosine when error and signal are uncorrelated."""
     limits = {"sqnr": -10 * math.log10(TENTH), "mse": TENTH}
     return limits.get(metric, 1 - 1 / math.sqrt(1 + TENTH))

@@ -134,9 +134,14 @@ def frame(
     )
     axis = {"automargin": True, "gridcolor": grid, "zeroline": False}
     text = {"size": size, "color": faint(dark)}
-    figure.update_xaxes(**axis, tickfont=text, title_font=text)
-    figure.update_yaxes(**axis, tickfont=text, title_font=text)
+    look = axis | {"tickfont": text, "title": {"font": text}}
+    figure.update_xaxes(look, selector=_shown)
+    figure.update_yaxes(look, selector=_shown)
     return _large.enlarge(figure) if large else figure
+
+
+def _shown(axis: go.layout.XAxis | go.layout.YAxis) -> bool:
+    return axis.visible is not False
 
 
 def config(name: str) -> dict[str, Any]:

@@ -7,20 +7,29 @@ import plotly.graph_objects as go
 
 from qlib.plots import _theme
 from qlib.records import RunRecord
+from qlib.statistics import loss_told
+
+CLIFF = 5.0  # points below float from which a loss is called one
 
 
 @dataclass(frozen=True)
 class Point:
-    """One run: ``low`` to ``high`` is the 95 % interval of ``top1``, all in percent."""
+    """One run: ``low`` to ``high`` is the 95 % interval of ``top1``, all in percent.
+
+    ``lost`` and ``gained``: images that only the float network or only this one gets right.
+    """
 
     bits: int
     top1: float
     low: float
     high: float
+    lost: int
+    gained: int
 
-    def holds(self, reference: float) -> bool:
-        """Whether the float accuracy lies inside this point's interval or below it."""
-        return self.high >= reference
+    @property
+    def holds(self) -> bool:
+        """Whether the exact paired test tells no loss against the float network."""
+        return not loss_told(self.lost, self.gained)
 
 
 @dataclass(frozen=True)
@@ -41,12 +50,15 @@ class Line:
         """The fewest bits up to which no loss is visible; None when there is one at once."""
         held = None
         for point in self.points:
-            if not point.holds(self._reference):
+            if not point.holds:
                 break
             held = point.bits
         return held
 
-    _reference: float = 0.0
+    @property
+    def first_loss(self) -> Point | None:
+        """The point of most bits that shows a loss."""
+        return next((p for p in self.points if not p.holds), None)
 
 
 @dataclass(frozen=True)
@@ -85,7 +97,7 @@ def info(
     cells = {(r.spec.method, r.spec.weight_bits): r.metrics for r in same}
     bits = tuple(sorted({b for _, b in cells}, reverse=True))
     methods = sorted({m for m, _ in cells}, key=lambda m: (m != "nearest", m))
-    lines = tuple(_line(m, bits, cells, titles or {}, first["top1_float"]) for m in methods)
+    lines = tuple(_line(m, bits, cells, titles or {}) for m in methods)
     return AccuracyBits(
         model=models[0],
         n=int(first["n"]),
@@ -97,13 +109,13 @@ def info(
     )
 
 
-def _line(method: str, bits, cells, titles: Mapping[str, str], reference: float) -> Line:
+def _line(method: str, bits, cells, titles: Mapping[str, str]) -> Line:
     points = tuple(
-        Point(b, m["top1"], m["top1_low"], m["top1_high"])
+        Point(b, m["top1"], m["top1_low"], m["top1_high"], int(m["lost"]), int(m["gained"]))
         for b in bits
         if (m := cells.get((method, b))) is not None
     )
-    return Line(method, titles.get(method, method), points, reference)
+    return Line(method, titles.get(method, method), points)
 
 
 def headline(info: AccuracyBits) -> str:
@@ -115,12 +127,21 @@ def headline(info: AccuracyBits) -> str:
     if best.holds_to is None and plain.holds_to is None:
         return "Every stored bit-width loses accuracy that these test images can show"
     if plain is best or best.holds_to is None:
-        return f"{plain.title}: no visible loss down to {plain.holds_to} bits, then the cliff"
+        return f"{plain.title}: no visible loss down to {plain.holds_to} bits{_then(info, plain)}"
     start = f"no visible loss down to {plain.holds_to} bits" if plain.holds_to else "loses at once"
     if best.holds_to == plain.holds_to:
         gap, bits = _gap(plain, best)
         return f"{plain.title}: {start}; at {bits} bits {best.title} keeps {gap:.0f} points more"
     return f"{plain.title}: {start}; {best.title}: down to {best.holds_to}"
+
+
+def _then(info: AccuracyBits, line: Line) -> str:
+    """What comes below the bits that hold: a cliff only where it is steep."""
+    next_ = line.first_loss
+    if next_ is None:
+        return ""
+    drop = info.float_top1 - next_.top1
+    return ", then the cliff" if drop >= CLIFF else f"; {drop:.1f} points lost at {next_.bits}"
 
 
 def _gap(plain: Line, best: Line) -> tuple[float, int]:

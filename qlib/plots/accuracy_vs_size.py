@@ -1,7 +1,7 @@
 """Runs as points: accuracy against size, bit-operations or time, with intervals and the front."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import plotly.graph_objects as go
 
@@ -26,7 +26,8 @@ HOW = {
 class AccuracyVsSize:
     """Points by rising cost; ``floats`` are the float models' (cost, top1), where known.
 
-    ``others`` are runs that are not compared, drawn faintly behind.
+    ``others`` are runs that are not compared, drawn faintly behind. ``apart``: of the keys of two
+    runs, better first, whether a paired test tells them apart; without it their intervals count.
     """
 
     cost: str
@@ -34,6 +35,7 @@ class AccuracyVsSize:
     floats: tuple[tuple[float, float], ...]
     fair: bool = True
     others: tuple[Mark, ...] = ()
+    apart: Mapping[tuple[str, str], bool] = field(default_factory=dict)
 
     @property
     def front(self) -> tuple[Mark, ...]:
@@ -47,10 +49,12 @@ def info(
     titles: Mapping[str, str] | None = None,
     fair: bool = True,
     others: Sequence[RunRecord] = (),
+    apart: Mapping[tuple[str, str], bool] | None = None,
 ) -> AccuracyVsSize:
     """Numbers of the runs; ``cost`` is a key of `COSTS`, ``titles`` names methods.
 
     ``fair`` is False when the runs were made under different conditions: then none is ahead.
+    ``apart`` is the verdict of paired tests on pairs of run keys, where there is one.
 
     A run is on the front when no other run is at least as accurate for the same cost or less.
     """
@@ -62,7 +66,7 @@ def info(
     behind = tuple(mark_of(r, cost, names) for r in others)
     floats = _floats(records, cost)
     axis = [m.cost for m in (*marks, *behind)] + [x for x, _ in floats]
-    return AccuracyVsSize(cost, aside(marks, axis), floats, fair, behind)
+    return AccuracyVsSize(cost, aside(marks, axis), floats, fair, behind, apart or {})
 
 
 def _floats(records: Sequence[RunRecord], cost: str) -> tuple[tuple[float, float], ...]:
@@ -94,7 +98,10 @@ def headline(info: AccuracyVsSize) -> str:
     times, gain = last.cost / first.cost, last.top1 - first.top1
     told = f"{_label(last, marks)} {HOW[info.cost].format(_times(times), _label(first, marks))}"
     told = f"{told}, for {_points(gain)} more"
-    return f"{told}, inside the intervals" if first.high >= last.low else told
+    apart = info.apart.get((last.key, first.key))
+    if apart is None:
+        return f"{told}, inside the intervals" if first.high >= last.low else told
+    return told if apart else f"{told}, which may be chance"
 
 
 def _times(ratio: float) -> str:

@@ -194,7 +194,7 @@ def _spread(known: Sequence[Value], scale: _layers.Axis, color: str) -> dict:
 
 def _flag_text(profile: Profile) -> str:
     if profile.mode in ("local", "accumulated"):
-        return "flag: error a tenth of the signal"
+        return "flag: error a tenth of the signal's power"
     return "flag: a tenth of the whole network's"
 
 

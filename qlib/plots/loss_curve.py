@@ -30,7 +30,7 @@ class Fit:
 
     @property
     def level(self) -> tuple[float, float]:
-        """Medians of the first and of the last few losses."""
+        """Medians of the first and of the last few recorded losses (a twentieth each)."""
         few = max(1, len(self.loss) // 20)
         return median(self.loss[:few]), median(self.loss[-few:])
 

@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import plotly.graph_objects as go
@@ -78,31 +78,40 @@ def headline(info: PredictionStrip) -> str:
     return f"With {info.setting}, {lost} of these {n} pictures {verb} wrong"
 
 
+@dataclass
+class _Parts:
+    """What the figure is made of, handed over at once: axes added one by one take far longer."""
+
+    traces: list[dict] = field(default_factory=list)
+    axes: dict[str, dict] = field(default_factory=dict)
+    notes: list[dict] = field(default_factory=list)
+    shapes: list[dict] = field(default_factory=list)
+    images: list[dict] = field(default_factory=list)
+
+    def figure(self) -> go.Figure:
+        more = {"annotations": self.notes, "shapes": self.shapes, "images": self.images}
+        return go.Figure(self.traces, self.axes | more)
+
+
 def figure(info: PredictionStrip, *, dark: bool = False, large: bool = False) -> go.Figure:
     """One column per picture: the picture, the float model's bars, the quantized model's bars."""
-    figure = go.Figure()
+    parts = _Parts()
     n = len(info.pictures)
     width = (1 - GAP * (n - 1)) / max(1, n)
     for column, picture in enumerate(info.pictures):
         left = column * (width + GAP)
-        _place_picture(figure, picture, left, width, dark, large)
+        _place_picture(parts, picture, left, width, dark, large)
         for row, guess in enumerate((picture.float, picture.quant)):
             place = (left, left + width), (column, row)
-            _place_bars(figure, picture, guess, place, dark, large)
+            _place_bars(parts, picture, guess, place, dark, large)
     top = 1 - (PICTURE + LABEL + CAPTION) / PLOT
     for y, text in ((top, "Float model"), (top - (BARS + CAPTION) / PLOT, f"{info.setting}")):
-        figure.add_annotation(
-            x=0, y=y, text=f"<b>{text}</b>", xanchor="left", yanchor="bottom", **_note(dark)
-        )
-    figure.add_annotation(
-        x=1,
-        y=top,
-        text="bar = probability of the class, 0 to 1",
-        xanchor="right",
-        yanchor="bottom",
-        **_note(dark, _theme.faint(dark)),
-    )
-    framed = _theme.frame(figure, title=headline(info), dark=dark, large=large)
+        note = {"x": 0, "y": y, "text": f"<b>{text}</b>", "xanchor": "left", "yanchor": "bottom"}
+        parts.notes.append(note | _note(dark))
+    scale = {"x": 1, "y": top, "text": "bar = probability of the class, 0 to 1"}
+    scale |= {"xanchor": "right", "yanchor": "bottom"}
+    parts.notes.append(scale | _note(dark, _theme.faint(dark)))
+    framed = _theme.frame(parts.figure(), title=headline(info), dark=dark, large=large)
     margin = framed.layout.margin.t
     framed.update_layout(
         showlegend=False,
@@ -120,38 +129,25 @@ def _note(dark: bool, color: str | None = None) -> dict:
 
 
 def _place_picture(
-    figure: go.Figure, picture: Picture, left: float, width: float, dark: bool, large: bool
+    parts: _Parts, picture: Picture, left: float, width: float, dark: bool, large: bool
 ) -> None:
-    figure.add_layout_image(
-        source=_png(picture.pixels),
-        xref="paper",
-        yref="paper",
-        x=left,
-        y=1,
-        sizex=width,
-        sizey=PICTURE / PLOT,
-        xanchor="left",
-        yanchor="top",
-        sizing="contain",
-    )
+    place = {"xref": "paper", "yref": "paper", "x": left, "y": 1}
+    place |= {"sizex": width, "sizey": PICTURE / PLOT, "xanchor": "left", "yanchor": "top"}
+    parts.images.append(place | {"source": _png(picture.pixels), "sizing": "contain"})
     mark, color = {
         "kept": ("✓", _theme.faint(dark)),
         "gained": ("✓", _theme.RIGHT),
         "lost": ("✕", _theme.WRONG),
         "missed": ("✕", _theme.faint(dark)),
     }[picture.verdict]
-    figure.add_annotation(
-        x=left,
-        y=1 - (PICTURE + LABEL) / PLOT,
-        text=f"{_short(picture.name, 9 if large else 16)}  <b>{mark}</b> {picture.verdict}",
-        xanchor="left",
-        yanchor="bottom",
-        **_note(dark, color),
-    )
+    name = _short(picture.name, 9 if large else 16)
+    note = {"x": left, "y": 1 - (PICTURE + LABEL) / PLOT, "xanchor": "left", "yanchor": "bottom"}
+    note["text"] = f"{name}  <b>{mark}</b> {picture.verdict}"
+    parts.notes.append(note | _note(dark, color))
 
 
 def _place_bars(
-    figure: go.Figure,
+    parts: _Parts,
     picture: Picture,
     guess: Guess,
     place: tuple[tuple[float, float], tuple[int, int]],
@@ -161,39 +157,38 @@ def _place_bars(
     domain, (column, row) = place
     number = str(2 * column + row + 1)
     top = 1 - (PICTURE + LABEL + CAPTION + row * (BARS + CAPTION)) / PLOT
-    figure.add_bar(
-        orientation="h",
-        x=guess.probs,
-        y=list(range(len(guess.names))),
-        xaxis="x" + number,
-        yaxis="y" + number,
-        marker={"color": _colors(guess, picture.label), "line": {"width": 0}},
-        customdata=[[n, p * 100] for n, p in zip(guess.names, guess.probs, strict=True)],
-        hovertemplate="%{customdata[0]}: %{customdata[1]:.1f} %<extra></extra>",
-        name=f"{('float', 'quantized')[row]} {picture.id}",
-    )
-    _place_words(figure, picture, guess, number, dark, 9 if large else 14)
+    bars = {
+        "type": "bar",
+        "orientation": "h",
+        "x": guess.probs,
+        "y": list(range(len(guess.names))),
+        "xaxis": "x" + number,
+        "yaxis": "y" + number,
+        "marker": {"color": _colors(guess, picture.label), "line": {"width": 0}},
+        "customdata": [[n, p * 100] for n, p in zip(guess.names, guess.probs, strict=True)],
+        "hovertemplate": "%{customdata[0]}: %{customdata[1]:.1f} %<extra></extra>",
+        "name": f"{('float', 'quantized')[row]} {picture.id}",
+    }
+    parts.traces.append(bars)
+    _place_words(parts, picture, guess, number, dark, 9 if large else 14)
     hidden = {"visible": False, "fixedrange": True}
     y_axis = {"domain": (max(0.0, top - BARS / PLOT), top), "range": [4.5, -0.5], **hidden}
     x_axis = {"domain": domain, "range": [0, 1], "anchor": "y" + number, **hidden}
-    axes = {f"xaxis{number}": x_axis, f"yaxis{number}": y_axis | {"anchor": "x" + number}}
-    figure.update_layout(axes)
+    parts.axes[f"xaxis{number}"] = x_axis
+    parts.axes[f"yaxis{number}"] = y_axis | {"anchor": "x" + number}
     if guess.classes[0] != picture.label:
-        _outline(figure, number)
+        parts.shapes.append(_outline(number))
 
 
-def _outline(figure: go.Figure, number: str) -> None:
-    figure.add_shape(
-        type="rect",
-        xref=f"x{number} domain",
-        yref=f"y{number} domain",
-        x0=0,
-        x1=1,
-        y0=0,
-        y1=1,
-        line={"color": _theme.WRONG, "width": 1.6},
-        fillcolor="rgba(0,0,0,0)",
-    )
+def _outline(number: str) -> dict:
+    return {
+        "type": "rect",
+        "xref": f"x{number} domain",
+        "yref": f"y{number} domain",
+        **{"x0": 0, "x1": 1, "y0": 0, "y1": 1},
+        "line": {"color": _theme.WRONG, "width": 1.6},
+        "fillcolor": "rgba(0,0,0,0)",
+    }
 
 
 def _colors(guess: Guess, label: int) -> list[str]:
@@ -209,7 +204,7 @@ def _colors(guess: Guess, label: int) -> list[str]:
 
 
 def _place_words(
-    figure: go.Figure, picture: Picture, guess: Guess, number: str, dark: bool, width: int
+    parts: _Parts, picture: Picture, guess: Guess, number: str, dark: bool, width: int
 ) -> None:
     """Class names at the left and percentages at the right, over the bars."""
     font = {"size": _theme.SMALL, "color": _theme.ink(dark)}
@@ -219,23 +214,11 @@ def _place_words(
         text = cross + _short(name, width)
         names.append(f"<b>{text}</b>" if c == picture.label or cross else text)
     rows = list(range(len(names)))
-    common = {"mode": "text", "hoverinfo": "skip", "xaxis": "x" + number, "yaxis": "y" + number}
-    figure.add_scatter(
-        x=[0.01] * len(rows),
-        y=rows,
-        text=names,
-        textposition="middle right",
-        textfont=font,
-        **common,
-    )
-    figure.add_scatter(
-        x=[0.99] * len(rows),
-        y=rows,
-        text=[f"{p:.0%}" if p >= 0.005 else "" for p in guess.probs],
-        textposition="middle left",
-        textfont=font,
-        **common,
-    )
+    shares = [f"{p:.0%}" if p >= 0.005 else "" for p in guess.probs]
+    common = {"type": "scatter", "mode": "text", "hoverinfo": "skip", "y": rows, "textfont": font}
+    common |= {"xaxis": "x" + number, "yaxis": "y" + number}
+    for x, texts, where in ((0.01, names, "middle right"), (0.99, shares, "middle left")):
+        parts.traces.append({"x": [x] * len(rows), "text": texts, "textposition": where, **common})
 
 
 def _short(text: str, width: int) -> str:

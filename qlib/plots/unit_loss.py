@@ -17,7 +17,7 @@ POINTS = 60  # of each faint curve
 
 
 def headline(info: UnitLoss) -> str:
-    """The take-away: what became of the unit's error while its weights chose a side."""
+    """The take-away: the unit's error, from the first recorded steps to the last ones."""
     main = info.main
     if main is None:
         return "No loss is stored for this unit"
@@ -28,8 +28,8 @@ def headline(info: UnitLoss) -> str:
     if abs(change) < 0.005:
         return f"{main.unit}: the error ends where it began"
     verb = "fell" if change < 0 else "rose"
-    amount = f"by {percent(abs(change))}" if abs(change) < 1 else f"to {last / first:.1f} times"
-    return f"{main.unit}: error {verb} {amount} as weights chose sides"
+    amount = percent(abs(change)) if change < 1 else f"{last / first:.1f} times"
+    return f"{main.unit}: error {verb} from {first:.3g} to {last:.3g} ({amount})"
 
 
 def figure(
@@ -206,4 +206,7 @@ def alt(info: UnitLoss) -> str:
         f"{t.title} ({t.unit}) from {t.fits[0].level[0]:.3g} to {t.fits[-1].level[1]:.3g}"
         for t in info.tracks
     )
-    return f"Loss against step. {headline(info)}. {told}."
+    return (
+        f"Loss against step. {headline(info)}. "
+        f"Medians of the first and of the last recorded steps: {told}."
+    )

@@ -1,14 +1,14 @@
 """What each ingredient of learned rounding adds: from nearest rounding step by step to QDrop."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import plotly.graph_objects as go
 
 from qlib.plots import _theme
 from qlib.plots._learned import tied
 from qlib.records import RunRecord
-from qlib.statistics import wilson
+from qlib.statistics import LEVEL, p_text, wilson
 
 # method → what it adds to the one before it; methods that are no step of this way are left out
 INGREDIENTS = {
@@ -32,7 +32,10 @@ HEIGHT = 300
 
 @dataclass(frozen=True)
 class Step:
-    """The value with everything up to this ingredient; ``low`` to ``high``: 95 %, where known."""
+    """The value with everything up to this ingredient; ``low`` to ``high``: 95 %, where known.
+
+    ``p``: of the paired test against the step before, where it was made.
+    """
 
     method: str
     title: str
@@ -40,6 +43,7 @@ class Step:
     value: float
     low: float | None = None
     high: float | None = None
+    p: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,9 @@ class Waterfall:
         return self.better * (self.steps[at].value - self.steps[at - 1].value)
 
     def clear(self, at: int) -> bool:
-        """Whether its interval and that of the step before lie apart."""
-        one, two = self.steps[at - 1], self.steps[at]
-        if one.low is None or two.low is None:
-            return False
-        return one.high < two.low or two.high < one.low
+        """Whether the paired test tells it from the step before."""
+        p = self.steps[at].p
+        return p is not None and p < LEVEL
 
 
 def info(
@@ -74,11 +76,15 @@ def info(
     *,
     metric: str = "top1",
     titles: Mapping[str, str] | None = None,
+    p: Mapping[str, float] | None = None,
 ) -> Waterfall:
-    """The steps that have a run in ``records`` (method → run, made under equal conditions)."""
-    titles = titles or {}
+    """The steps that have a run in ``records`` (method → run, made under equal conditions).
+
+    ``p``: method → p value of the paired test of this metric against the step before.
+    """
+    titles, p = titles or {}, p or {}
     steps = tuple(
-        _step(records[method], metric, titles.get(method, method), text)
+        replace(_step(records[method], metric, titles.get(method, method), text), p=p.get(method))
         for method, text in INGREDIENTS.items()
         if method in records
     )
@@ -100,7 +106,7 @@ def _step(record: RunRecord, metric: str, title: str, text: str) -> Step:
 
 
 def headline(info: Waterfall) -> str:
-    """The take-away: which ingredient adds most, and whether these images can show it."""
+    """The take-away: the largest step, and whether the paired test tells it from none."""
     if len(info.steps) < 2:
         return "There are too few stored runs for a step"
     best = max(range(1, len(info.steps)), key=info.gain)
@@ -108,10 +114,12 @@ def headline(info: Waterfall) -> str:
     if gain <= 0:
         return "No ingredient makes the network better here"
     step = info.steps[best]
-    told = f"{step.title} adds most: {amount(info, gain)}"
-    if info.metric == "kl" or info.clear(best):
+    told = f"{step.title}'s step is the largest: {amount(info, gain)}"
+    if step.p is None:
         return told
-    return f"{told}, but with {info.n:,} images the intervals overlap"
+    if info.clear(best):
+        return f"{told} (paired {p_text(step.p)})"
+    return f"{told}, but {info.n:,} images do not prove it (paired {p_text(step.p)})"
 
 
 def plain(text: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from qlib.records import RunRecord
+from qlib.statistics import exact_paired, loss_told, p_text
 
 
 def bits_label(record: RunRecord) -> str:
@@ -29,17 +30,26 @@ def start_answer(record: RunRecord, title: str) -> str:
     if spec.method == "nearest":
         levels = f"of {2**spec.weight_bits} levels" if same else "level"
         how = f"Rounded to the nearest {levels} ({bits})"
-    drop = m["top1_float"] - m["top1"]
     first = (
         f"{how}, `{spec.model}` is right on **{m['top1']:.1f} %** of {int(m['n']):,} images "
         f"(95 %: {interval(record)})"
     )
     told = f"{first}; in float it was {m['top1_float']:.1f} %."
-    if drop <= 0:
-        return f"{told} **Nothing was lost.**"
-    if m["top1_high"] >= m["top1_float"]:
-        return f"{told} **That lies within the interval: no loss is proven.**"
-    return f"{told} **It lost {_points(drop)}.**"
+    return f"{told} **{_loss(m)}**"
+
+
+def _loss(m: Mapping[str, float]) -> str:
+    """What was lost against float: both networks saw the same images, so the paired test tells."""
+    lost, gained = int(m["lost"]), int(m["gained"])
+    if lost == gained == 0:
+        return "Nothing was lost."
+    if loss_told(lost, gained):
+        return f"It lost {_points(m['top1_float'] - m['top1'])}."
+    images = f"{gained} image" if gained == 1 else f"{gained} images"
+    found = f"lost {lost}, gained {images}"
+    if gained < lost:
+        found += f", exact {p_text(exact_paired(lost, gained))}"
+    return f"No loss can be told ({found})."
 
 
 def _points(value: float) -> str:

@@ -8,6 +8,13 @@ from qlib.plots._damage import Profile, Row
 
 HARMLESS = 0.01  # nats: below, the answers of the whole network hardly move
 NAMES = {"weights": "its weights", "inputs": "what it reads", "both": "its weights and inputs"}
+FLAGS = {
+    "KL alone": "alone",
+    "KL won back": "back",
+    "Top-1 lost": "top-1",
+    "Own SQNR": "own",
+    "Accumulated": "accum.",
+}
 ALL = {"weights": "all weights", "inputs": "all inputs", "both": "everything"}
 
 
@@ -45,11 +52,21 @@ def sides(rows: Sequence[Row]) -> str:
     told = f"(KL {nats(inputs)} against {nats(weights)})"
     if max(weights, inputs) < HARMLESS:
         return ""
+    more = _exceeds(weights, inputs, bars.damage("both"))
     if inputs > 1.2 * weights:
-        return f"Rounding the inputs does more than rounding the weights {told}."
+        return f"Rounding the inputs does more than rounding the weights {told}{more}."
     if weights > 1.2 * inputs:
-        return f"Rounding the weights does more than rounding the inputs {_turned(told)}."
-    return f"Weights and inputs do about the same {told}."
+        return f"Rounding the weights does more than rounding the inputs {_turned(told)}{more}."
+    return f"Weights and inputs do about the same {told}{more}."
+
+
+def _exceeds(weights: float, inputs: float, both: float | None) -> str:
+    """A clause where one part alone does clearly more damage than the whole."""
+    if both is None or max(weights, inputs) <= 1.05 * both:
+        return ""
+    # learned with rounded inputs, weights fit those and not the float ones; and the reverse
+    part, other = ("inputs", "weights") if inputs >= weights else ("weights", "inputs")
+    return f"; {part} alone exceed the whole, as the rounded {other} make up for part of it"
 
 
 def nats(value: float) -> str:
@@ -178,10 +195,10 @@ def _joined(words: Sequence[str]) -> str:
 
 
 def flags(layer: str, profiles: Mapping[str, Profile]) -> str:
-    """Which questions a layer is flagged in, in words."""
+    """Which questions a layer is flagged in, one word each, so that a narrow column holds them."""
     found = []
     for name, one in profiles.items():
         value = next((v for v in one.values if v.layer == layer), None)
         if value is not None and one.flagged(value):
-            found.append(name)
+            found.append(FLAGS.get(name, name))
     return ", ".join(found)

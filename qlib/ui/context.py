@@ -63,7 +63,7 @@ def view(*, layers: bool = True, data: bool = False) -> View | None:
         record, names, first, problem = choice.entry.record, [], None, str(error)
     layer, said = resolve.nearest_layer(asked.get("layer"), names, first) if names else ("", "")
     shown = asked["d"] if asked.get("d") in bar.DATA else "test"
-    tell(*choice.notes, said)
+    tell(*choice.notes, said, _images_said(asked.get("d")) if data else "")
     with st.sidebar, st.container(key="context", gap="small"):
         bar.run(choice, known, picked)
         if names:
@@ -76,6 +76,13 @@ def view(*, layers: bool = True, data: bool = False) -> View | None:
         st.error(problem, icon=":material/broken_image:")
         return None
     return View(choice.entry, record, layer, shown, siblings)
+
+
+def _images_said(asked: str | None) -> str:
+    """What to tell of images that the address asks for and that are none."""
+    if asked is None or asked in bar.DATA:
+        return ""
+    return f"There are no images `{asked}` here (test and calib are); shown: held-out."
 
 
 def _link(choice: Choice, known: Sequence[store.Entry], *, layer: str, data: str) -> dict[str, str]:

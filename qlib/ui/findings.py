@@ -1,5 +1,6 @@
 """The findings of a run as a small panel: sentence, remedy, a link to the view that shows it."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,24 +22,24 @@ def panel(entry: Entry, *, open_: bool = False) -> None:
     with st.expander(
         f"{many} about this run", icon=":material/lightbulb:", expanded=open_, key="findings"
     ):
+        known = context.entries()
         for finding in found:
-            _line(finding, entry)
+            _line(finding, entry, known)
 
 
-def _line(finding: Finding, entry: Entry) -> None:
+def _line(finding: Finding, entry: Entry, known: Sequence[Entry]) -> None:
     words, link = st.columns([6, 1], vertical_alignment="center")
     words.markdown(f"{finding.text} {finding.remedy}")
     file = lessons.page_files().get(finding.page)
     if file:
-        link.page_link(
-            file, label="Look", icon=":material/search:", query_params=where(finding, entry)
-        )
+        view = where(finding, entry, known)
+        link.page_link(file, label="Look", icon=":material/search:", query_params=view)
 
 
-def where(finding: Finding, entry: Entry) -> dict[str, str]:
-    """The address parameters of the view that shows a finding of this very run."""
+def where(finding: Finding, entry: Entry, known: Sequence[Entry]) -> dict[str, str]:
+    """The address parameters that show a finding of this very run; ``known``: all runs."""
     params = resolve.Choice(entry).params
-    first = resolve.choose(params, context.entries(), {})
+    first = resolve.choose(params, known, {})
     if first is None or first.entry.key != entry.key:
         params["run"] = entry.key
     return params | finding.set

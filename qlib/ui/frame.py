@@ -76,7 +76,8 @@ def head(question: str, answer: str = "") -> None:
             st.title(question, anchor=False, width="content")
             simulated()
         if answer:
-            st.markdown(answer)
+            with st.container(key="answer"):  # a key of its own: lessons that ask hide it
+                st.markdown(answer)
 
 
 def simulated() -> None:

@@ -1,12 +1,16 @@
 """What each ingredient of learned rounding adds, from the stored runs of the same conditions."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import pandas as pd
 import streamlit as st
 
+from qlib import paired
 from qlib.plots import _theme, waterfall
 from qlib.plots.waterfall import Waterfall
+from qlib.records import Refused
+from qlib.statistics import holm
 from qlib.store import Entry
 from qlib.ui import answers, export, frame, state
 from qlib.ui.context import View
@@ -14,7 +18,8 @@ from qlib.ui.context import View
 RECIPE = """\
 from qlib.plots import waterfall
 
-info = waterfall.info({{r.spec.method: r for r in records}}, metric={metric!r}, titles=titles)
+p = {p!r}  # of exact paired tests, Holm-corrected, against the step before
+info = waterfall.info({{r.spec.method: r for r in records}}, metric={metric!r}, titles=titles, p=p)
 print(waterfall.alt(info))
 figure = waterfall.figure(info)
 figure"""
@@ -35,7 +40,9 @@ def panel(view: View, others: Mapping[str, Entry]) -> None:
             label_visibility="collapsed",
         )
     records = {m: e.record for m, e in others.items() if m in waterfall.INGREDIENTS}
-    info = waterfall.info(records, metric=metric or "top1", titles=state.titles())
+    metric = metric or "top1"
+    p = tests(others, metric)
+    info = waterfall.info(records, metric=metric, titles=state.titles(), p=p)
     if len(info.steps) < 2:
         st.info(
             f"At {answers.bits_label(view.record)} too few methods are stored under equal "
@@ -53,15 +60,37 @@ def panel(view: View, others: Mapping[str, Entry]) -> None:
     st.caption(_under(info) + answers.source_line(view.record) + ".")
     numbers = table(info)
     with st.container(horizontal=True):
-        recipe = RECIPE.format(metric=info.metric)
+        recipe = RECIPE.format(metric=info.metric, p=p)
         made, alt = list(records.values()), waterfall.alt(info)
         export.menu("ingredients", figure, numbers, made, alt=alt, recipe=recipe)
         frame.data_table("of the ingredients", numbers)
 
 
+def tests(others: Mapping[str, Entry], metric: str) -> dict[str, float]:
+    """Method → p of its step, by exact paired tests corrected for their number (Holm).
+
+    Empty for KL, which is no count of images, and where runs cannot be paired.
+    """
+    judges = {"top1": paired.hits, "agreement": paired.agrees}
+    if metric not in judges:
+        return {}
+    steps = [(m, others[m]) for m in waterfall.INGREDIENTS if m in others]
+    found = {}
+    try:
+        arrays = [paired.checked(state.preds(e.folder), e.key) for _, e in steps]
+        runs = [(m, e.record, a) for (m, e), a in zip(steps, arrays, strict=True)]
+        for (_, one, before), (method, other, after) in pairwise(runs):
+            found[method] = paired.between(one, before, other, after, judges[metric]).p
+    except Refused:
+        return {}
+    return dict(zip(found, holm(list(found.values())), strict=True))
+
+
 def _under(info: Waterfall) -> str:
     """What the marks mean, and which methods have no stored run."""
-    text = "" if info.metric == "kl" else "Thin bars: 95 % intervals. "
+    text = "" if info.metric == "kl" else "Thin bars: 95 % intervals of each run alone. "
+    if any(s.p is not None for s in info.steps):
+        text += "p: exact paired test of a step on the same images, Holm-corrected. "
     if info.missing:
         text += f"Not stored at these bits: {', '.join(info.missing)}. "
     return text
@@ -77,6 +106,7 @@ def table(info: Waterfall) -> pd.DataFrame:
             "95 % from": s.low,
             "95 % to": s.high,
             "Gain": info.gain(i) if i else None,
+            "Paired p, Holm": s.p,
         }
         for i, s in enumerate(info.steps)
     )

@@ -14,6 +14,7 @@ from qlib.ui import address, context, resolve, state
 
 PAGES = Path(__file__).resolve().parents[2] / "pages"
 FOLLOW = "pages/0_Lesson.py"  # the address that leads to a step
+PARTS = {"titles": ".js-plotly-plot .g-gtitle"}  # what can be hidden and is no element of its own
 
 
 def page_files() -> dict[str, str]:
@@ -72,6 +73,19 @@ def _leave() -> None:
     address.put(dict.fromkeys((address.LESSON, address.STEP, address.HIDE)))
 
 
+def unknown() -> None:
+    """Say that the lesson of the address is not there, and which ones are."""
+    name = st.query_params.get(address.LESSON)
+    found = every()[0]
+    if not name or current()[0]:
+        return
+    others = ", ".join(f"*{lesson.title}* (`{lesson.name}`)" for lesson in found)
+    st.info(
+        f"There is no lesson `{name}`" + (f"; there are {others}." if found else "."),
+        icon=":material/link_off:",
+    )
+
+
 # ---- the list --------------------------------------------------------------------------------
 
 
@@ -104,7 +118,7 @@ def card() -> None:
     name = st.query_params.get(address.LESSON)
     if step is None:
         if name and address.page() != "lesson":
-            st.info(f"There is no lesson `{name}`; the view is shown without.")
+            unknown()
         return
     with st.bottom, st.container(key="lesson", border=True, gap="xsmall"):
         _head(lesson, place)
@@ -158,13 +172,13 @@ def _body(told: Told, key: str) -> None:
         st.success(f"**Right.** {told.reveal}", icon=":material/check_circle:")
     else:
         right = told.choices[told.right]
-        st.warning(f"**It is: {right}.** {told.reveal}", icon=":material/lightbulb:")
+        st.warning(f"**Answer: {right}.** {told.reveal}", icon=":material/lightbulb:")
 
 
 def _hide(*lists) -> None:
     keys = [key for found in lists for key in lessons.hidden(found)]
     if keys:
-        rules = ", ".join(f".st-key-{key}" for key in keys)
+        rules = ", ".join(PARTS.get(key, f".st-key-{key}") for key in keys)
         st.html(f"<style>{rules} {{ display: none !important; }}</style>")
 
 

@@ -95,6 +95,7 @@ def method() -> str:
         format_func=lambda k: known[k].title,
         default=start,
         required=True,
+        wrap=True,
         key="method",
         bind=URL,
         help="How values are rounded, and what is learned to make up for it.",

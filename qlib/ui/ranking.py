@@ -27,6 +27,11 @@ class Ranking:
     why: str = ""
 
     @property
+    def apart(self) -> dict[tuple[str, str], bool]:
+        """Of the keys of two runs, better first: whether the paired test tells them apart."""
+        return {keys: p < LEVEL for keys, p in self.raised.items()}
+
+    @property
     def best(self) -> RunRecord:
         return self.records[0]
 
@@ -116,12 +121,13 @@ def _by(ranking: Ranking, shown: Sequence[RunRecord]) -> str:
         ranking.raised[ranking.best.spec.key, r.spec.key] for r in shown if r is not ranking.best
     ]
     edge = min(found) if min(found) >= LEVEL else max(found)
-    if len(found) == 1:
-        return f"exact paired test, {p_text(edge)}"
-    if edge == 1:
-        return f"exact paired tests, {p_text(edge)}"
+    tests = "exact paired test" if len(found) == 1 else "exact paired tests"
+    if len(ranking.pairs) > 1:
+        tests += f", Holm-corrected for {len(ranking.pairs)} pairs"
+    if len(found) == 1 or edge == 1:
+        return f"{tests}, {p_text(edge)}"
     bound = p_text(edge).replace("=", "≥" if edge >= LEVEL else "≤")
-    return f"exact paired tests, {bound}"
+    return f"{tests}, {bound}"
 
 
 def signed(value: float) -> str:

@@ -1,5 +1,6 @@
 """From what an address asks for to what there is: the nearest stored run, and what to say. Pure."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,11 +84,18 @@ def widths(entries: Sequence[Entry]) -> list[str]:
     return [f"W{w}A{a}" for w, a in sorted(pairs, reverse=True)]
 
 
-def best(entries: Sequence[Entry], bits: str | None = None) -> str:
-    """The learned method with the highest accuracy at ``bits`` (or anywhere, where none has it)."""
-    learned = [e for e in entries if e.record.spec.method != FIRST_METHOD] or list(entries)
-    fitting = [e for e in learned if bits_label(e.record) == bits] or learned
-    return max(fitting, key=lambda e: e.record.metrics["top1"]).record.spec.method
+def best(records: Sequence[RunRecord], bits: str | None = None) -> str:
+    """The learned method with the highest accuracy at ``bits`` (or anywhere, where none has it).
+
+    Of equally accurate ones that with the lower KL divergence.
+    """
+    learned = [r for r in records if r.spec.method != FIRST_METHOD] or list(records)
+    fitting = [r for r in learned if bits_label(r) == bits] or learned
+    return max(fitting, key=_rank).spec.method
+
+
+def _rank(record: RunRecord) -> tuple[float, float]:
+    return record.metrics["top1"], -record.metrics.get("kl", math.inf)
 
 
 def label(text: str | None) -> str | None:
@@ -108,7 +116,7 @@ def _one(wanted: str | None, known: list[str], what: str) -> tuple[str, list[str
 def _method(asked, here: Sequence[Entry], titles) -> tuple[str, list[str]]:
     known, wanted = methods(here), asked.get("q")
     if wanted == "best":
-        return best(here, label(asked.get("b"))), []
+        return best([e.record for e in here], label(asked.get("b"))), []
     by_title = {titles.get(key, key).lower(): key for key in known}
     wanted = by_title.get((wanted or "").lower(), wanted)
     if wanted is None or wanted in known:

@@ -72,9 +72,16 @@ def everything() -> dict[str, store.Entry]:
 
 def analyses() -> dict[str, store.Entry]:
     """The sensitivity runs by what they analyse: look up ``profile.base_of(run.spec).key``."""
+    folders = (store.demo_dir(), store.runs_dir())
+    return _analyses(tuple((str(folder), store.stamp(folder)) for folder in folders))
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _analyses(folders: tuple[tuple[str, str], ...]) -> dict[str, store.Entry]:
     from qlib import profile
 
-    found = [e for shelf in (demo(), own()) for e in shelf.analyses]
+    known = [e for folder, stamp in folders for e in _entries(folder, stamp) if e.record]
+    found = [e for e in known if e.record.spec.analysis]
     return {profile.base_of(e.record.spec).key: e for e in found}
 
 

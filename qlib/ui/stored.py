@@ -12,12 +12,16 @@ from qlib.plots import prediction_strip
 from qlib.plots.prediction_strip import PredictionStrip
 from qlib.records import Refused, RunRecord
 from qlib.ui import address, context, resolve, state
-from qlib.ui.answers import interval
+from qlib.ui.answers import bits_label, interval
 from qlib.ui.resolve import Choice
 from qlib.ui.state import Shelf
 from qlib.ui.words import word
 
 REBUILD = "python -m benchmarks.demo"
+BEST_NOTE = (
+    "Best: of the learned methods' stored runs at these bits the one that is right most often on "
+    "these very images (if equal: with the lower KL). On other images another may be."
+)
 STRIP_NOTE = (
     "Three of the pictures stay right longest, three fall early; the accuracy is of all images."
 )
@@ -63,12 +67,13 @@ def controls(entries: Sequence[store.Entry], choice: Choice) -> None:
         bits = {label: label.split("A")[1] for label in widths}
         _choice("Bits of weights and activations", bits, "b", now["b"], word("bits"))
     with three:
-        _choice("Method", _methods(of_model, now), "q", now["q"], word("nearest"))
+        methods = _methods(comparable(here, choice.entry), now)
+        _choice("Method", methods, "q", now["q"], f"{word('nearest')} {BEST_NOTE}")
 
 
-def _methods(of_model: Sequence[store.Entry], now: Mapping[str, str]) -> dict[str, str]:
+def _methods(runs: Sequence[RunRecord], now: Mapping[str, str]) -> dict[str, str]:
     """The baseline, the best learned method at these bits, and the one that is looked at."""
-    titles, best = state.titles(), resolve.best(of_model, now["b"])
+    titles, best = state.titles(), resolve.best(runs, now["b"])
     shown = {"nearest": "Round to nearest", best: f"Best: {titles.get(best, best)}"}
     return {now["q"]: titles.get(now["q"], now["q"])} | shown
 
@@ -85,14 +90,10 @@ def _backbone(models: list[str], now: str) -> None:
     )  # fmt: skip
 
 
-def two_lines(records: Sequence[RunRecord], method: str) -> list[RunRecord]:
-    """The baseline's runs, and those of ``method`` or else of the best learned one."""
+def two_lines(records: Sequence[RunRecord], method: str, shown: RunRecord) -> list[RunRecord]:
+    """The baseline's runs, and those of ``method`` or else of the best one at the shown bits."""
     if method == "nearest":
-        means: dict[str, list[float]] = {}
-        for r in records:
-            means.setdefault(r.spec.method, []).append(r.metrics["top1"])
-        learned = {q: sum(v) / len(v) for q, v in means.items() if q != "nearest"}
-        method = max(learned, key=learned.__getitem__, default="nearest")
+        method = resolve.best(records, bits_label(shown))
     return [r for r in records if r.spec.method in ("nearest", method)]
 
 

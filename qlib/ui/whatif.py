@@ -65,8 +65,8 @@ def section(found: Found, order: Sequence[str]) -> pd.DataFrame:
     shown = whole[whole["Layer"].str.contains(search.strip(), case=False, regex=False)]
     _editor(shown, ticked, found.kept)
     st.caption(
-        "Flags: a tenth of the whole network's damage, or an error of a tenth of the signal (10 dB)"
-        ". ▶ marks the layer that all pages show."
+        "Flags name their column: a tenth of the whole network's damage, or an error of a tenth of "
+        "the signal's power (10 dB). ▶ marks the layer that all pages show."
     )
     if ticked:
         _what_if(found, ticked)
@@ -94,7 +94,7 @@ def _editor(shown: pd.DataFrame, ticked: Sequence[str], kept: Sequence[str]) -> 
         column_config={
             "Shown": st.column_config.TextColumn("", width=28, help="The layer of all pages."),
             "Layer": st.column_config.TextColumn(width=150),
-            "Flags": st.column_config.TextColumn(width=150),
+            "Flags": st.column_config.TextColumn(width=180),
             "KL alone": number(format="%.2g", width=85, help="nats, only this layer quantized"),
             "KL won back": number(format="%.2g", width=95, help="nats, all but this layer"),
             "Top-1 lost": number(format="%.1f", width=85, help="points, only this layer quantized"),

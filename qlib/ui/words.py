@@ -13,8 +13,8 @@ WORDS = {
     "top-1": "Share of held-out test images whose most probable class is the right one.",
     "interval": (
         "With few test images, accuracy is uncertain. The 95 % interval (Wilson) says where the "
-        "accuracy on endless images would plausibly lie. Methods whose intervals overlap are not "
-        "told apart by these images."
+        "accuracy on endless images would plausibly lie. The intervals of two runs may overlap "
+        "although a paired test on the same images tells the runs apart."
     ),
     "paired": (
         "Both runs saw the same test images, so only those count that one of them alone gets "
