@@ -330,7 +330,7 @@ def test_tuned_biases_bring_answers_nearer_after_any_method(name: str) -> None:
     before = model(x)
     model.switch(weights=True, inputs=True)
     first, held = divergence(model, x), (codes(model), scales(model))
-    tune_biases(model, data, steps=60, rate=0.02, batch=32, report=ignore)
+    tune_biases(model, data, steps=200, rate=0.01, batch=32, report=ignore)
     assert divergence(model, x) < 0.8 * first
     assert same(codes(model), held[0])
     assert same(scales(model), held[1])

@@ -109,7 +109,10 @@ def test_ticking_a_row_adds_the_run(server, window):  # noqa: F811
     page = window.open(server.url("compare"), height=1600)
     page.wait_for_selector(FIGURE)
     assert page.locator("[data-tag]").count() == 2
-    box = page.get_by_test_id("stDataFrame").last.bounding_box()
+    table = page.get_by_test_id("stDataFrame").last
+    table.scroll_into_view_if_needed()
+    page.wait_for_timeout(500)
+    box = table.bounding_box()
     page.mouse.click(box["x"] + 22, box["y"] + 35 * 3 + 18)  # third row, the tick
     page.wait_for_function("() => document.querySelectorAll('[data-tag]').length === 3")
     page.wait_for_url(re.compile("runs="))
