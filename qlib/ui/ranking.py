@@ -121,9 +121,8 @@ def _by(ranking: Ranking, shown: Sequence[RunRecord]) -> str:
         ranking.raised[ranking.best.spec.key, r.spec.key] for r in shown if r is not ranking.best
     ]
     edge = min(found) if min(found) >= LEVEL else max(found)
-    tests = "exact paired test" if len(found) == 1 else "exact paired tests"
-    if len(ranking.pairs) > 1:
-        tests += f", Holm-corrected for {len(ranking.pairs)} pairs"
+    tests = "paired test" if len(found) == 1 else "paired tests"
+    tests = f"exact {tests}" if len(ranking.pairs) == 1 else f"{tests}, Holm"  # of all pairs
     if len(found) == 1 or edge == 1:
         return f"{tests}, {p_text(edge)}"
     bound = p_text(edge).replace("=", "≥" if edge >= LEVEL else "≤")
