@@ -68,11 +68,17 @@ with right:
 findings.panel(choice.entry)
 st.subheader("Guided views, with a question each", anchor=False)
 lessons.listing()
-with st.expander("Details: the numbers behind the figures", icon=":material/table_chart:"):
-    st.dataframe(
+details = st.expander(
+    "Details: the numbers behind the figures",
+    icon=":material/table_chart:",
+    key="details",
+    on_change="rerun",  # closed, it loads no table into the browser: the figure comes sooner
+)
+if details.open:
+    details.dataframe(
         stored.table(runs),
         hide_index=True,
         column_config=stored.columns(),
         alt=f"All stored runs of {record.spec.model}",
     )
-    st.caption(f"top-1: {word('top-1')} Interval: {word('interval')}")
+    details.caption(f"top-1: {word('top-1')} Interval: {word('interval')}")

@@ -28,7 +28,9 @@ WITHOUT_AXES = {"1_Start": "bar = probability of the class, 0 to 1"}
 
 @pytest.fixture(scope="module", params=VIEWS)
 def page(request) -> tuple[str, AppTest]:
-    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    at.session_state["details"] = True  # Start sends its table when it is opened
+    at.run()
     for key, value in VIEWS[request.param].items():
         at.query_params[key] = value
     at.switch_page(f"pages/{request.param}.py").run()
