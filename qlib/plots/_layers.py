@@ -239,9 +239,7 @@ def width(large: bool) -> float:
 
 def framed(figure: go.Figure, title: str, *, dark: bool, large: bool, **more) -> go.Figure:
     """The house's frame with a legend in one row above the plot."""
-    figure.update_layout(
-        legend={"orientation": "h", "y": 1, "yanchor": "bottom", "x": 1, "xanchor": "right"}
-    )
+    figure.update_layout(legend=_theme.LEGEND)
     made = _theme.frame(figure, title=title, dark=dark, large=large, **more)
     if made.layout.xaxis.rangeslider.visible:
         made.update_layout(height=made.layout.height + 60, margin_b=44)

@@ -23,6 +23,8 @@ HELPER_HEIGHT = 240
 GREY = "#80858C"
 WRONG = "#D6455D"
 RIGHT = "#2E9E5D"
+# one row of names above the plot, at its right end
+LEGEND = {"orientation": "h", "y": 1, "yanchor": "bottom", "x": 1, "xanchor": "right"}
 COLORS = ("#3848FA", "#B38C19", "#C91DAC", "#2E9E5D", "#BF6AFB", "#706010")
 DASHES = ("solid", "dash", "longdash", "dashdot", "longdashdot", "dot")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "hexagon", "star-diamond", "pentagon")

@@ -153,7 +153,7 @@ def figure(info: AccuracyVsSize, *, dark: bool = False, large: bool = False) -> 
     figure.update_yaxes(title="top-1 accuracy (%)", rangemode="normal")
     figure.update_layout(
         showlegend=True,
-        legend={"orientation": "h", "y": 1, "yanchor": "bottom", "x": 1, "xanchor": "right"},
+        legend=_theme.LEGEND,
         hovermode="closest",
     )
     framed = _theme.frame(figure, title=headline(info), dark=dark, large=large)

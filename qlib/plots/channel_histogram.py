@@ -63,7 +63,7 @@ def figure(info: ChannelHistogram, *, dark: bool = False, large: bool = False) -
     figure.update_layout(
         xaxis={"title": "value of the weights", "range": reach.tolist()},
         yaxis=_tensor.count_axis(float(top), info.log, "weights") | {"title": "weights per bin"},
-        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 1, "xanchor": "right"},
+        legend=_theme.LEGEND,
         hovermode="closest",
     )
     return _theme.frame(

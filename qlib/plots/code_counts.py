@@ -82,7 +82,7 @@ def figure(info: CodeCounts, *, dark: bool = False, large: bool = False) -> go.F
         yaxis=_tensor.count_axis(_tensor.most(info.sides, "landed"), info.log),
         bargap=0.12 if len(codes) < MOST_BARS else 0,
         showlegend=len(info.sides) > 1,
-        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 1, "xanchor": "right"},
+        legend=_theme.LEGEND,
     )
     framed = _theme.frame(figure, title=headline(info), dark=dark, large=large, width=78)
     return framed.update_layout(margin_t=framed.layout.margin.t + (26 if info.sides[1:] else 0))

@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from qlib.plots import _learned, _theme
-from qlib.plots._learned import Gain, tied, times
+from qlib.plots._learned import Gain, framed, times
 from qlib.plots._places import blocks, prefix
 
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50, 100)
@@ -87,19 +87,7 @@ def figure(info: ErrorArrows, *, dark: bool = False, large: bool = False) -> go.
     figure.update_xaxes(title="weight error against nearest, log", range=spans[0], **axis)
     figure.update_yaxes(title=f"output error against {info.against}, log", range=spans[1], **axis)
     several = len(info.groups) > 1
-    figure.update_layout(
-        showlegend=several,
-        legend={
-            "orientation": "h",
-            "y": 1.01,
-            "yanchor": "bottom",
-            "x": 0,
-            "traceorder": "reversed",
-        },
-        hovermode="closest",
-    )
-    framed = _theme.frame(figure, title=tied(headline(info)), dark=dark, width=58, large=large)
-    return framed.update_layout(margin_t=framed.layout.margin.t + 26 * several)
+    return framed(figure, headline(info), several=several, dark=dark, large=large)
 
 
 def _spans(info: ErrorArrows) -> tuple[list[float], list[float]]:

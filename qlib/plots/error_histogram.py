@@ -80,7 +80,7 @@ def figure(info: ErrorHistogram, *, dark: bool = False, large: bool = False) -> 
         },
         yaxis=_tensor.count_axis(max(float(c.max(initial=0)) for c in info.counts), info.log),
         shapes=_half_steps(info, dark),
-        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 1, "xanchor": "right"},
+        legend=_theme.LEGEND,
         showlegend=True,
         hovermode="closest",
     )

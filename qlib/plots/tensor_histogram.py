@@ -105,7 +105,7 @@ def figure(info: TensorHistogram, *, dark: bool = False, large: bool = False) ->
         shapes=_grid_marks.shapes(main.hist, info.axis, reach, **marks),
         annotations=_grid_marks.notes(main.hist, info.axis, reach, ground=ground, **marks),
         showlegend=legend,
-        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 1, "xanchor": "right"},
+        legend=_theme.LEGEND,
         hovermode="closest",
     )
     framed = _theme.frame(figure, title=headline(info), dark=dark, large=large, width=78)

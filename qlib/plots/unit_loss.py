@@ -7,7 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from qlib.plots import _theme
-from qlib.plots._learned import percent, tied
+from qlib.plots._learned import framed, percent
 from qlib.plots._unit_fits import Track, UnitLoss, info, smoothed
 from qlib.plots.loss_curve import Fit
 
@@ -62,19 +62,7 @@ def figure(
     if pushed:
         _push(figure, info.main, dark)
     several = len(info.tracks) > 1
-    figure.update_layout(
-        showlegend=several,
-        legend={
-            "orientation": "h",
-            "y": 1.01,
-            "yanchor": "bottom",
-            "x": 0,
-            "traceorder": "reversed",
-        },
-        hovermode="closest",
-    )
-    framed = _theme.frame(figure, title=tied(headline(info)), dark=dark, width=58, large=large)
-    return framed.update_layout(margin_t=framed.layout.margin.t + 26 * several)
+    return framed(figure, headline(info), several=several, dark=dark, large=large)
 
 
 def _behind(figure: go.Figure, fit: Fit) -> None:
