@@ -1,8 +1,9 @@
 """Makes the stored runs that fill the pages: ``python -m benchmarks.demo [--jobs 2]``.
 
 Three embedded networks × four methods × a grid of bit-widths, into ``assets/demo``, and the
-sensitivity of most of them layer by layer. Every run is an ordinary run; finished ones are kept,
-so the command can be stopped and started again.
+sensitivity of most of them layer by layer, and what noise does to each layer. Every run is an
+ordinary run; finished ones are kept, so the command can be stopped and started again. With
+``--shared DIR`` (see the README) also the noise analysis of DeiT-tiny; it is kept without.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.accuracy import DIGITS
-from qlib import profile, store
+from qlib import noise_profile, profile, store
 from qlib.records import Refused, RunSpec
 from qlib.specs import checked
 
@@ -23,13 +24,18 @@ NEAREST_BITS = (8, 6, 5, 4, 3, 2)
 LEARNED_BITS = (4, 3, 2)
 PROFILED_BITS = (4, 3)  # of the learned methods; all of nearest
 LEARNED = ("adaround", "brecq", "qdrop")
-WAVES = ("runs", "profiles")  # a profile takes the quantizers of its run, so runs come first
+# a profile takes the quantizers of its run, so runs come first
+WAVES = ("runs", "profiles", "noise", "shared")
 IMAGES = 600  # all held-out digits: the whole network's row is then the run's own accuracy
 LIMIT = 25e6  # bytes that all of it may take
 
 
 def specs(wave: str) -> list[RunSpec]:
-    """All demo runs, default settings, seed 0, or the profiles of some of them."""
+    """All demo runs, default settings, seed 0, or the analyses of some of them."""
+    if wave == "shared":
+        return [_deit()]
+    if wave == "noise":
+        return [noise_profile.spec_of(RunSpec(m, "digits", "nearest")) for m in DIGITS]
     grid = [("nearest", b) for b in NEAREST_BITS]
     grid += [(method, b) for b in LEARNED_BITS for method in LEARNED]
     if wave == "runs":
@@ -39,20 +45,40 @@ def specs(wave: str) -> list[RunSpec]:
     return [replace(profile.spec_of(base), test=IMAGES) for base in bases]
 
 
+def _deit() -> RunSpec:
+    """Numbers of a network for photographs; files are named as seen from the shared folder."""
+    run = RunSpec(
+        "timm:deit_tiny_patch16_224",
+        "imagenet:imagenet-val-650.zip",
+        "nearest",
+        weights="deit_tiny_patch16_224.safetensors",
+        calib=32,
+        calib_data="imagenet:imagenet-calib-250.zip",
+        test=32,
+    )
+    return noise_profile.spec_of(run)
+
+
 def main() -> None:
     """Make what is missing, remove what no longer belongs."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__)
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--shared", type=Path, help="folder with real images and trained weights")
     parser.add_argument("--part", type=int, default=None, help=argparse.SUPPRESS)
     parser.add_argument("--wave", choices=WAVES, default=None, help=argparse.SUPPRESS)
     args = parser.parse_args()
     demo = store.demo_dir()
     if args.part is not None:
+        if args.shared:
+            os.chdir(args.shared)
         for spec in specs(args.wave)[args.part :: args.jobs]:
             _make(spec, demo)
         return
     for wave in WAVES:
-        _side_by_side(args.jobs, wave)
+        if wave != "shared":
+            _side_by_side(args.jobs, wave)
+        elif args.shared:
+            _side_by_side(1, wave, "--shared", str(args.shared))
     _tidy(demo)
 
 
@@ -72,9 +98,10 @@ def _make(spec: RunSpec, demo: Path) -> None:
         store.finish(folder, demo, spec.key)
 
 
-def _side_by_side(jobs: int, wave: str) -> None:
+def _side_by_side(jobs: int, wave: str, *more: str) -> None:
     env = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     command = [sys.executable, "-m", "benchmarks.demo", "--jobs", str(jobs), "--wave", wave]
+    command += more
     running = [subprocess.Popen([*command, "--part", str(part)], env=env) for part in range(jobs)]
     if any([process.wait() for process in running]):
         raise SystemExit("A demo run failed; its message is above. Start the command again.")

@@ -1,4 +1,4 @@
-"""The command line: ``python -m qlib list | run | sensitivity | show``. Scripts depend on it."""
+"""The command line: ``python -m qlib list | run | sensitivity | noise | show``, for scripts too."""
 
 import argparse
 import json
@@ -66,13 +66,14 @@ def _say(sentence: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser("python -m qlib", description="Post-training quantization you can see.")
     verbs = parser.add_subparsers(
-        required=True, metavar="list|run|sensitivity|show", parser_class=_Parser
+        required=True, metavar="list|run|sensitivity|noise|show", parser_class=_Parser
     )
     found = verbs.add_parser("list", help="what there is, one key a line")
     found.add_argument("what", choices=LISTS)
     found.set_defaults(do=_list)
     _add_run(verbs, "run", "quantize a network and measure it", _spec)
     _add_run(verbs, "sensitivity", "measure a run layer by layer: same options", _profile_spec)
+    _add_run(verbs, "noise", "measure what noise before rounding does: same options", _noise_spec)
     show = verbs.add_parser("show", help="print a finished run")
     show.add_argument("run_dir", type=Path)
     show.set_defaults(do=_show)
@@ -137,6 +138,13 @@ def _spec(args: argparse.Namespace) -> RunSpec:
 def _profile_spec(args: argparse.Namespace) -> RunSpec:
     spec = _spec(args)
     return replace(profile.spec_of(spec), test=spec.test or profile.IMAGES)
+
+
+def _noise_spec(args: argparse.Namespace) -> RunSpec:
+    spec = _spec(args)  # first: what is wrong is said before arrays are loaded
+    from qlib import noise_profile
+
+    return replace(noise_profile.spec_of(spec), test=spec.test or noise_profile.IMAGES)
 
 
 # ---- what is done -------------------------------------------------------------------------------

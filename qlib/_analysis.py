@@ -1,87 +1,40 @@
-"""A sensitivity analysis as a run: the quantizers of the run that it is about, then the rows."""
+"""An analysis as a run: one frame for every kind. What a kind measures is in a file of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-
-from qlib import metrics, profile, store
-from qlib._restore import FILE, restore
+from qlib import _run_noise, _run_sensitivity, profile, store
 from qlib._setup import Setup, device_of, set_up
-from qlib.records import Event, Refused, Report, RunRecord, RunSpec
-from qlib.run import Clock, about_data, bit_plan, peak_of, quantize, versions
-from qlib.sensitivity import measure
+from qlib.records import Event, Report, RunRecord, RunSpec
+from qlib.run import Clock, about_data, peak_of, versions
 
-ALIKE = 0.02  # a probability may be off by this much, on another machine or number of threads
-MOST = 0.9  # share of the images that have to be alike
+# (setup, spec, report, folder, known runs folders) -> the fields of the record that are its own
+Kind = Callable[[Setup, RunSpec, Report, Path | None, Sequence[Path]], dict[str, Any]]
+KINDS: dict[str, Kind] = {
+    "sensitivity": _run_sensitivity.measured,
+    "noise": _run_noise.measured,
+}
 
 
 def analyse(spec: RunSpec, report: Report, folder: Path | None, known: Sequence[Path]) -> RunRecord:
     """Measure a checked specification with ``analysis`` set; see `qlib.run.run`."""
     clock, device = Clock(report), device_of(spec)
     setup = set_up(replace(spec, test=spec.test or profile.IMAGES), device, clock)
-    clock(Event("calibrate", note="ranges"))
-    base = _restored(setup, spec, known)
-    if not base:
-        quantize(setup, spec, clock, folder)
-    clock(Event("profile"))
-    images = setup.predict.first(len(setup.test))
-    rows = measure(setup.model, images, setup.labels, clock)
+    found = KINDS[spec.analysis](setup, spec, clock, folder, known)
     clock(Event("save"))
-    record = RunRecord(
-        spec=spec,
-        metrics=_summed(setup, rows),
-        seconds=clock.totals() | {"profile": clock.seconds["profile"]},
-        peak_mb=peak_of(device),
-        layers=rows,
-        versions=versions(),
-        data=about_data(setup) | {"profile_rows": len(rows), "base": base},
-        notes=setup.model.notes,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
+    about = {"profile_rows": len(found["layers"])}
+    fields = {
+        "seconds": clock.totals() | {"profile": clock.seconds["profile"]},
+        "peak_mb": peak_of(device),
+        "versions": versions(),
+        "data": about_data(setup) | about | found.pop("data", {}),
+        "notes": setup.model.notes,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    record = RunRecord(spec, **(fields | found))
     if folder is not None:
         store.write_record(record, folder)
     return record
-
-
-def _restored(setup: Setup, spec: RunSpec, known: Sequence[Path]) -> str:
-    """The key of the finished run whose quantizers are in the model now; "" if there is none.
-
-    What a run stored is trusted where the network then gives the answers that it gave.
-    """
-    plan = bit_plan(setup.model, spec)
-    for entry in profile.bases(spec, known):
-        try:
-            restore(setup.model, plan, entry.folder / FILE)
-            stored = store.load_preds(entry.folder)
-        except Refused:
-            continue  # the method is applied again: slower, never wrong
-        if _answers_alike(setup, stored):
-            return entry.key
-    return ""
-
-
-def _answers_alike(setup: Setup, stored: dict[str, np.ndarray]) -> bool:
-    """Do stored and present network agree on the first images that both have seen?"""
-    setup.model.switch(weights=True, inputs=True)
-    with torch.no_grad():
-        sure = setup.model(setup.predict.first(profile.IMAGES)).softmax(1).max(1)
-    here, there = {name: i for i, name in enumerate(setup.test.ids)}, stored["ids"].tolist()
-    pairs = [(here[name], i) for i, name in enumerate(there) if here.get(name, 1e9) < len(sure[0])]
-    if not pairs:
-        return False
-    mine, theirs = (np.array(side) for side in zip(*pairs, strict=True))
-    gap = sure.values.cpu().numpy()[mine] - stored["quant_prob"][theirs, 0].astype(float)
-    same = sure.indices.cpu().numpy()[mine] == stored["quant_top5"][theirs, 0]
-    return bool(((abs(gap) < ALIKE) & same).mean() >= MOST)
-
-
-def _summed(setup: Setup, rows: list[profile.Row]) -> dict[str, float]:
-    """The whole network's numbers, and how many of the worst layers two halves agree on."""
-    whole = {row["split"]: row for row in rows if row["mode"] == "all"}
-    names = ("top1", "top1_low", "top1_high", "agreement", "n", "kl")
-    found = {name: whole["both"][name] for name in names} | {"top1_float": whole["none"]["top1"]}
-    return found | profile.summary(rows) | metrics.costs(setup.model)

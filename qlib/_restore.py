@@ -1,5 +1,6 @@
 """Brings the quantizers of a finished run back from its file, so that nothing is fitted twice."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ from qlib.quantizers._base import Quantizer
 from qlib.quantizers._by_channel import ByChannel, Columns
 from qlib.quantizers._logarithm import Logarithm
 from qlib.quantizers._noisy import Noisy
+from qlib.quantizers._shared_round import SharedRound, unpack
+from qlib.quantizers._switchable import Switchable
 from qlib.quantizers._twin import TwinSign, TwinUnit
 from qlib.quantizers.power import Power
 from qlib.quantizers.uniform import Uniform
@@ -19,6 +22,7 @@ from qlib.records import Refused
 from qlib.scheme import BitPlan, Scheme
 
 FILE = "quantizers.safetensors"
+PARTS = ("scale", "zero_point")
 
 
 class Stored(Quantizer):
@@ -77,7 +81,9 @@ def _fill(model: QuantModel, plan: BitPlan, found: dict[str, Tensor]) -> None:
             shape = scheme.granularity.scale_shape(layer.weight)
             grid = _grid(found, f"{name}.weight", shape, scheme)
             codes = _taken(found, f"{name}.weight.codes", layer.weight.shape)
-            layer.weight_point.fill(Stored(grid, codes.to(layer.weight.dtype)))
+            codes = codes.to(layer.weight.dtype)
+            made = _shared(found, f"{name}.weight", layer.weight, grid)
+            layer.weight_point.fill(made or Stored(grid, codes))
         if f"{name}.bias.added" in found:
             added = _taken(found, f"{name}.bias.added", layer.weight.shape[:1])
             layer.correct_bias().added.copy_(added)
@@ -90,12 +96,18 @@ def _fill(model: QuantModel, plan: BitPlan, found: dict[str, Tensor]) -> None:
 
 def _grid(found: dict[str, Tensor], name: str, shape: tuple[int, ...], scheme: Scheme) -> Quantizer:
     """Even steps, or another kind of grid where a part of it was stored."""
-    scale, zero_point = (_taken(found, f"{name}.{part}", shape) for part in ("scale", "zero_point"))
+    if f"{name}.noise" in found:
+        noise = found.pop(f"{name}.noise")
+        return Noisy(_grid(found, name, shape, scheme), noise)
+    scale, zero_point = (_taken(found, f"{name}.{part}", shape) for part in PARTS)
+    if f"{name}.widths" in found:
+        return _switchable(found, name, shape, scheme)
     if f"{name}.exponent" in found:
         exponent = nn.Parameter(_taken(found, f"{name}.exponent", ()), requires_grad=False)
         return Power(scale, zero_point, scheme, exponent)
     if f"{name}.unit_shift" in found:
-        return TwinUnit(_taken(found, f"{name}.unit_shift", ()), scheme)
+        summed = found.pop(f"{name}.unit_sum", None) is not None
+        return TwinUnit(_taken(found, f"{name}.unit_shift", ()), scheme, summed=summed)
     if f"{name}.sign_shift" in found:
         return TwinSign(scale, _taken(found, f"{name}.sign_shift", ()), zero_point, scheme)
     if f"{name}.per_octave" in found:
@@ -104,13 +116,35 @@ def _grid(found: dict[str, Tensor], name: str, shape: tuple[int, ...], scheme: S
         channels = found[f"{name}.ratio"].shape[:1]
         parts = (_taken(found, f"{name}.{part}", channels) for part in ("ratio", "offset"))
         return ByChannel(scale, zero_point, *parts, scheme)
-    if f"{name}.noise" in found:
-        noise = _taken(found, f"{name}.noise", found[f"{name}.noise"].shape[:1])
-        return Noisy(scale, zero_point, noise, scheme)
     if f"{name}.column" in found:
         column = _taken(found, f"{name}.column", found[f"{name}.column"].shape[:1])
         return Columns(Uniform(scale, zero_point, scheme), column)
     return Uniform(scale, zero_point, scheme)
+
+
+def _switchable(
+    found: dict[str, Tensor], name: str, shape: tuple[int, ...], scheme: Scheme
+) -> Switchable:
+    widths = found.pop(f"{name}.widths").tolist()
+    sets = [_taken(found, f"{name}.{part}s", (len(widths), *shape)) for part in PARTS]
+    grids = zip(widths, *sets, strict=True)
+    made = Switchable({b: Uniform(s, z, replace(scheme, bits=b)) for b, s, z in grids})
+    return made.choose(scheme.bits)
+
+
+def _shared(
+    found: dict[str, Tensor], name: str, weight: Tensor, grid: Quantizer
+) -> SharedRound | None:
+    """The weight at every width, from the float weight and its rounding bits; None: one width."""
+    if f"{name}.rounding" not in found:
+        return None
+    nested = f"{name}.base" in found
+    rounding = unpack(found.pop(f"{name}.rounding"), grid.scheme.granularity.split(weight).shape)
+    made = SharedRound.of_bits({b: grid.at(b) for b in grid.widths}, rounding, nested=nested)
+    made.choose(grid.bits)
+    if nested and not torch.equal(made.base_codes(weight), found.pop(f"{name}.base").to(weight)):
+        raise ValueError(f"{name} was rounded from another weight")
+    return made
 
 
 def _taken(found: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:

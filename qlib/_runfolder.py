@@ -16,7 +16,8 @@ if TYPE_CHECKING:  # loaded late: the first page needs no arrays
     import numpy as np
 
 RECORD, LAYERS, PREDS = "run.json", "layers.csv", "preds.npz"
-PROFILE = "profile.csv"  # in place of layers.csv where the run is a sensitivity analysis
+PROFILE, NOISES = "profile.csv", "noise.csv"  # in place of layers.csv where a run is an analysis
+TABLES = {"": LAYERS, "sensitivity": PROFILE, "noise": NOISES}
 TEXT = {"point", "layer", "unit", "kind", "tensor", "mode", "split", "data"}  # columns of text
 WHOLE = {"bits", "channels", "macs", "params", "n"}
 
@@ -45,7 +46,7 @@ def load(folder: Path) -> RunRecord:
 
 def table(record: RunRecord) -> str:
     """The file that holds ``record.layers``; without it a folder is no finished run."""
-    return PROFILE if record.spec.analysis else LAYERS
+    return TABLES.get(record.spec.analysis, LAYERS)
 
 
 def load_head(folder: Path) -> RunRecord:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qlib import profile
-from qlib.records import RunRecord
+from qlib.records import RunRecord, RunSpec
 
 WORST = 5  # tensors with the largest error that the lines name
 
@@ -13,10 +13,11 @@ WORST = 5  # tensors with the largest error that the lines name
 def as_json(record: RunRecord, run_dir: Path) -> dict[str, Any]:
     """What ``run --json`` prints; numbers that are not finite become null.
 
-    An analysis has ``worst`` too: the layers that alone do the most damage, the worst first.
+    A sensitivity run has ``worst`` too: the layers that alone do the most damage, the worst first.
+    A noise run has ``helped``: for each number of bits the layers that noise helps most.
     """
-    worst = {"worst": profile.worst(record.layers)} if record.spec.analysis else {}
-    return worst | {
+    named = {"sensitivity": _worst_layers, "noise": _helped_layers}.get(record.spec.analysis)
+    return (named(record.layers) if named else {}) | {
         "spec": record.spec.to_json(),
         "metrics": {name: _finite(value) for name, value in record.metrics.items()},
         "seconds": {name: _finite(value) for name, value in record.seconds.items()},
@@ -26,14 +27,14 @@ def as_json(record: RunRecord, run_dir: Path) -> dict[str, Any]:
 
 
 def as_text(record: RunRecord, run_dir: Path) -> str:
-    """What ``run``, ``sensitivity`` and ``show`` print for people."""
+    """What ``run``, ``sensitivity``, ``noise`` and ``show`` print for people."""
     spec = record.spec
+    found = {"sensitivity": _layer_by_layer, "noise": _noise}.get(spec.analysis, _measured)
     settings = ", ".join(f"{name} {value}" for name, value in spec.settings.items())
     lines = [
-        f"{spec.model} on {spec.data}: {spec.method} W{spec.weight_bits}A{spec.act_bits}, "
-        f"edge layers {spec.edge_layers}, placement {spec.placement}, seed {spec.seed}",
+        f"{spec.model} on {spec.data}: {_recipe(spec)}, seed {spec.seed}",
         f"settings   {settings or 'none'}; {spec.calib} calibration images",
-        *(_layer_by_layer(record) if spec.analysis else _measured(record)),
+        *found(record),
         f"time       {', '.join(f'{name} {value:.1f} s' for name, value in record.seconds.items())}"
         f"; peak memory {record.peak_mb:.0f} MB",
         *(_worst(record.layers) if not spec.analysis else ()),
@@ -41,6 +42,13 @@ def as_text(record: RunRecord, run_dir: Path) -> str:
         f"folder     {run_dir}",
     ]
     return "\n".join(lines)
+
+
+def _recipe(spec: RunSpec) -> str:
+    if spec.analysis == "noise":  # one for all methods, bits and placements
+        return f"noise before rounding, grids by {spec.act_observer}"
+    widths = f"{spec.method} W{spec.weight_bits}A{spec.act_bits}"
+    return f"{widths}, edge layers {spec.edge_layers}, placement {spec.placement}"
 
 
 def _measured(record: RunRecord) -> list[str]:
@@ -68,6 +76,31 @@ def _layer_by_layer(record: RunRecord) -> list[str]:
         f"worst      {', '.join(named)} nats, each layer quantized alone",
         f"halves     the worst {profile.WORST} layers of two halves of the images {trust}",
     ]
+
+
+def _noise(record: RunRecord) -> list[str]:
+    """How many layers every draw helps at each number of bits, and which ones most."""
+    from qlib.noise_profile import helped
+
+    rows, lines = record.layers, []
+    for bits in sorted({row["bits"] for row in rows}):
+        here = [row for row in rows if row["bits"] == bits]
+        better = helped(here, bits, n=len(here))
+        most = (f"{row['layer']} {100 * (row['left_test'] - 1):.0f} %" for row in better[:3])
+        named = f"; most {', '.join(most)} of the error" if better else ""
+        lines.append(f"noise      {bits} bits: helps {len(better)} of {len(here)} layers{named}")
+    return lines
+
+
+def _worst_layers(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"worst": profile.worst(rows)}
+
+
+def _helped_layers(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    from qlib.noise_profile import helped
+
+    widths = sorted({row["bits"] for row in rows})
+    return {"helped": {str(b): [row["layer"] for row in helped(rows, b)] for b in widths}}
 
 
 def _worst(layers: list[dict[str, Any]]) -> list[str]:

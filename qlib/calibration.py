@@ -4,8 +4,8 @@ Two tensors move forward from unit to unit: the float one and the quantized one.
 linearly with depth, memory with one boundary.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,10 @@ from qlib.model import QuantModel
 from qlib.observers._base import Observer
 from qlib.points import QuantLayer, QuantPoint
 from qlib.quantizers._base import Learner, Quantizer
+from qlib.quantizers._switchable import Switchable
 from qlib.quantizers.uniform import Uniform
 from qlib.records import Event, Refused, Report, ignore
-from qlib.scheme import BitPlan
+from qlib.scheme import BitPlan, Scheme
 from qlib.trace import removing
 
 
@@ -27,6 +28,7 @@ class Unit:
 
     ``inputs``: what the unit receives when everything before it is quantized (as the walk asked);
     ``float_inputs``: the same in the float network; ``targets``: the float network's output.
+    ``at``: the inputs at each bit-width, where the walk goes through several.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Unit:
     boundary: QuantPoint | None = None
     activation: nn.Module | None = None
     layer: str | None = None  # set when the unit is one layer inside a block
+    at: Mapping[int, Tensor] = field(default_factory=dict)
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.layer is None:
@@ -107,34 +110,47 @@ class Calibration:
         self.attach_weights(model, plan)
         self.attach_inputs(model, plan)
 
-    def attach_weights(self, model: QuantModel, plan: BitPlan) -> None:
-        """Ranges from the weights themselves."""
+    def attach_weights(
+        self, model: QuantModel, plan: BitPlan, *, widths: Collection[int] = ()
+    ) -> None:
+        """Ranges from the weights themselves.
+
+        ``widths``: a grid for each of these bit-widths, save where the plan's bits are fixed.
+        """
         for i, (name, layer) in enumerate(model.weighted().items()):
             scheme = plan.weights.get(name)
             layer.correction = None
-            layer.weight_point.fill(
-                Uniform.fit(layer.weight, scheme, self.weight_observer) if scheme else None
-            )
+            fit = lambda s, w=layer.weight: Uniform.fit(w, s, self.weight_observer)  # noqa: E731
+            wanted = () if name in plan.fixed else widths
+            layer.weight_point.fill(_fitted(scheme, wanted, fit) if scheme else None)
             self.report(Event("calibrate", name, i + 1, len(model.layers), note="weights"))
 
     @torch.no_grad()
     def attach_inputs(
-        self, model: QuantModel, plan: BitPlan, *, weights_quantized: bool = False
+        self,
+        model: QuantModel,
+        plan: BitPlan,
+        *,
+        weights_quantized: bool = False,
+        widths: Collection[int] = (),
     ) -> None:
         """Ranges from streamed histograms of the float network's activations.
 
         ``weights_quantized``: of the network with quantized weights instead (BRECQ's stage two).
+        ``widths``: as in `attach_weights`.
         """
         seen = self.histograms(model, weights_quantized=weights_quantized)
         for name, point in model.points.items():
             scheme = plan.inputs.get(name)
-            point.quantizer = None
-            if scheme is None:
-                continue
-            values, counts = seen[name].values()
-            lo, hi = self.act_observer.find_range(values, scheme, counts)
-            device = self.images.device
-            point.quantizer = Uniform.of_range(lo[0].to(device), hi[0].to(device), scheme)
+            fit = lambda s, seen=seen[name]: self._range(seen, s)  # noqa: E731
+            wanted = () if name.rpartition(".")[0] in plan.fixed else widths
+            point.quantizer = _fitted(scheme, wanted, fit) if scheme else None
+
+    def _range(self, seen: Histogram, scheme: Scheme) -> Quantizer:
+        values, counts = seen.values()
+        lo, hi = self.act_observer.find_range(values, scheme, counts)
+        device = self.images.device
+        return Uniform.of_range(lo[0].to(device), hi[0].to(device), scheme)
 
     @torch.no_grad()
     def histograms(
@@ -157,12 +173,21 @@ class Calibration:
         return found
 
     def walk(
-        self, model: QuantModel, *, by: str = "block", weights: bool = True, inputs: bool = True
+        self,
+        model: QuantModel,
+        *,
+        by: str = "block",
+        weights: bool = True,
+        inputs: bool = True,
+        widths: Mapping[int, Callable[[], None]] | None = None,
     ) -> Iterator[Unit]:
         """Visit the units in order; what comes before each is quantized as asked.
 
         While a unit is visited the model is in the state ``weights``, ``inputs``; afterwards the
         unit's output is computed in that state and carried on.
+
+        ``widths``: bit-widths and what switches the model to each: an input is then carried on for
+        every one of them (`Unit.at`), which costs a forward pass for each unit and width.
         """
         if not model.walkable:
             raise Refused(
@@ -173,24 +198,31 @@ class Calibration:
         total = len(model.units(by))
         visited = 0
         floats = self._each(lambda x: model.arrive(x, units[0]), self.images, model, False, False)
-        quants = floats
+        widths = widths or {0: lambda: None}
+        quants = dict.fromkeys(widths, floats)
         for at, name in enumerate(units):
             then = units[at + 1] if at + 1 < len(units) else None
             call = lambda x, name=name: model.call_unit(name, x)  # noqa: E731
             targets = self._each(call, floats, model, False, False)
-            for unit in self._views(model, name, by, floats, quants, targets, weights, inputs):
+            first = next(iter(quants.values()))
+            for unit in self._views(model, name, by, floats, first, targets, weights, inputs):
                 visited += 1
-                unit.index, unit.of = visited, total
+                unit.index, unit.of, unit.at = visited, total, quants
                 with model.quantized(weights=weights, inputs=inputs):
                     yield unit
             if then is None:
                 return
-            if not model.chain:
-                floats, quants = self._from_images(model, then, weights, inputs)
-                continue
-            outputs = self._each(call, quants, model, weights, inputs)
-            floats = self._hop(model, name, targets, then)
-            quants = self._hop(model, name, outputs, then)
+            if model.chain:
+                floats = self._hop(model, name, targets, then)
+            else:  # run from the images again: slower, never wrong
+                call = lambda x, then=then: model.arrive(x, then)  # noqa: E731
+                floats = self._each(call, self.images, model, False, False)
+                quants = dict.fromkeys(widths, self.images)
+            for bits, switch in widths.items():
+                switch()
+                quants[bits] = self._each(call, quants[bits], model, weights, inputs)
+                if model.chain:
+                    quants[bits] = self._hop(model, name, quants[bits], then)
 
     def output_gradients(self, model: QuantModel, unit: Unit) -> Tensor:
         """∂L/∂(unit output) in the float network for every image: shaped like ``unit.targets``.
@@ -255,15 +287,14 @@ class Calibration:
     def _hop(self, model: QuantModel, unit: str, x: Tensor, until: str) -> Tensor:
         return self._each(lambda part: model.hop(unit, part, until), x, model, False, False)
 
-    def _from_images(
-        self, model: QuantModel, until: str, weights: bool, inputs: bool
-    ) -> tuple[Tensor, Tensor]:
-        """For networks whose units are no chain: run from the images again. Slower, never wrong."""
-        reach = lambda x: model.arrive(x, until)  # noqa: E731
-        return (
-            self._each(reach, self.images, model, False, False),
-            self._each(reach, self.images, model, weights, inputs),
-        )
+
+def _fitted(
+    scheme: Scheme, widths: Collection[int], fit: Callable[[Scheme], Quantizer]
+) -> Quantizer:
+    """One grid, or one for each of some bit-widths."""
+    if not widths:
+        return fit(scheme)
+    return Switchable({bits: fit(replace(scheme, bits=bits)) for bits in widths})
 
 
 def _inner(model: QuantModel, unit: str, layer: str, x: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def estimate(spec: RunSpec, records: Sequence[RunRecord]) -> Estimate:
     """
     same_work = (spec.model, spec.device, spec.analysis)
     known = [r for r in records if (r.spec.model, r.spec.device, r.spec.analysis) == same_work]
-    if not known and spec.analysis:
+    if not known and spec.analysis == "sensitivity":
         return _from_passes(spec, records)
     if not known:
         return Estimate(None, None, None, None, _unknown(spec, ""))
@@ -122,10 +122,15 @@ def _phases(spec: RunSpec, record: RunRecord, test: float) -> dict[str, float]:
         "calibrate": took.get("calibrate", 0.0) * spec.calib / old.calib,
         "reconstruct": took.get("reconstruct", 0.0) * work,
         "evaluate": took.get("evaluate", 0.0) * images,
-        "profile": took.get("profile", 0.0) * images,
+        "profile": took.get("profile", 0.0) * (1.0 if _few_rows(spec) else images),
     }
     fixed = took.get("total", 0.0) - sum(took.get(name, 0.0) for name in named)
     return {"load": max(0.0, fixed)} | named
+
+
+def _few_rows(spec: RunSpec) -> bool:
+    """A noise analysis looks at as many rows of a layer, however many images they come from."""
+    return spec.analysis == "noise"
 
 
 def _test_images(spec: RunSpec, record: RunRecord, records: Sequence[RunRecord]) -> float:
@@ -145,10 +150,11 @@ def _memory(spec: RunSpec, record: RunRecord) -> float:
 
 def _knobs(spec: RunSpec, phases: dict[str, float]) -> tuple[str, ...]:
     total = sum(phases.values()) or 1.0
+    each = "" if _few_rows(spec) else f": {spec.test or IMAGES} test images each"
     says = {
         "reconstruct": f"reconstruction: {_steps(spec)} steps a unit",
         "evaluate": f"measuring: {spec.test or 'all'} test images",
-        "profile": f"measuring layer by layer: {spec.test or IMAGES} test images each",
+        "profile": "measuring layer by layer" + each,
         "calibrate": f"calibration: {spec.calib} images",
     }
     shares = sorted(((phases[name] / total, text) for name, text in says.items()), reverse=True)

@@ -56,16 +56,19 @@ def weight_bytes(layer: QuantLayer) -> float:
     return layer.weight.numel() * quantizer.scheme.bits / 8 + grid
 
 
+def bit_operations(model: QuantModel, layer: str) -> int:
+    """Multiply–accumulates × bits × bits of the two operands, for one image; 32 where float."""
+    left, right = _bits(model, layer)
+    return model.macs[layer] * left * right
+
+
 def costs(model: QuantModel) -> dict[str, float]:
     """weight_mb and weight_mb_float (10⁶ bytes, weights of quantizable layers), gbops (10⁹)."""
     layers = model.weighted().values()
-    bops = sum(
-        macs * _bits(model, name)[0] * _bits(model, name)[1] for name, macs in model.macs.items()
-    )
     return {
         "weight_mb": sum(weight_bytes(layer) for layer in layers) / 1e6,
         "weight_mb_float": sum(4 * layer.weight.numel() for layer in layers) / 1e6,
-        "gbops": bops / 1e9,
+        "gbops": sum(bit_operations(model, name) for name in model.macs) / 1e9,
     }
 
 

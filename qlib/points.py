@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from qlib.attention import MatMul
 from qlib.quantizers._base import Learner, Quantizer
+from qlib.quantizers._switchable import Switchable
 
 
 class QuantPoint(nn.Module):
@@ -23,6 +24,11 @@ class QuantPoint(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.quantizer(x) if self.on and self.quantizer is not None else x
+
+    def choose(self, bits: int) -> None:
+        """Use the grid of one bit-width, where there are several; else nothing changes."""
+        if isinstance(self.quantizer, Switchable):
+            self.quantizer.choose(bits)
 
 
 class WeightPoint(QuantPoint):
@@ -39,6 +45,11 @@ class WeightPoint(QuantPoint):
     def forget(self) -> None:
         """Call after the quantizer has changed."""
         self._kept = None
+
+    def choose(self, bits: int) -> None:
+        if isinstance(self.quantizer, Switchable) and bits != self.quantizer.bits:
+            self.quantizer.choose(bits)
+            self.forget()
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.on or self.quantizer is None:

@@ -56,6 +56,7 @@ def reconstruct(
     inputs: Callable[[Tensor], Tensor] | None = None,
     power: float = 2.0,
     importance: Tensor | None = None,
+    objective: Callable[[Tensor], Tensor] | None = None,
     penalty: float = 0.0,
     decay: Decay = Decay(),
     report: Report,
@@ -68,6 +69,8 @@ def reconstruct(
     Args:
         inputs: indices (batch,) → unit input; default: ``unit.inputs`` at the indices.
         importance: weight of each output element, shaped like ``unit.targets`` (mean 1).
+        objective: indices (batch,) → what is made small, in place of that error of one pass; see
+            `squared_error`.
 
     Raises:
         Refused: the loss became infinite or not a number; the unit and the step are named. The
@@ -77,18 +80,20 @@ def reconstruct(
     groups = _groups(quantizers, learn)
     soft = _penalised(quantizers, groups) if penalty else []
     inputs = inputs or (lambda at: unit.inputs[at])
-    share = unit.channels / (batch * unit.targets[0].numel())
+    share = share_of(unit, batch)
 
     def error(at: Tensor) -> Tensor:
         weight = None if importance is None else importance[at]
         return _error(unit(inputs(at)), unit.targets[at], power, weight, share)
+
+    objective = objective or error
 
     with _hardening(quantizers), _learning(unit, groups), torch.enable_grad():
         optimizer = _optimizer(groups) if groups else None
         pushed, looks = None, moments(steps, unit.of)
         for step in range(steps if groups else 0):
             size, device = len(unit.targets), unit.targets.device
-            loss = error(torch.randint(size, (batch,), generator=generator, device=device))
+            loss = objective(torch.randint(size, (batch,), generator=generator, device=device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             beta = decay.beta(step, steps) if soft else None
@@ -159,11 +164,21 @@ def _penalised(quantizers: list, groups: list[tuple[list, Rate]]) -> list:
     return [q for q in moving if q.penalty(2.0) is not None]
 
 
+def share_of(unit: Unit, batch: int) -> float:
+    """What one squared difference counts: Σ over channels, mean over the rest of a batch."""
+    return unit.channels / (batch * unit.targets[0].numel())
+
+
+def squared_error(output: Tensor, target: Tensor, share: float) -> Tensor:
+    """share · Σ (output − target)², with a gradient for either that asks for one."""
+    return _SquaredError.apply(output, target, share)
+
+
 def _error(
     output: Tensor, target: Tensor, power: float, importance: Tensor | None, share: float
 ) -> Tensor:
     if power == 2 and importance is None:
-        return _SquaredError.apply(output, target, share)
+        return squared_error(output, target, share)
     gap = output - target
     size = gap.square() if power == 2 else gap.abs().clamp(min=1e-12).pow(power)
     return (size if importance is None else size * importance).sum() * share
@@ -180,7 +195,8 @@ class _SquaredError(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        return ctx.gap.mul_(2 * ctx.share * grad), None, None
+        slope = ctx.gap.mul_(2 * ctx.share * grad)
+        return slope, -slope if ctx.needs_input_grad[1] else None, None
 
 
 def _cool(optimizer: torch.optim.Optimizer, groups: list, step: int, steps: int) -> None:

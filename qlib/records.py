@@ -60,8 +60,9 @@ class RunSpec:
     settings: dict[str, Any] = field(default_factory=dict)
     analysis: str = param(
         "",
-        "What is measured: the quantized network, or its sensitivity layer by layer.",
-        choices=("", "sensitivity"),
+        "What is measured: the quantized network, its sensitivity layer by layer, or what noise "
+        "before rounding does to each layer.",
+        choices=("", "sensitivity", "noise"),
     )
     keep_float: tuple[str, ...] = ()
 
@@ -152,6 +153,8 @@ class RunRecord:
     top1_nearest, agreement (with float), lost, gained (images), n, weight_mb, gbops, kl (nats).
     ``layers``: one dict per quantized tensor (see `qlib.metrics.layer_rows`); of an analysis, one
     per measurement (see `qlib.profile`), and ``metrics`` tells of fewer things.
+    ``widths``, ``blocks``: of a network whose bit-width can be switched, one dict per measured
+    combination of widths, and one per unit and width (see `qlib.widths`); else empty.
     """
 
     spec: RunSpec
@@ -164,6 +167,8 @@ class RunRecord:
     data: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     created: str = ""
+    widths: list[dict[str, Any]] = field(default_factory=list)
+    blocks: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """For ``run.json``; ``layers`` live in ``layers.csv`` beside it."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qlib import binning, metrics, recording
+from qlib import binning, metrics, recording, switching, widths
 from qlib._artifacts import save_predictions, save_quantizers
 from qlib._process import peak_mb
 from qlib._registry import discover, lookup
@@ -21,6 +21,7 @@ from qlib.model import QuantModel
 from qlib.records import Event, Refused, Report, RunRecord, RunSpec, ignore
 from qlib.scheme import PER_CHANNEL, PER_TENSOR, BitPlan, Granularity, Scheme
 from qlib.specs import checked
+from qlib.unit_sensitivity import block_sensitivity
 
 GROUP = 64  # weights that share a scale when granularity is "group"
 
@@ -79,10 +80,13 @@ def run(
     setup = set_up(spec, device, clock)
     logits = quantize(setup, spec, clock, folder)
     found = _measured(setup, logits)
+    at_widths, by_width = widths.measured(setup, logits["float"], spec.weight_bits)
+    images = setup.data.images[: recording.images_for(setup.model)]
+    blocks = block_sensitivity(setup.model, images, clock)
     clock(Event("save"))
     rows, measured = _recorded(setup, clock, folder)
     if folder is not None:
-        save_predictions(folder, setup.test, logits, setup.classes)
+        save_predictions(folder, setup.test, logits | by_width, setup.classes)
         save_quantizers(setup.model, folder)
     record = RunRecord(
         spec=spec,
@@ -94,6 +98,8 @@ def run(
         data=about_data(setup) | measured,
         notes=setup.model.notes,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        widths=at_widths,
+        blocks=blocks,
     )
     if folder is not None:
         store.write_record(record, folder)
@@ -173,6 +179,7 @@ def bit_plan(model: QuantModel, spec: RunSpec) -> BitPlan:
     return BitPlan(
         {name: scheme for name, scheme in plan.weights.items() if name not in kept},
         {n: scheme for n, scheme in plan.inputs.items() if n.rpartition(".")[0] not in kept},
+        plan.fixed,
     )
 
 
@@ -199,7 +206,10 @@ def about_data(setup: Setup) -> dict[str, object]:
 def _measured(setup: Setup, logits: dict[str, Tensor]) -> dict[str, float]:
     found = metrics.accuracy(setup.labels, logits["quant"], logits["float"])
     nearest = metrics.accuracy(setup.labels, logits["nearest"], logits["float"])
-    return found | {"top1_nearest": nearest["top1"]} | metrics.costs(setup.model)
+    found |= {"top1_nearest": nearest["top1"]} | metrics.costs(setup.model)
+    if switching.widths(setup.model):
+        found["stored_mb"] = switching.stored_bytes(setup.model) / 1e6
+    return found
 
 
 def peak_of(device: torch.device) -> float:

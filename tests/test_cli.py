@@ -16,10 +16,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import fake_noise
 import fake_worker
 import pytest
 
-from qlib import profile, store
+from qlib import noise_profile, profile, store
 from qlib.__main__ import LISTS, _parser, main
 from qlib._summary import as_json, as_text
 from qlib.progress import Progress
@@ -392,6 +393,51 @@ def test_a_real_analysis_names_the_worst_layers(tmp_path: Path) -> None:
         (r["mode"], r["split"], r["layer"]) for r in rows
     ]
     assert "layer by layer" in done.stderr
+
+
+# ---- what noise does --------------------------------------------------------------------------
+
+
+def test_noise_makes_the_noise_analysis_of_a_run(
+    tmp_path: Path, pretend: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    asked, rows = [], noise_profile.rows(fake_noise.layers(2))
+
+    def remember(spec: RunSpec, report: Callable, folder: Path, known: list[Path]) -> RunRecord:
+        asked.append(spec)
+        record = fake_worker.record(spec, layers=rows, data={"profile_rows": len(rows)})
+        store.write_record(record, folder)
+        return record
+
+    pretend(remember)
+    words = ["noise", *RUN[1:], "--weight-bits", "3", "--runs", str(tmp_path)]
+    assert main([*words, "--json"]) == 0
+    spec = asked.pop()
+    assert spec == noise_profile.spec_of(checked(RunSpec("digits-vit", "digits", "qdrop", 6, 2)))
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["helped"]) == {"3", "4", "6"}
+    assert found["helped"]["4"][0] == "blocks.1.attn.proj"
+    assert "_noise_W4A4_" in Path(found["run_dir"]).name
+    assert main([*words, "--test", "300", "--seed", "7"]) == 0
+    spec = asked.pop()
+    assert (spec.test, spec.seed, spec.analysis) == (300, 7, "noise")
+    out = capsys.readouterr().out
+    left = next(r for r in rows if (r["layer"], r["bits"]) == ("blocks.1.attn.proj", 4))
+    share = f"{100 * (left['left_test'] - 1):.0f} %"
+    assert re.search(
+        rf"noise      4 bits: helps \d of 8 layers; most blocks\.1\.attn\.proj {share}", out
+    )
+    assert main(["show", found["run_dir"]]) == 0
+    assert "noise      6 bits: helps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("case", ["model", "bits", "test", "set", "file"])
+def test_noise_refuses_what_run_refuses(case: str, capsys: pytest.CaptureFixture) -> None:
+    words, said = WRONG[case]
+    assert main(["noise", *words[1:]]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert re.search(said, err)
 
 
 # ---- what people see ----------------------------------------------------------------------------

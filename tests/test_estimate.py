@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from qlib import noise_profile
 from qlib.estimate import Estimate, estimate
 from qlib.profile import spec_of
 from qlib.records import RunRecord, RunSpec
@@ -71,6 +72,17 @@ def test_the_first_analysis_is_told_from_the_passes_of_a_run() -> None:
     passes = 4 + 6 * sum((12 - i) / 12 for i in range(12))
     assert middle(found) == pytest.approx(passes * 10 / 3 * 128 / 600)
     assert found.basis.startswith(f"About {passes:.0f} passes through digits-vit")
+
+
+def test_a_noise_analysis_is_told_from_noise_analyses_alone() -> None:
+    rows = [{"layer": "l", "unit": "l", "tensor": "input"}]
+    of = noise_profile.spec_of(SPEC)
+    assert estimate(of, [replace(record(), layers=rows)]).seconds_low is None  # not from passes
+    assert estimate(of, [record(spec_of(SPEC), profile=40.0)]).seconds_low is None
+    old = replace(record(of, profile=40.0, reconstruct=0.0), metrics={"n": 64.0})
+    found = estimate(of, [old])
+    assert middle(found) == pytest.approx(5 + 2 + 2 * 10 + 40 + 1)  # as many rows of fewer images
+    assert found.knobs[0].endswith("of the time is measuring layer by layer.")
 
 
 def test_several_runs_make_a_range() -> None:

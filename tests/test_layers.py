@@ -13,17 +13,19 @@ ROOT = Path(__file__).resolve().parents[1]
 # from the ground up; a name is a file or a folder of qlib, later layers may import earlier ones
 LAYERS = {
     "ground": (
-        "__init__ records _params _registry scheme functional histogram statistics paired noise"
+        "__init__ records _params _registry scheme functional histogram statistics paired noise "
+        "allocation _knapsack"
     ),
     "ranges": "observers",
     "rounding": "quantizers",
-    "network": "trace attention fold points model metrics samples recording",
-    "learning": "calibration snapshots reconstruct sensitivity _restore tuning",
+    "network": "trace attention fold points model onward metrics switching samples recording",
+    "learning": "calibration snapshots reconstruct sensitivity unit_sensitivity _restore tuning",
     "recipes": "methods allocators",
     "joining": (
-        "specs run worker store jobs estimate progress eventlog __main__ "
-        "profile _analysis _artifacts _disk _process _queue _runfolder _setup _summary "
-        "tensors binning findings facts lessons _expressions"
+        "specs run widths worker store jobs estimate progress eventlog __main__ "
+        "profile noise_profile noise_study _noise_output _noise_rows _run_noise "
+        "_run_sensitivity _analysis _artifacts _disk _process _queue _runfolder _setup _summary "
+        "tensors binning findings facts lessons _expressions live _live_worker _live_net"
     ),
     "showing": "plots report notebook",
     "screen": "ui app pages",
@@ -33,7 +35,15 @@ LAYERS = {
 RANK = {layer: rank for rank, layer in enumerate(LAYERS)}
 LAYER_OF = {name: layer for layer, members in LAYERS.items() for name in members.split()}
 # where networks, images and methods meet; torch from the first line
-RUN = {"run", "_analysis", "_artifacts", "_setup"}
+RUN = {"run", "widths", "_analysis", "_artifacts", "_setup"}
+RUN |= {
+    "_live_net",
+    "noise_study",
+    "_noise_output",
+    "_noise_rows",
+    "_run_noise",
+    "_run_sensitivity",
+}
 # all that figures know
 READS_RECORDS = {
     "records",
@@ -41,6 +51,8 @@ READS_RECORDS = {
     "statistics",
     "paired",
     "tensors",
+    "noise",
+    "noise_profile",
     "_params",
     "_registry",
     "plots",

@@ -12,7 +12,7 @@ from helpers_nets import images, tiny
 from scipy.special import log_softmax, rel_entr
 from torch import Tensor, nn
 
-from qlib import _analysis, profile, sensitivity, store
+from qlib import _run_sensitivity, onward, profile, store
 from qlib._artifacts import save_quantizers
 from qlib._registry import discover
 from qlib._restore import FILE, restore
@@ -64,8 +64,8 @@ def measured(request: pytest.FixtureRequest):
     model, x, events = make(placement), draw(N), []
     labels = torch.arange(N) % 5
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sensitivity, "CHUNK", 8)
-        patch.setattr(sensitivity, "PASS", 3.5 * sum(model.macs.values()))  # three at once
+        patch.setattr(onward, "CHUNK", 8)
+        patch.setattr(onward, "PASS", 3.5 * sum(model.macs.values()))  # three at once
         rows = measure(model, x, labels, events.append)
     return model, x, labels, rows, events
 
@@ -374,7 +374,7 @@ def test_stored_quantizers_that_answer_otherwise_are_not_trusted(
         layer = next(m for m in model.weighted().values() if isinstance(m, QuantLayer))
         layer.weight_point.quantizer.stored.zero_()
 
-    monkeypatch.setattr(_analysis, "restore", spoilt)
+    monkeypatch.setattr(_run_sensitivity, "restore", spoilt)
     record, _ = made(tmp_path, SPEC, [based])
     assert record.data["base"] == ""
 

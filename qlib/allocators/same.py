@@ -39,4 +39,4 @@ class Same(Allocator):
             inputs |= {point: eight(act) for point in edge_points}
         if model.placement == "boundary":
             inputs.pop(f"{names[0]}.input", None)
-        return BitPlan(weights, inputs)
+        return BitPlan(weights, inputs, frozenset(edges if edge_layers == "8-bit" else ()))

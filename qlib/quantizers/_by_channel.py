@@ -43,7 +43,9 @@ class ByChannel(Quantizer):
         return self.ratio.numel()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.values(self.nearest(x))
+        step, zero = self.ratio * self.scale, self.offset + self.zero_point
+        low, high = self.scheme.qmin - zero, self.scheme.qmax - zero
+        return (x / step).round_().clamp_(low, high).mul_(step)
 
     def nearest(self, x: Tensor) -> Tensor:
         steps = (x / (self.ratio * self.scale)).round()

@@ -11,7 +11,8 @@ EVEN = 1e-3  # of a step: neighbours whose distances differ by less are evenly s
 def ends(q: Quantizer, x: Tensor) -> tuple[Tensor, Tensor]:
     """The lowest and the highest level that each element of ``x`` may take.
 
-    Without dimensions where all elements share one grid, else shaped like ``x``.
+    Without dimensions where all elements share one grid, else shaped like ``x``, or like its first
+    element where the others have the same.
     """
     return _level(q, x, q.scheme.qmin), _level(q, x, q.scheme.qmax)
 
@@ -47,8 +48,9 @@ def bent(q: Quantizer, x: Tensor) -> Tensor | None:
 
 
 def _level(q: Quantizer, x: Tensor, code: int) -> Tensor:
-    shape = () if q.scheme.granularity.kind == "tensor" else x.shape
-    return q.values(x.new_full(shape, code))
+    if q.scheme.granularity.kind != "tensor":
+        return q.values(x.new_full(x.shape, code))
+    return q.values(x.new_full(x[:1].shape if q.mixed else (), code))
 
 
 def _room(q: Quantizer, n: int) -> tuple[int, ...]:

@@ -59,6 +59,13 @@ class TwinUnit(_Twin):
         self.summed = summed
 
     @property
+    def unit_sum(self) -> Tensor:
+        """Stored only where ranges are added."""
+        if not self.summed:
+            raise AttributeError("unit_sum")
+        return torch.ones_like(self.shift)
+
+    @property
     def unit_shift(self) -> Tensor:
         """m, under the name by which it is stored."""
         return self.shift
@@ -67,6 +74,12 @@ class TwinUnit(_Twin):
     def split(self) -> Tensor:
         """t: the top of the small range."""
         return 2.0**-self.shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.summed:
+            return super().forward(x)
+        top = max(1, self.half - 1) * self.scale
+        return _by_steps(x, x < self.split, self.small, self.scale, torch.zeros_like(top), top)
 
     def nearest(self, x: Tensor) -> Tensor:
         low = (x / self.small).round()
@@ -104,6 +117,10 @@ class TwinSign(_Twin):
         """m, under the name by which it is stored."""
         return self.shift
 
+    def forward(self, x: Tensor) -> Tensor:
+        ends = -self.half * self.small, (self.half - 1) * self.scale
+        return _by_steps(x, x < 0, self.small, self.scale, *ends)
+
     def nearest(self, x: Tensor) -> Tensor:
         low = (x / self.small).round().clamp(min=-self.half)
         high = (x / self.scale).round().clamp(max=self.half - 1)
@@ -112,6 +129,14 @@ class TwinSign(_Twin):
     def values(self, codes: Tensor) -> Tensor:
         j = codes - self.zero_point
         return torch.where(j < 0, j * self.small, j * self.scale)
+
+
+def _by_steps(
+    x: Tensor, fine: Tensor, small: Tensor, large: Tensor, low: Tensor, high: Tensor
+) -> Tensor:
+    """``x`` on the multiples of ``small`` where ``fine``, of ``large`` elsewhere; in few passes."""
+    step = torch.where(fine, small, large)
+    return (x / step).round_().mul_(step).clamp_(low, high)
 
 
 def finest_shift(scale: Tensor, half: int) -> Tensor:

@@ -40,11 +40,8 @@ class SoftRound(Quantizer):
         """Set V from the fractional parts of ``weight / scale``."""
         ratio = self.scheme.granularity.split(weight) / self.scale
         floor = ratio.floor()
-        zeta, gamma = STRETCH
-        fraction = (ratio - floor).clamp(EDGE, 1 - EDGE)
-        up = -torch.log((zeta - gamma) / (fraction - gamma) - 1)
         self.register_buffer("floor", floor)  # ⌊w/s⌋, in steps from 0.0
-        self.up = nn.Parameter(up, requires_grad=False)
+        self.up = nn.Parameter(undecided(ratio - floor), requires_grad=False)
 
     def h(self) -> Tensor:
         """Rounding as a number in [0, 1]; 0 or 1 once hard."""
@@ -91,6 +88,12 @@ class SoftRound(Quantizer):
         if self.soft:
             self.up = nn.Parameter((self.up >= 0).to(self.up.dtype), requires_grad=False)
             self.soft = False
+
+
+def undecided(fraction: Tensor) -> Tensor:
+    """The V where h(V) is a number in [0, 1]; at the very ends h stops a little short of them."""
+    zeta, gamma = STRETCH
+    return -torch.log((zeta - gamma) / (fraction.clamp(EDGE, 1 - EDGE) - gamma) - 1)
 
 
 def _stretched(sigma: Tensor) -> Tensor:

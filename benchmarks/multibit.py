@@ -1,0 +1,295 @@
+"""One stored network for many bit-widths against one network for each.
+
+``python -m benchmarks.multibit`` measures the embedded digits networks at 8 to 3 bits: PTMQ, QDrop
+learned anew for every width, QDrop learned at 8 bits and switched (with and without new channel
+statistics), and rounding to nearest. With ``--shared DIR`` (see the README) also
+``cifar10-resnet20`` and DeiT-tiny. ``--choices`` compares what the paper leaves open,
+``--ablations`` its own parts, ``--cost`` the seconds of one PTMQ run and one QDrop run.
+Rows go to ``benchmarks/results/multibit.csv``; ``--resume`` goes on after a stop.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks._table import Table, machine, markdown
+from benchmarks.accuracy import DIGITS
+from qlib.records import RunSpec, ignore
+
+WIDTHS = (8, 7, 6, 5, 4, 3)
+FIXED = 4  # bits of the weights where only activations are switched
+IDENTITY = ("model", "line", "weight_bits", "act_bits", "seed")
+COLUMNS = (*IDENTITY, "steps", "n", "top1", "low", "high", "agreement", "kl", "seconds", "threads",
+           "torch")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is quantized, on which images, and how long is learned."""
+
+    model: str
+    data: str
+    steps: int
+    more: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    test: int | None = None  # held-out images of comparisons of choices
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the picture: a method, its settings, and the widths that one run of it gives.
+
+    ``widths``: (weight bits, activation bits) of the run; ``switched``: what it is measured at.
+    ``statistics``: new channel statistics at every width, from the calibration images.
+    """
+
+    name: str
+    method: str
+    widths: tuple[int, int]
+    switched: tuple[tuple[int, int], ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    statistics: bool = False
+
+
+def networks(only: list[str], shared: Path | None) -> Iterator[Network]:
+    if "digits" in only:
+        for model in DIGITS:
+            yield Network(model, "digits", 500)
+    if shared and "cifar" in only:
+        more = {
+            "weights": str(shared / "cifar10-resnet20.safetensors"),
+            "calib": 1024,
+            "calib_data": f"folder:{shared / 'cifar10-calib-5000.zip'}",
+            "placement": "boundary",
+        }
+        data = f"folder:{shared / 'cifar10-test.zip'}"
+        yield Network("cifar10-resnet20", data, 300, more, test=2000)
+    if shared and "deit" in only:
+        more = {
+            "weights": str(shared / "deit_tiny_patch16_224.safetensors"),
+            "calib": 64,
+            "calib_data": f"imagenet:{shared / 'imagenet-calib-250.zip'}",
+        }
+        data = f"imagenet:{shared / 'imagenet-val-650.zip'}"
+        model = "timm:deit_tiny_patch16_224"
+        yield Network(model, data, 40, more, {"batch": 8}, test=200)
+
+
+def lines() -> Iterator[Line]:
+    """The picture: one model for all widths, one for each, and what switching costs without care.
+
+    A QDrop run at 8 bits that is switched is PTMQ drawing 8 bits alone: equal to the bit.
+    """
+    every = tuple((b, b) for b in WIDTHS)
+    naive = {"learned_at": "highest"}
+    yield Line("PTMQ", "ptmq", (4, 4), every)
+    yield Line("QDrop at 8, switched", "ptmq", (8, 8), every, naive)
+    yield Line("same, new statistics", "ptmq", (8, 8), every, naive, statistics=True)
+    for b in WIDTHS:
+        yield Line("nearest", "nearest", (b, b), ((b, b),))
+        yield Line("QDrop per width", "qdrop", (b, b), ((b, b),))
+    fixed = tuple((FIXED, b) for b in WIDTHS)
+    yield Line("PTMQ, weights fixed", "ptmq", (FIXED, FIXED), fixed, {"weight_set": "fixed"})
+    for b in WIDTHS:
+        if b != FIXED:
+            yield Line("nearest", "nearest", (FIXED, b), ((FIXED, b),))
+            yield Line("QDrop per width", "qdrop", (FIXED, b), ((FIXED, b),))
+
+
+def ablations() -> Iterator[Line]:
+    """What the mixer's cases and the distillation terms are worth."""
+    some = tuple((b, b) for b in (8, 5, 4, 3))
+    yield Line("PTMQ", "ptmq", (4, 4), some)
+    yield Line("mixer case 1", "ptmq", (4, 4), some, {"case": "one"})
+    yield Line("mixer case 2", "ptmq", (4, 4), some, {"case": "two"})
+    yield Line("no distillation", "ptmq", (4, 4), some, {"distil_middle": 0.0, "distil_low": 0.0})
+
+
+def choices() -> Iterator[Line]:
+    """What the paper leaves open, one change at a time."""
+    some = tuple((b, b) for b in (8, 5, 4, 3))
+    changes: list[dict[str, Any]] = [{}]
+    changes += [{"start": start} for start in ("middle", "highest", "mean")]
+    changes += [{"middle_from": 4, "high_from": 6}, {"middle_from": 6, "high_from": 8}]
+    changes += [{"low_share": 0.5, "middle_share": 0.25}, {"low_share": 0.2, "middle_share": 0.4}]
+    changes += [{"distil_middle": w, "distil_low": w} for w in (0.0, 0.3, 3.0)]
+    changes += [{"detach": True}, {"drop_inside": False}, {"keep": 1.0}, {"nested": True}]
+    changes += [{"rate": 3e-3}, {"rate": 3e-2}, {"act_rate": 4e-5}, {"act_rate": 4e-3}]
+    for change in changes:
+        name = ", ".join(f"{k} {v}" for k, v in change.items()) or "PTMQ"
+        yield Line(name, "ptmq", (4, 4), some, change)
+
+
+def main() -> None:
+    """Measure, store, print."""
+    args = _arguments()
+    wanted = {"choices": choices, "ablations": ablations}.get(args.what, lines)
+    if args.what == "cost":
+        print(f"{machine()}\n")
+        print(markdown([_cost(network) for network in networks(args.only, args.shared)]))
+        return
+    name = "multibit" if wanted is lines else f"multibit_{args.what}"
+    table = Table(name, COLUMNS, fresh=not args.resume)
+    for network in networks(args.only, args.shared):
+        for seed in args.seeds:
+            todo = [line for line in wanted() if args.lines is None or line.name in args.lines]
+            _measure(network, todo, seed, table, few=args.what == "choices")
+    print(f"{machine()}\n")
+    print(markdown(summary(table.rows())))
+
+
+def _measure(network: Network, todo: list[Line], seed: int, table: Table, *, few: bool) -> None:
+    """All lines for one network and one draw of calibration images; loaded once."""
+    done = {tuple(row[c] for c in IDENTITY) for row in table.rows()}
+    bench = None
+    for line in todo:
+        names = [(network.model, line.name, str(w), str(a), str(seed)) for w, a in line.switched]
+        if all(name in done for name in names):
+            continue
+        if line.statistics and "vit" in network.model + "deit" * ("deit" in network.model):
+            continue  # no batch norm whose statistics could be renewed
+        bench = bench or Bench(network, seed, few)
+        sys.stderr.write(f"{network.model} seed {seed}: {line.name} {line.widths}\n")
+        for row in bench.rows(line):
+            table.add(row)
+
+
+class Bench:
+    """A network and its images, loaded once, quantized again for every line."""
+
+    def __init__(self, network: Network, seed: int, few: bool) -> None:
+        from qlib._setup import set_up
+
+        self.network, self.seed = network, seed
+        test = network.test if few else None
+        spec = RunSpec(network.model, network.data, "nearest", seed=seed, test=test, **network.more)
+        self.setup = set_up(spec, _cpu(), ignore)
+        with self.setup.model.quantized(weights=False, inputs=False):
+            self.reference = self.setup.predict(self.setup.net, "float")
+
+    def quantize(self, line: Line) -> float:
+        """Apply the line's method as a run of its own would. Returns the seconds that it took."""
+        from qlib._registry import discover
+        from qlib.run import bit_plan
+
+        network, setup = self.network, self.setup
+        settings = {}
+        if line.method != "nearest":
+            settings = {"steps": network.steps, **network.settings, **line.settings}
+        spec = RunSpec(network.model, network.data, line.method, *line.widths, **network.more)
+        method = discover("methods")[line.method](**settings)
+        setup.data.generator.manual_seed(self.seed)
+        start = time.perf_counter()
+        method.apply(setup.model, bit_plan(setup.model, spec), setup.data, ignore)
+        return time.perf_counter() - start
+
+    def rows(self, line: Line) -> Iterator[dict[str, object]]:
+        import torch
+
+        from qlib import metrics, switching
+
+        setup, model = self.setup, self.setup.model
+        seconds = self.quantize(line)
+        model.switch(weights=True, inputs=True)
+        for weight_bits, act_bits in line.switched:
+            if switching.widths(model):
+                switching.choose(model, act_bits, weights=weight_bits)
+            with _statistics(setup, line.statistics):
+                logits = setup.predict(model, "")
+            found = metrics.accuracy(setup.labels, logits, self.reference)
+            numbers = {k: found[k] for k in ("top1", "agreement", "kl")}
+            numbers |= {"low": found["top1_low"], "high": found["top1_high"], "seconds": seconds}
+            yield {
+                "model": self.network.model,
+                "line": line.name,
+                "weight_bits": weight_bits,
+                "act_bits": act_bits,
+                "seed": self.seed,
+                "steps": self.network.steps if line.method != "nearest" else 0,
+                "n": int(found["n"]),
+                **{k: round(v, 4 if k == "kl" else 2) for k, v in numbers.items()},
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__.partition("+")[0],
+            }
+
+
+@contextmanager
+def _statistics(setup, renewed: bool) -> Iterator[None]:
+    """New channel statistics for the chosen widths, and the former weights again afterwards."""
+    from qlib.tuning import tune_norms
+
+    layers = list(setup.model.weighted().values())
+    before = [layer.weight_point.quantizer for layer in layers]
+    if renewed:
+        tune_norms(setup.model, setup.data, ignore)
+    try:
+        yield
+    finally:
+        if renewed:
+            for layer, quantizer in zip(layers, before, strict=True):
+                layer.weight_point.fill(quantizer)
+                layer.correction = None
+
+
+def _cost(network: Network) -> dict[str, object]:
+    """Seconds of PTMQ for all widths and of QDrop for one, in turns, the least of three."""
+    bench = Bench(network, 0, few=True)
+    todo = {"QDrop": Line("", "qdrop", (4, 4), ()), "PTMQ": Line("", "ptmq", (4, 4), ())}
+    found = {name: min(bench.quantize(line) for _ in range(3)) for name, line in todo.items()}
+    return {
+        "model": network.model,
+        "steps": network.steps,
+        **{f"{name} (s)": round(seconds, 1) for name, seconds in found.items()},
+        "ratio": round(found["PTMQ"] / found["QDrop"], 2),
+        "widths": len(WIDTHS),
+    }
+
+
+def summary(rows: list[dict[str, str]]) -> list[dict[str, object]]:
+    """One table line for each line of the picture: mean top-1 over seeds at each width."""
+    groups: dict[tuple[str, ...], dict[str, list[float]]] = {}
+    for row in rows:
+        w, a = row["weight_bits"], row["act_bits"]
+        key = (row["model"], row["line"], "W = A" if w == a else f"W{w}")
+        groups.setdefault(key, {}).setdefault(a, []).append(float(row["top1"]))
+    widths = sorted({row["act_bits"] for row in rows}, key=int)[::-1]
+    return [
+        {"model": model, "line": line, "weights": which}
+        | {f"A{b}": _told(found.get(b, [])) for b in widths}
+        for (model, line, which), found in sorted(groups.items())
+    ]
+
+
+def _told(values: list[float]) -> str:
+    if not values:
+        return ""
+    mean = sum(values) / len(values)
+    return f"{mean:.2f}" + (f" ± {max(values) - mean:.2f}" if len(values) > 1 else "")
+
+
+def _cpu():
+    import torch
+
+    return torch.device("cpu")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.multibit", description=__doc__)
+    parser.add_argument("--shared", type=Path, help="folder of real images and trained weights")
+    parser.add_argument("--only", nargs="+", default=["digits", "cifar", "deit"],
+                        choices=["digits", "cifar", "deit"])  # fmt: skip
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--lines", nargs="+", help="only the lines of these names")
+    parser.add_argument("--resume", action="store_true", help="keep rows, measure what is missing")
+    for what in ("choices", "ablations", "cost"):
+        parser.add_argument(f"--{what}", dest="what", action="store_const", const=what)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Random rows of what linear layers read, and which layers are linear in that sense."""
+
+import torch
+from torch import Tensor, nn
+
+from qlib.calibration import Calibration
+from qlib.model import QuantModel
+from qlib.points import QuantLayer
+from qlib.records import Event
+from qlib.trace import removing
+
+
+def sampled(
+    model: QuantModel, data: Calibration, images: Tensor, names: list[str], rows: int
+) -> dict[str, Tensor]:
+    """(≤ about ``rows``, d) random rows of what each layer reads in the float network."""
+    found: dict[str, list[Tensor]] = {name: [] for name in names}
+    share = rows / len(images)
+
+    def keep(layer: QuantLayer, args: tuple, name: str) -> None:
+        x = _as_rows(layer, args[0].detach())
+        wanted = max(1, round(share * batch))
+        if len(x) > wanted:
+            order = torch.randperm(len(x), generator=data.generator, device=x.device)
+            x = x[order[:wanted]]
+        found[name].append(x.float().clone())
+
+    hooks = [
+        model.layers[name].register_forward_pre_hook(lambda m, args, name=name: keep(m, args, name))
+        for name in names
+    ]
+    with removing(hooks), model.quantized(weights=False, inputs=False):
+        for start in range(0, len(images), data.batch):
+            part = images[start : start + data.batch]
+            batch = len(part)
+            model(part)
+            data.report(Event("calibrate", "", start, len(images), note="rows of layers"))
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def _as_rows(layer: QuantLayer, x: Tensor) -> Tensor:
+    """(rows, d) of an input; of a convolution one row for each patch."""
+    if layer.kind == "linear":
+        return x.flatten(0, -2)
+    conv = layer.layer
+    return nn.functional.unfold(x, conv.kernel_size, stride=conv.stride).mT.flatten(0, 1)
+
+
+def fits(layer: QuantLayer) -> bool:
+    """Is the layer one matrix product that reads every number at most once and nothing padded?"""
+    if layer.kind == "linear":
+        return True
+    conv = layer.layer
+    if type(conv) is not nn.Conv2d or conv.groups > 1 or conv.padding not in ((0, 0), "valid"):
+        return False
+    reach = zip(conv.kernel_size, conv.dilation, conv.stride, strict=True)
+    return all(size <= stride and (size == 1 or gap == 1) for size, gap, stride in reach)

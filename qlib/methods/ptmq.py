@@ -1,0 +1,154 @@
+"""One network for many bit-widths: one rounding, a set of steps for each.  Paper: AAAI 2024."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qlib._params import param
+from qlib.methods._base import Method
+
+if TYPE_CHECKING:
+    from qlib.calibration import Calibration, Unit
+    from qlib.methods._mixing import Groups
+    from qlib.model import QuantModel
+    from qlib.records import Report
+    from qlib.scheme import BitPlan
+
+
+@dataclass(frozen=True)
+class PTMQ(Method):
+    """Rounding is shared by all bit-widths and learned for them together, unit by unit.
+
+    At each step one width is drawn from a low, a middle and a high group; the unit's input mixes
+    their features with the float one, and its outputs at the three widths are compared with the
+    float output and with each other. Every unit's input is carried on at every width: that is one
+    forward pass over the calibration images for each, little beside learning.
+
+    The paper leaves groups, shares, weights and rates open; the defaults were chosen by
+    measurement (`python -m benchmarks.multibit --choices`). Layers whose bits are fixed, such as
+    edge layers at 8 bits, are learned like all others.
+    """
+
+    title = "PTMQ"
+    paper = "Xu et al., AAAI 2024, doi 10.1609/aaai.v38i14.29553"
+    promise = "One stored network for many bit-widths: rounding shared, steps apart, switched live."
+    cost = "minutes"
+    paper_placement = "boundary"
+    paper_settings = {"steps": 5_000, "rate": 1e-3, "act_rate": 4e-3, "keep": 0.5}  # noqa: RUF012
+
+    steps: int = param(500, "Optimisation steps for each block.", low=0, high=100_000)
+    lowest: int = param(3, "Lowest bit-width that the network can be switched to.", low=2, high=8)
+    highest: int = param(8, "Highest bit-width that it can be switched to.", low=2, high=8)
+    middle_from: int = param(5, "First bit-width of the middle group.", low=2, high=9)
+    high_from: int = param(7, "First bit-width of the high group.", low=2, high=9)
+    weight_set: str = param(
+        "per width",
+        "Weights with a step for each bit-width, or fixed at the bits of the run.",
+        choices=("per width", "fixed"),
+    )
+    nested: bool = param(False, "Weight steps in powers of two: a switch shifts integers.")
+    learned_at: str = param(
+        "every width",
+        "The widths that are drawn; with the highest alone, the others show a naive switch.",
+        choices=("every width", "highest"),
+    )
+    start: str = param(
+        "lowest",
+        "The bit-width whose fractions rounding starts from.",
+        choices=("lowest", "middle", "highest", "mean"),
+    )
+    case: str = param(
+        "three",
+        "How the block's input is mixed: one width; high and middle, with the low one dropped in; "
+        "or all three, with the float one dropped in.",
+        choices=("one", "two", "three"),
+    )
+    low_share: float = param(1 / 3, "Share of the low width in the mixture.", low=0.0, high=1.0)
+    middle_share: float = param(1 / 3, "Share of the middle width in it.", low=0.0, high=1.0)
+    distil_middle: float = param(1.0, "Weight of the distance of middle to high.", low=0.0)
+    distil_low: float = param(1.0, "Weight of the distance of low to high.", low=0.0)
+    detach: bool = param(False, "Whether the high width only teaches, without learning from it.")
+    keep: float = param(0.5, "Chance that an activation stays quantized.", low=0.0, high=1.0)
+    drop_inside: bool = param(True, "Whether activations inside a block drop too, as in QDrop.")
+    rate: float = param(1e-2, "Learning rate of the rounding variables.", low=0.0, high=1.0)
+    act_rate: float = param(4e-4, "Learning rate of the activation scales.", low=0.0, high=1.0)
+    penalty: float = param(0.01, "Weight λ of the term that makes rounding hard.", low=0.0)
+    batch: int = param(32, "Images for each step.", low=1, high=1024)
+
+    def widths(self, own: set[int]) -> tuple[int, ...]:
+        """Ascending; the run's own bits are always among them."""
+        return tuple(sorted({*range(self.lowest, self.highest + 1), *own}))
+
+    def groups(self, widths: tuple[int, ...]) -> "Groups":
+        """Low, middle, high; an empty group takes the widths of the one below, or above."""
+        if self.learned_at == "highest":
+            widths = widths[-1:]
+        low = tuple(b for b in widths if b < self.middle_from)
+        middle = tuple(b for b in widths if self.middle_from <= b < self.high_from)
+        high = tuple(b for b in widths if b >= max(self.middle_from, self.high_from))
+        middle = middle or low or high
+        return low or middle, middle, high or middle
+
+    @property
+    def shares(self) -> tuple[float, float, float]:
+        """λ of low, middle and high, summing to 1."""
+        low, middle = self.low_share, self.middle_share
+        total = max(1.0, low + middle)
+        return low / total, middle / total, max(0.0, 1.0 - (low + middle) / total)
+
+    def apply(
+        self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
+    ) -> None:
+        from qlib import switching
+
+        own = _bits(model, plan)
+        widths = self.widths({*own.values()})
+        per_width = self.weight_set == "per width"
+        data.attach_weights(model, plan, widths=widths if per_width else ())
+        data.attach_inputs(model, plan, widths=widths)
+        if not switching.widths(model):
+            widths = ()
+        turn = {b: lambda b=b: switching.choose(model, b) for b in widths}
+        for unit in data.walk(model, widths=turn or None):
+            self._learn(unit, self.groups(widths or (0,)), data, report)
+        if widths:
+            switching.choose(model, own["acts"], weights=own["weights"])
+
+    def _learn(
+        self, unit: "Unit", groups: "Groups", data: "Calibration", report: "Report"
+    ) -> None:
+        from qlib.methods._mixing import Mixing, mixing
+        from qlib.reconstruct import Rate, reconstruct
+
+        unit.replace_weights(self._soft)
+        mixed = Mixing(
+            unit, groups, self.shares, self.case, self.keep, self.distil_middle, self.distil_low,
+            self.detach, self.batch, data.generator,
+        )  # fmt: skip
+        with mixing(mixed, drop_inside=self.drop_inside):
+            reconstruct(
+                unit,
+                learn={"rounding": Rate(self.rate), "scale": Rate(self.act_rate, cosine=True)},
+                objective=mixed.loss,
+                steps=self.steps,
+                batch=self.batch,
+                penalty=self.penalty,
+                generator=data.generator,
+                report=report,
+            )
+
+    def _soft(self, fitted, weight):
+        from qlib.quantizers._shared_round import SharedRound
+        from qlib.quantizers._switchable import Switchable
+        from qlib.quantizers.soft_round import SoftRound
+
+        if isinstance(fitted, Switchable):
+            return SharedRound.around(fitted, weight, self.start, self.nested)
+        return SoftRound.around(fitted, weight)
+
+
+def _bits(model: "QuantModel", plan: "BitPlan") -> dict[str, int]:
+    """The run's own bits of weights and of activations, from what the plan does not fix."""
+    weights = [s.bits for n, s in plan.weights.items() if n not in plan.fixed]
+    acts = [s.bits for n, s in plan.inputs.items() if n.rpartition(".")[0] not in plan.fixed]
+    first = (weights or acts or [8])[0]
+    return {"weights": first, "acts": (acts or [first])[0]}
