@@ -1,15 +1,27 @@
-"""What does quantization do to this model? Stored runs only: nothing is computed here."""
+"""What does quantization do to this model? Stored runs, until somebody presses *Try it now*."""
 
 import streamlit as st
 
 from qlib.plots import _theme, accuracy_bits, prediction_strip
 from qlib.records import Refused
-from qlib.ui import answers, bar, context, findings, frame, lessons, state, stored
+from qlib.ui import (
+    answers,
+    bar,
+    context,
+    findings,
+    frame,
+    lessons,
+    spread,
+    state,
+    stored,
+    strips,
+    tryout,
+)
 from qlib.ui.words import word
 
 QUESTION = "What does quantization do to this model?"
 
-entries = context.entries()
+entries = spread.entries(context.entries())
 if not stored.same_bits(entries):
     frame.head(QUESTION)
     stored.explain_missing(state.demo())
@@ -25,7 +37,9 @@ stored.warn_broken(state.demo())
 
 look = {"dark": state.dark(), "large": state.presenting()}
 try:
-    strip = stored.strip(entries, choice.entry)
+    pictures = strips.pictures(entries, choice.entry)
+    answer = tryout.row(entries, choice, pictures)
+    strip = strips.strip(choice.entry, pictures, answer)
     with st.container(key="pixels" if strip.small else "photos"):
         st.plotly_chart(
             prediction_strip.figure(strip, **look),
@@ -33,7 +47,8 @@ try:
             config=_theme.config(f"{record.spec.key}_predictions"),
             alt=prediction_strip.alt(strip),
         )
-    st.caption(stored.STRIP_NOTE + " " + answers.source_line(record) + ".")
+    source = "Stored with the run." if answer is None else "Computed now, except accuracies."
+    st.caption(f"{source} {strips.NOTE} {answers.source_line(record)}.")
 except Refused as error:
     st.warning(f"The stored predictions cannot be shown: {error}", icon=":material/broken_image:")
 
@@ -65,7 +80,8 @@ with right:
         query_params=stored.as_settings(record),
     )
 
-findings.panel(choice.entry)
+if not spread.is_other(choice.entry):
+    findings.panel(choice.entry)
 st.subheader("Guided views, with a question each", anchor=False)
 lessons.listing()
 details = st.expander(

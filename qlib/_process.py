@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -42,16 +43,11 @@ def start(command: Sequence[str], log: Path, threads: int) -> Proc:
     Raises:
         OSError: the command cannot be started.
     """
-    set_before = os.environ.get("OMP_NUM_THREADS", "")
-    if set_before.isdigit() and int(set_before) > 0:
-        threads = min(threads, int(set_before))
-    env = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
-    env["PYTHONUNBUFFERED"] = "1"  # a killed worker's log is complete
     with log.open("ab") as out:
         child = subprocess.Popen(
             [*command],
             cwd=ROOT,
-            env=env,
+            env=_environment(threads),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -59,6 +55,27 @@ def start(command: Sequence[str], log: Path, threads: int) -> Proc:
         )
     _children[child.pid] = child
     return Proc(child.pid, psutil.Process(child.pid).create_time())
+
+
+def converse(command: Sequence[str], log: IO[bytes], threads: int = 1) -> subprocess.Popen:
+    """Run ``command`` as `start` does, but with pipes to its standard input and output.
+
+    It does not outlive this process if it ends when its input does, however this one dies.
+
+    Raises:
+        OSError: the command cannot be started.
+    """
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
+    return subprocess.Popen([*command], cwd=ROOT, env=_environment(threads), **pipes, **_detached())
+
+
+def _environment(threads: int) -> dict[str, str]:
+    set_before = os.environ.get("OMP_NUM_THREADS", "")
+    if set_before.isdigit() and int(set_before) > 0:
+        threads = min(threads, int(set_before))
+    env = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    env["PYTHONUNBUFFERED"] = "1"  # a killed worker's log is complete
+    return env
 
 
 def _detached() -> dict[str, object]:

@@ -96,6 +96,11 @@ class Predictor:
             found = to_tensor(self._images, self._built.preprocess, 0, n)
         return _channels_last(found.to(self._device))
 
+    def at(self, position: int) -> Tensor:
+        """One image, (1, channels, height, width), prepared, on the device."""
+        x = to_tensor(self._images, self._built.preprocess, position, position + 1)
+        return _channels_last(x.to(self._device))
+
     def _batches(self) -> Iterator[Tensor]:
         if self._kept:
             yield from self._kept

@@ -25,7 +25,8 @@ LAYERS = {
         "specs run widths worker store jobs estimate progress eventlog __main__ "
         "profile noise_profile noise_study _noise_output _noise_rows _run_noise "
         "_run_sensitivity _analysis _artifacts _disk _process _queue _runfolder _setup _summary "
-        "tensors binning findings facts lessons _expressions live _live_worker _live_net"
+        "tensors binning findings facts lessons _expressions "
+        "live _live_child _live_worker _live_net"
     ),
     "showing": "plots report notebook",
     "screen": "ui app pages",

@@ -131,17 +131,16 @@ def test_start_click_on_a_point_sets_the_bits(demo, monkeypatch):
     at.session_state["bits-figure"] = {"selection": {"points": [{"customdata": [3, 1, 2, "x"]}]}}
     at.run()
     assert not at.exception
-    from qlib.ui import context
     from qlib.ui import stored as page
 
     seen = []
-    monkeypatch.setattr(context, "set_bits", seen.append)
+    monkeypatch.setattr(page, "change", lambda *change: seen.append(change))
     state = {"bits-figure": {"selection": {"points": []}}}
     page.follow_click(state)
     assert seen == []
     state["bits-figure"]["selection"]["points"] = [{"customdata": [3, 50.0, 60.0, "brecq"]}]
     page.follow_click(state)
-    assert seen == ["W3A3"]
+    assert seen == [("b", "W3A3")]
 
 
 def test_start_without_demo_says_how_to_rebuild(folders):

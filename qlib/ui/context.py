@@ -113,7 +113,12 @@ def entries() -> list[store.Entry]:
     found = state.everything()
     stored = {e.key for e in state.demo().good}
     newest = sorted(found.values(), key=lambda e: str(e.record.created), reverse=True)
-    return sorted(newest, key=lambda e: (e.key not in stored, bool(e.record.spec.keep_float)))
+    return sorted(newest, key=lambda e: (e.key not in stored, _special(e.record)))
+
+
+def _special(record: RunRecord) -> bool:
+    """Runs that answer one question of their own come last: layers in float, a naive switch."""
+    return bool(record.spec.keep_float) or record.spec.settings.get("learned_at") == "highest"
 
 
 def profile_of(record: RunRecord) -> store.Entry | None:
@@ -159,14 +164,17 @@ def clicked_layer(
         set_layer(name)
 
 
-def change(key: str, value: str) -> None:
-    """One key of the address changes; what does not fit to it any more is brought along."""
-    asked = address.asked()
+def change(key: str, value: str, known: Sequence[store.Entry] | None = None) -> None:
+    """One key of the address changes; what does not fit to it any more is brought along.
+
+    ``known``: the runs to choose from, where a page offers others than `entries`.
+    """
+    known, asked = entries() if known is None else known, address.asked()
     if key in ("m", "q", "b") and asked.pop("run", None):
-        known = resolve.choose({"run": st.query_params["run"]}, entries(), state.titles())
-        asked = (known.params if known else {}) | asked
+        before = resolve.choose({"run": st.query_params["run"]}, known, state.titles())
+        asked = (before.params if before else {}) | asked
     asked[key] = value
-    choice = resolve.choose(asked, entries(), state.titles())
+    choice = resolve.choose(asked, known, state.titles())
     new: dict[str, str | None] = {key: value}
     if key in ("m", "q", "b"):
         new["run"] = None

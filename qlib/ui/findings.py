@@ -58,4 +58,7 @@ def _all(entry: Entry) -> list[Finding]:
     with suppress(Refused):
         analysed = context.profile_of(record)
         parts["profile"] = state.profile(analysed.folder) if analysed else ()
+    with suppress(Refused):
+        measured = state.noise_of(record.spec)
+        parts["noise"] = state.noise(measured.folder) if measured else None
     return findings.of(record, **parts)

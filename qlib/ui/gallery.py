@@ -97,13 +97,13 @@ def _card(picture: Picture) -> str:
     ]
     small = " class=small" if max(picture.pixels.shape[:2]) <= FEW else ""
     return (
-        f'<div class="card" role="listitem"><img{small} src="{_png(picture.pixels)}" '
+        f'<div class="card" role="listitem"><img{small} src="{png(picture.pixels)}" '
         f'alt="test image of class {name}"><div><span>true: <b>{name}</b></span>'
         f"{''.join(answers)}</div></div>"
     )
 
 
-def _png(pixels: np.ndarray) -> str:
+def png(pixels: np.ndarray) -> str:
     body = io.BytesIO()
     Image.fromarray(pixels).save(body, format="PNG")
     return "data:image/png;base64," + base64.b64encode(body.getvalue()).decode()

@@ -1,7 +1,8 @@
 """A lesson's step as a card at the foot of the window, the list of lessons, moving in them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import streamlit as st
 from qlib import facts, lessons
 from qlib.lessons import Lesson, Step, Told
 from qlib.records import Refused
-from qlib.ui import address, context, resolve, state
+from qlib.store import Entry
+from qlib.ui import address, context, resolve, spread, state
+from qlib.ui.answers import bits_label
 
 PAGES = Path(__file__).resolve().parents[2] / "pages"
 FOLLOW = "pages/0_Lesson.py"  # the address that leads to a step
@@ -193,10 +196,13 @@ def _of(params: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         Refused: there is no such run, or it cannot be read.
     """
-    choice = resolve.choose(params, context.entries(), state.titles())
+    known = spread.entries(context.entries())
+    choice = resolve.choose(params, known, state.titles())
     if choice is None or choice.notes:
         raise Refused(" ".join(choice.notes) if choice else "There is no stored run.")
     record = state.record(choice.entry.folder)
+    if other := _width(choice.entry, params.get("b"), known):
+        record = replace(other.record, layers=record.layers)
     hist: Mapping[str, Any] = {}
     with suppress(Refused):
         hist = state.hist(choice.entry.folder)
@@ -204,4 +210,15 @@ def _of(params: Mapping[str, str]) -> dict[str, Any]:
     with suppress(Refused):
         analysed = context.profile_of(record)
         rows = state.profile(analysed.folder) if analysed else []
-    return facts.of(record, layer=params.get("layer", ""), hist=hist, profile=rows)
+    noise = None
+    with suppress(Refused):
+        measured = state.noise_of(record.spec)
+        noise = state.noise(measured.folder) if measured else None
+    layer = params.get("layer", "")
+    return facts.of(record, layer=layer, hist=hist, profile=rows, noise=noise)
+
+
+def _width(entry: Entry, bits: str | None, known: Sequence[Entry]) -> Entry | None:
+    """Of a network with many widths the one that is asked for, where it is not the run's own."""
+    same = (e for e in known if e.key == entry.key and spread.is_other(e))
+    return next((e for e in same if bits_label(e.record) == bits), None)

@@ -13,7 +13,7 @@ from qlib._registry import discover
 from qlib.jobs import Job
 from qlib.plots import _theme, loss_curve
 from qlib.records import Refused
-from qlib.ui import answers, cards, findings, state, timeline
+from qlib.ui import analyses, answers, cards, findings, state, timeline
 from qlib.ui.timeline import Timeline, span
 from qlib.ui.words import word
 
@@ -55,6 +55,8 @@ def answer(job: Job | None) -> str:
         return "This run did not finish; nothing of it is shown on other pages."
     if job.state != "done":
         return "The run works in the background: closing or reloading this page loses nothing."
+    if job.spec.analysis:
+        return analyses.answer(job.spec)
     try:
         record = store.load(job.run_dir)
     except Refused:
@@ -193,6 +195,9 @@ def _done(job: Job) -> None:
     if st.session_state.pop("finished", None) == job.key:
         st.toast("The run is finished.", icon=":material/task_alt:", duration="short")
     folder = job.run_dir
+    if job.spec.analysis:
+        analyses.link(job.spec)
+        return
     try:
         record = store.load(folder)
     except Refused as error:

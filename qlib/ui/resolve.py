@@ -13,7 +13,7 @@ from qlib.ui.answers import bits_label
 
 FIRST_MODEL, FIRST_METHOD, FIRST_BITS = "digits-vit", "nearest", "W2A2"
 _LABEL = re.compile(r"[wW]?(\d+)(?:[aA](\d+))?$")
-_KEY = re.compile(r"(.+?)_([a-z0-9]+)(?:_sensitivity)?_(W\d+A\d+)_[0-9a-f]{10}$")
+_KEY = re.compile(r"(.+?)_([a-z0-9]+)(?:_sensitivity|_noise)?_(W\d+A\d+)_[0-9a-f]{10}$")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from qlib.records import RunRecord
 from qlib.ui import address
 
 if TYPE_CHECKING:
+    from qlib.noise_profile import NoiseProfile
+    from qlib.records import RunSpec
     from qlib.tensors import TensorHist
 
 
@@ -32,7 +34,7 @@ class Shelf:
 
     @property
     def analyses(self) -> tuple[store.Entry, ...]:
-        """The readable sensitivity runs."""
+        """The readable analyses, of whatever kind."""
         return tuple(e for e in self.entries if e.record and _analysis(e.record))
 
     @property
@@ -71,7 +73,10 @@ def everything() -> dict[str, store.Entry]:
 
 
 def analyses() -> dict[str, store.Entry]:
-    """The sensitivity runs by what they analyse: look up ``profile.base_of(run.spec).key``."""
+    """The sensitivity runs by what they analyse: look up ``profile.base_of(run.spec).key``.
+
+    Noise analyses serve many runs each: see `noise_of`.
+    """
     folders = (store.demo_dir(), store.runs_dir())
     return _analyses(tuple((str(folder), store.stamp(folder)) for folder in folders))
 
@@ -81,8 +86,16 @@ def _analyses(folders: tuple[tuple[str, str], ...]) -> dict[str, store.Entry]:
     from qlib import profile
 
     known = [e for folder, stamp in folders for e in _entries(folder, stamp) if e.record]
-    found = [e for e in known if e.record.spec.analysis]
+    found = [e for e in known if e.record.spec.analysis == profile.SENSITIVITY]
     return {profile.base_of(e.record.spec).key: e for e in found}
+
+
+def noise_of(spec: "RunSpec") -> store.Entry | None:
+    """The finished noise analysis that serves a run, own ones first."""
+    from qlib import noise_profile
+
+    key = noise_profile.spec_of(spec).key
+    return next((e for s in (own(), demo()) for e in s.analyses if e.key == key), None)
 
 
 # ---- files of one run folder -----------------------------------------------------------------
@@ -124,6 +137,13 @@ def profile(folder: Path) -> list[dict[str, Any]]:
     from qlib import profile as files
 
     return _read(folder, "profile.csv", files.load)
+
+
+def noise(folder: Path) -> "NoiseProfile":
+    """What noise does to each layer, of a noise analysis. Raises as `record`."""
+    from qlib import noise_profile as files
+
+    return _read(folder, files.FILE, files.load)
 
 
 def _read(folder: Path, name: str, load: Callable[[Path], Any]) -> Any:

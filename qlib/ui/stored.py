@@ -1,19 +1,17 @@
-"""The stored demo runs as the Start page shows them: its controls, pictures and table."""
+"""The stored demo runs as the Start page shows them: its controls and its table."""
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
 from qlib import store
-from qlib.plots import prediction_strip
-from qlib.plots.prediction_strip import PredictionStrip
-from qlib.records import Refused, RunRecord
-from qlib.ui import address, context, resolve, state
+from qlib.records import RunRecord
+from qlib.ui import address, context, resolve, spread, state
 from qlib.ui.answers import bits_label, interval
 from qlib.ui.resolve import Choice
+from qlib.ui.spread import at_other, is_other
 from qlib.ui.state import Shelf
 from qlib.ui.words import word
 
@@ -21,9 +19,6 @@ REBUILD = "python -m benchmarks.demo"
 BEST_NOTE = (
     "Best: of the learned methods' stored runs at these bits the one that is right most often on "
     "these very images (if equal: with the lower KL). On other images another may be."
-)
-STRIP_NOTE = (
-    "Three of the pictures stay right longest, three fall early; the accuracy is of all images."
 )
 
 
@@ -33,7 +28,10 @@ def same_bits(entries: Sequence[store.Entry]) -> list[store.Entry]:
 
 
 def choose(entries: Sequence[store.Entry]) -> Choice:
-    """The run that the address asks for, or the nearest one of `same_bits`."""
+    """The run that the address asks for, or the nearest one of `same_bits`.
+
+    ``entries`` here and below: as `spread.entries` gives them.
+    """
     titles = state.titles()
     whole = resolve.choose(address.asked(), entries, titles)
     fits = resolve.choose(whole.params, same_bits(entries), titles)
@@ -47,7 +45,9 @@ def comparable(entries: Sequence[store.Entry], shown: store.Entry) -> list[RunRe
     """One run per method and width of the shown run's backbone, all on its test images."""
     record = shown.record
     found: dict[tuple[str, int], RunRecord] = {}
-    for other in (shown, *same_bits(entries)):
+    others = same_bits(entries)
+    own = [e for e in others if e.folder == shown.folder]  # one network: its line is of it alone
+    for other in (shown, *own, *others):
         its = other.record
         same = its.spec.model == record.spec.model
         if same and its.data.get("test_hash") == record.data.get("test_hash"):
@@ -63,7 +63,8 @@ def controls(entries: Sequence[store.Entry], choice: Choice) -> None:
     with one:
         _backbone(resolve.models(here), now["m"])
     with two:
-        widths = resolve.widths(of_model)
+        one = [e for e in of_model if e.folder == choice.entry.folder]  # a network of many widths
+        widths = resolve.widths(one if len(one) > 1 else [e for e in of_model if not is_other(e)])
         bits = {label: label.split("A")[1] for label in widths}
         _choice("Bits of weights and activations", bits, "b", now["b"], word("bits"))
     with three:
@@ -72,10 +73,18 @@ def controls(entries: Sequence[store.Entry], choice: Choice) -> None:
 
 
 def _methods(runs: Sequence[RunRecord], now: Mapping[str, str]) -> dict[str, str]:
-    """The baseline, the best learned method at these bits, and the one that is looked at."""
+    """The baseline, the best learned method at these bits, the one that is looked at.
+
+    And the network of many widths, where there is one and room for it.
+    """
     titles, best = state.titles(), resolve.best(runs, now["b"])
-    shown = {"nearest": "Round to nearest", best: f"Best: {titles.get(best, best)}"}
-    return {now["q"]: titles.get(now["q"], now["q"])} | shown
+    shown = {now["q"]: "", "nearest": "Round to nearest", best: f"Best: {titles.get(best, best)}"}
+    many = [r.spec.method for r in runs if r.widths and r.spec.method not in shown]
+    if len(shown) < 3:
+        shown |= dict.fromkeys(many[:1], "")
+    if len(shown) > 2:  # three stand in a row only while their names are short
+        shown["nearest"] = "Nearest"
+    return {key: name or titles.get(key, key) for key, name in shown.items()}
 
 
 def _backbone(models: list[str], now: str) -> None:
@@ -85,7 +94,7 @@ def _backbone(models: list[str], now: str) -> None:
         return
     st.session_state["m"] = now
     st.selectbox(
-        "Backbone", models, key="m", on_change=context.picked, args=("m",),
+        "Backbone", models, key="m", on_change=_picked, args=("m",),
         help="The trained network.",
     )  # fmt: skip
 
@@ -94,7 +103,8 @@ def two_lines(records: Sequence[RunRecord], method: str, shown: RunRecord) -> li
     """The baseline's runs, and those of ``method`` or else of the best one at the shown bits."""
     if method == "nearest":
         method = resolve.best(records, bits_label(shown))
-    return [r for r in records if r.spec.method in ("nearest", method)]
+    # a network of many widths is a line by itself
+    return [r for r in records if r.spec.method in ("nearest", method) and not at_other(r)]
 
 
 def _choice(name: str, options: Mapping[str, str], key: str, now: str, help: str) -> None:
@@ -105,10 +115,19 @@ def _choice(name: str, options: Mapping[str, str], key: str, now: str, help: str
         required=True,
         format_func=lambda option: options.get(option, option),
         key=key,
-        on_change=context.picked,
+        on_change=_picked,
         args=(key,),
         help=help,
     )
+
+
+def _picked(key: str) -> None:
+    change(key, st.session_state[key])
+
+
+def change(key: str, value: str) -> None:
+    """One key of the address changes; runs of many widths count at each of them."""
+    context.change(key, value, spread.entries(context.entries()))
 
 
 def follow_click(session: MutableMapping[str, Any] = st.session_state) -> None:
@@ -116,43 +135,7 @@ def follow_click(session: MutableMapping[str, Any] = st.session_state) -> None:
     points = session["bits-figure"]["selection"]["points"]
     if points and points[0].get("customdata"):
         bits = int(points[0]["customdata"][0])
-        context.set_bits(f"W{bits}A{bits}")
-
-
-def strip(entries: Sequence[store.Entry], entry: store.Entry) -> PredictionStrip:
-    """The same pictures for every run of a model, with this run's guesses.
-
-    Raises:
-        Refused: the run's predictions are missing or damaged.
-    """
-    chosen, pictures = _pictures(entries, entry)
-    spec = entry.record.spec
-    how = state.titles().get(spec.method, spec.method)
-    how = "rounded to nearest" if spec.method == "nearest" else how
-    setting = f"{spec.weight_bits} bits, {how}"
-    return prediction_strip.info(state.preds(entry.folder), chosen, pictures, setting=setting)
-
-
-def _pictures(
-    entries: Sequence[store.Entry], entry: store.Entry
-) -> tuple[tuple[int, ...], dict[int, np.ndarray]]:
-    """Positions and pixels, from all readable runs of the same model on the same test images."""
-    runs, pictures = [], {}
-    for other in same_bits(entries):
-        mine, its = entry.record, other.record
-        same = its.spec.model == mine.spec.model
-        if not same or its.data.get("test_hash") != mine.data.get("test_hash"):
-            continue
-        try:
-            arrays = state.preds(other.folder)
-        except Refused:
-            if other.key == entry.key:
-                raise
-            continue
-        runs.append(arrays)
-        places = arrays["thumb_index"]
-        pictures |= {int(i): p for i, p in zip(places, arrays["thumbs"], strict=True)}
-    return prediction_strip.choose(runs, pictures), pictures
+        change("b", f"W{bits}A{bits}")
 
 
 def as_settings(record: RunRecord) -> dict[str, str]:

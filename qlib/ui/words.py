@@ -114,6 +114,15 @@ WORDS = {
         "of the signal's power, 20 dB a hundredth. Higher is better; one more bit adds at most "
         "about 6 dB."
     ),
+    "reach": (
+        "Half the width of the noise: uniform from −n to n, in steps of the grid, a fixed number "
+        "for each input channel. 0 is no noise, and a legal choice. It starts where the search "
+        "expects the least error."
+    ),
+    "noise draw": (
+        "The method draws its noise once and keeps it. Uniform is the paper's; the authors' script "
+        "draws from a normal distribution, here of the same variance, measured on calibration rows."
+    ),
     "offline": "One file that opens in any browser, without a network.",
     "tensor": (
         "A block of numbers. Weight: the layer's learned numbers. Input: what flows into it, from "
@@ -152,6 +161,21 @@ WORDS = {
     "rmse step": (
         "Root mean squared error in steps. Errors spread evenly over one step give 0.289; more "
         "comes from clipping or learned rounding, less from values that sit on levels."
+    ),
+    "live": (
+        "A second process loads the stored network with PyTorch and computes these predictions "
+        "when you move the bits. It is shared by all visitors and ends when nobody has asked for "
+        "ten minutes. Quantization stays simulated: the milliseconds are no speed-up."
+    ),
+    "one model": (
+        "PTMQ learns one rounding for several bit-widths at once; only the steps differ. The stored "
+        "network is switched between its widths without new data. Other methods make a network "
+        "for each width."
+    ),
+    "predicted KL": (
+        "The sum over units of what each one does alone to the answers (calibration images, others "
+        "in float). Damages meet inside the network, so the sum ranks assignments; their true "
+        "accuracy has to be measured."
     ),
     "estimate": (
         "From the size of the network and from runs already stored, where there are some; real "

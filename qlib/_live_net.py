@@ -1,0 +1,131 @@
+"""A finished run's network, loaded to answer: which classes does it see, at which widths?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from qlib import store, switching
+from qlib._artifacts import PICTURES
+from qlib._restore import FILE, restore
+from qlib._runfolder import load_head
+from qlib._setup import set_up
+from qlib.records import Event, Refused, Report
+from qlib.run import bit_plan
+from qlib.statistics import wilson
+
+ALIKE = 0.02  # a probability may be off by this much, on another machine or number of threads
+MOST = 0.9  # share of the images that have to be alike
+KEPT = 64  # single prepared images that are kept
+
+Bits = int | Mapping[str, int] | None
+
+
+class Network:
+    """The network of one run folder, its quantizers brought back, and its held-out images.
+
+    Raises:
+        Refused: what the run names is not here any more, or the network does not give the answers
+            that the run stored.
+    """
+
+    def __init__(self, folder: Path, report: Report) -> None:
+        self.spec = load_head(folder).spec
+        gpu = self.spec.device == "cuda" and torch.cuda.is_available()
+        device = torch.device("cuda" if gpu else "cpu")
+        setup = set_up(replace(self.spec, device=device.type), device, report)
+        self.model, self.predict, self.test = setup.model, setup.predict, setup.test
+        self._images: dict[int, Tensor] = {}
+        report(Event("load", note="quantizers"))
+        restore(self.model, bit_plan(self.model, self.spec), folder / FILE)
+        self.model.switch(weights=True, inputs=True)
+        self.widths = switching.widths(self.model)
+        self.shown = tuple(range(min(PICTURES, len(self.test))))
+        self._check(folder)
+
+    @property
+    def units(self) -> dict[str, int]:
+        """Units that can be switched, and the width that each has now."""
+        return switching.chosen(self.model)
+
+    def choose(self, bits: Bits, weights: int | None = None) -> None:
+        """Switch; units that a mapping leaves out are at the run's own width. Fixed ones stay.
+
+        Raises:
+            Refused: the network has no such width, or no such unit.
+        """
+        if not self.widths:
+            self._own_alone(bits, weights)
+            return
+        if isinstance(bits, int):
+            switching.choose(self.model, bits, weights=weights)
+            return
+        switching.choose(self.model, self.spec.act_bits, weights=self.spec.weight_bits)
+        fixed = set(self.model.units()) - set(self.units)
+        if named := {unit: b for unit, b in (bits or {}).items() if unit not in fixed}:
+            switching.choose(self.model, named)
+
+    def guess(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The best classes of some held-out images and their probabilities, (n, up to 5) each.
+
+        Raises:
+            Refused: there are not so many images.
+        """
+        outside = [i for i in positions if not 0 <= i < len(self.test)]
+        if outside or not positions:
+            asked = f"image {outside[0]}" if outside else "no image at all"
+            raise Refused(
+                f"It was asked for {asked}; this run has the held-out images 0 to "
+                f"{len(self.test) - 1}."
+            )
+        with torch.no_grad():
+            return best(self.model(torch.cat([self._image(i) for i in positions])).cpu())
+
+    def measure(self) -> tuple[tuple[Tensor, Tensor], dict[str, float]]:
+        """The guesses for all held-out images; the share that is right, Wilson 95 %, in percent."""
+        logits = self.predict(self.model, "live")
+        n, right = len(logits), int((logits.argmax(1).numpy() == self.test.labels).sum())
+        low, high = wilson(right, n)
+        return best(logits), {
+            "top1": 100 * right / n,
+            "top1_low": 100 * low,
+            "top1_high": 100 * high,
+        }
+
+    def _own_alone(self, bits: Bits, weights: int | None) -> None:
+        """Nothing can be switched: anything but the run's own bits is refused."""
+        own = {"weights": self.spec.weight_bits, "bits": self.spec.act_bits}
+        asked = {*bits.values()} if isinstance(bits, Mapping) else {bits} - {None}
+        if asked - {own["bits"]} or weights not in (None, own["weights"]):
+            raise Refused(
+                f"This run holds W{own['weights']}A{own['bits']} alone; choose these bits, or a "
+                "run of PTMQ, which holds many bit-widths in one network."
+            )
+
+    def _image(self, i: int) -> Tensor:
+        if i not in self._images:
+            while len(self._images) >= KEPT:
+                del self._images[next(iter(self._images))]
+            self._images[i] = self.predict.at(i)
+        return self._images[i]
+
+    def _check(self, folder: Path) -> None:
+        """What a run stored is trusted where the network then gives the answers that it gave."""
+        stored, n = store.load_preds(folder), len(self.shown)
+        classes, probs = self.guess(self.shown)
+        gap = abs(probs[:, 0].numpy() - stored["quant_prob"][:n, 0].astype("float32"))
+        same = classes[:, 0].numpy() == stored["quant_top5"][:n, 0]
+        ids = [str(name) for name in stored["ids"][:n]]
+        if ids != [*map(str, self.test.ids[:n])] or ((gap < ALIKE) & same).mean() < MOST:
+            raise Refused(
+                f"The network brought back from {folder.name} does not give the answers that this "
+                "run stored (other images, weights or versions); make the run again."
+            )
+
+
+def best(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The five most probable classes of each row, best first, and their probabilities."""
+    top = logits.float().softmax(1).topk(min(5, logits.shape[1]))
+    return top.indices, top.values

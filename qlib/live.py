@@ -1,0 +1,196 @@
+"""A network that answers while you watch: a process with PyTorch beside the app, which has none.
+
+One process for all visitors, started when the first of them asks. It loads finished runs, brings
+their quantizers back and switches bit-widths; it ends with this process, or when nobody asks.
+"""
+
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qlib._live_child import AGAIN, Child, Slot, Stage, Superseded
+from qlib.records import Refused
+
+__all__ = ["Answer", "Bits", "Live", "Opened", "Stage", "Superseded", "missing"]
+
+WORKER = (sys.executable, "-m", "qlib._live_worker")
+PATIENCE = {"shown": 180.0, "test": 900.0}  # seconds that an answer may take, loading included
+
+Bits = int | Mapping[str, int] | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the network said.
+
+    ``top5``: (n, up to 5) classes, best first; ``prob``: their probabilities, 0 to 1, float32;
+    ``images``: (n,) positions among the held-out images. ``top1`` and its Wilson 95 % ends, in
+    percent, where these are all held-out images. ``seconds``: the time the answer took in the
+    process; ``peak_mb``: the most memory that process had, 10⁶ bytes.
+    """
+
+    bits: Bits
+    images: tuple[int, ...]
+    top5: np.ndarray
+    prob: np.ndarray
+    seconds: float
+    peak_mb: float
+    weights: int | None = None
+    top1: float | None = None
+    top1_low: float | None = None
+    top1_high: float | None = None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A loaded network: the widths and the units it can be switched by, none where it cannot."""
+
+    widths: tuple[int, ...]
+    units: tuple[str, ...]
+
+
+class Live:
+    """The process, and the questions put to it; may be used from many threads.
+
+    Example::
+
+        live = Live()
+        live.start(folder)                    # returns at once; see `stage`
+        live.ask(folder, 3, "shown").top5     # waits until the network is loaded
+    """
+
+    def __init__(self, command: Sequence[str] = WORKER) -> None:
+        self._command = tuple(command)
+        self._lock = threading.Lock()
+        self._child: Child | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self._child is not None and self._child.ended is None
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.process.pid if self._child else None
+
+    @property
+    def warm(self) -> bool:
+        """Whether it runs and has loaded a run: another one then takes a moment, not seconds."""
+        opened = self._child.opening.values() if self.alive else ()
+        return any(slot.there.is_set() for slot in [*opened])
+
+    @property
+    def stage(self) -> Stage | None:
+        """What it loads now; None while it does not run."""
+        return self._child.stage if self.alive else None
+
+    @property
+    def ended(self) -> str:
+        """Why it ended, in one sentence; "" while it runs and before it was started."""
+        return (self._child.ended or "") if self._child else ""
+
+    def start(self, folder: Path) -> None:
+        """Start the process if it does not run, and let it load a run folder. Returns at once.
+
+        Raises:
+            Refused: PyTorch is not installed here, or the process cannot be started.
+        """
+        with self._lock:
+            if not self.alive:
+                if why := missing():
+                    raise Refused(why)
+                self._child = Child(self._command)
+            self._child.open(folder)
+
+    def opened(self, folder: Path, wait: float = 0.0) -> Opened | None:
+        """The loaded network; None while it loads or was not asked to. Waits ``wait`` seconds.
+
+        Raises:
+            Refused: it cannot be loaded, or the process has ended.
+        """
+        if self._child is None:
+            return None
+        if self._child.ended:
+            raise Refused(f"{self._child.ended} {AGAIN}")
+        slot = self._child.opening.get(str(folder))
+        if slot is None or not slot.there.wait(wait):
+            return None
+        if slot.error:
+            raise slot.error
+        return Opened(tuple(slot.answer["widths"]), tuple(slot.answer["units"]))
+
+    def ask(
+        self,
+        folder: Path,
+        bits: Bits,
+        images: str | Sequence[int] = "shown",
+        weights: int | None = None,
+        *,
+        asker: str = "",
+    ) -> Answer:
+        """The network's answers at these widths. Waits for them.
+
+        Args:
+            folder: of the finished run; loaded first, where it is not.
+            bits: one width, a width for each unit named (others: the run's own), or None: its own.
+            images: "shown" (the first 12 held-out ones), "test" (all of them), or positions.
+            weights: another width for the weights.
+            asker: who asks; an older question of the same one, as large, is given up.
+
+        Raises:
+            Refused: a width, unit or image that is not there; the run cannot be loaded; the
+                process does not run (any more).
+            Superseded: the same asker has asked again.
+        """
+        child = self._child
+        if child is None or child.ended:
+            why = child.ended if child else "No network is loaded."
+            raise Refused(f"{why} {AGAIN}")
+        whole = images == "test"
+        question = {
+            "run": str(folder),
+            "bits": dict(bits) if isinstance(bits, Mapping) else bits,
+            "images": images if isinstance(images, str) else [int(i) for i in images],
+            "weights": weights,
+        }
+        slot = child.put(question, (asker, whole) if asker else None)
+        found = _waited(slot, PATIENCE["test" if whole else "shown"])
+        return Answer(
+            bits=bits,
+            images=tuple(found["images"]),
+            top5=np.array(found["top5"], dtype=np.int32),
+            prob=np.array(found["prob"], dtype=np.float32),
+            seconds=found["seconds"],
+            peak_mb=found["peak_mb"],
+            weights=weights,
+            **{k: found[k] for k in ("top1", "top1_low", "top1_high") if k in found},
+        )
+
+    def close(self) -> None:
+        """End the process; whoever still waits is told."""
+        with self._lock:
+            if self._child is not None:
+                self._child.close()
+
+
+def missing() -> str:
+    """Why nothing can be computed here, in one sentence; "" where it can. Loads nothing."""
+    if find_spec("torch") is None:
+        return "PyTorch is not installed here, so only stored results can be shown."
+    return ""
+
+
+def _waited(slot: Slot, patience: float) -> dict[str, Any]:
+    if not slot.there.wait(patience):
+        raise Refused(
+            f"The network did not answer within {patience:g} s; ask for fewer images, or try again "
+            "when the machine is less busy."
+        )
+    if slot.error:
+        raise slot.error
+    return slot.answer

@@ -1,0 +1,155 @@
+"""The noise analysis behind the page: offer it, watch it, say what became of it."""
+
+from contextlib import suppress
+
+import pandas as pd
+import streamlit as st
+
+from qlib import jobs, noise_profile, store
+from qlib.jobs import Job
+from qlib.records import Refused, RunSpec
+from qlib.ui import frame, state
+from qlib.ui.noise_data import Found
+from qlib.ui.timeline import span
+
+EVERY = 1.0  # seconds between looks at a running analysis
+WATCH = "n-watch"
+
+
+def job_of(found: Found) -> Job | None:
+    """The job that measures this network, if one was ever started and is still known."""
+    if found.profile is not None:
+        return None
+    try:
+        return jobs.status(noise_profile.spec_of(found.spec).key, store.runs_dir())
+    except Refused:
+        return None
+
+
+def panel(found: Found) -> None:
+    """Offer, progress, or what happened. Call it on every run of the page, measured or not.
+
+    The fragment renews itself only while the job goes on; when its state changes the page runs
+    once more.
+    """
+    job = job_of(found)
+    live = job is not None and not job.over
+    watch = st.fragment(_watch, run_every=EVERY if live else None, key=WATCH)
+    watch(found, job.state if job else "")
+
+
+def _watch(found: Found, seen: str) -> None:
+    if found.profile is not None:
+        return
+    job = job_of(found)  # again: the fragment runs alone, after its own button too
+    if (job.state if job else "") != seen:
+        st.rerun()
+    if job is not None and not job.over:
+        _running(job)
+        return
+    if job is not None and job.state != "done":
+        _ended(job)
+    _offer(found, again=job is not None)
+
+
+def _offer(found: Found, again: bool) -> None:
+    """Why there is nothing yet, what it would cost, and the button."""
+    if found.problem:
+        st.warning(found.problem, icon=":material/broken_image:")
+    with st.container(border=True, key="n-offer"):
+        st.markdown(
+            f"**Nobody has measured noise in `{found.spec.model}` yet.** Each linear layer is "
+            "looked at alone, everything else in float: at 3 to 8 bits, with 31 reaches of the "
+            "noise and three draws of it, on calibration images and on held-out ones. One analysis "
+            "serves all methods and bit-widths of this network."
+        )
+        st.caption(cost(found))
+        if "n-refused" in st.session_state:
+            st.error(st.session_state.pop("n-refused"), icon=":material/error:")
+        st.button(
+            "Measure it again" if again else "Measure it",
+            type="primary",
+            icon=":material/grain:",
+            key="n-measure",
+            on_click=start,
+            args=(found.spec,),
+            help="Runs in the background; you can leave the page.",
+        )
+
+
+def cost(found: Found) -> str:
+    """What earlier analyses of the same network took here."""
+    known = [e.record for shelf in (state.own(), state.demo()) for e in shelf.analyses]
+    same = [
+        float(r.seconds["total"])
+        for r in known
+        if (r.spec.model, r.spec.analysis, r.spec.device)
+        == (found.spec.model, noise_profile.NOISE, found.spec.device)
+    ]
+    if not same:
+        return "How long it takes is not known yet; on the digits networks it is seconds."
+    return f"For this network that took {span(min(same))} before."
+
+
+def start(spec: RunSpec) -> None:
+    """Queue the noise analysis that serves a run."""
+    try:
+        jobs.submit(noise_profile.spec_of(spec), store.runs_dir())
+    except Refused as error:
+        st.session_state["n-refused"] = str(error)
+
+
+def _running(job: Job) -> None:
+    if job.state == "queued":
+        ahead = "the next to start" if job.place <= 1 else f"place {job.place} in the queue"
+        st.info(f"Waiting: {ahead}. One run works at a time.", icon=":material/hourglass_top:")
+    rows = noise_profile.partial(job.folder)
+    with st.container(horizontal=True, vertical_alignment="center", key="n-progress"):
+        share, text = progress(rows)
+        st.progress(share, text=text)
+        st.button(
+            "Cancel",
+            icon=":material/stop_circle:",
+            disabled=job.state == "cancelling",
+            on_click=_cancel,
+            args=(job.key,),
+            help="What is measured so far stays to be seen.",
+            key="n-cancel",
+        )
+    _so_far(rows)
+
+
+def progress(rows: list[dict]) -> tuple[float, str]:
+    """Share done and a sentence."""
+    if not rows:
+        return 0.0, "Preparing: loading the network, collecting the rows of its layers"
+    done, of = int(rows[-1]["index"]), int(rows[-1]["of"] or 0)
+    return (min(1.0, done / of) if of else 0.0), f"{done} of {of} measurements"
+
+
+def _cancel(key: str) -> None:
+    with suppress(Refused):  # it ended, or its folder went, between the look and the click
+        jobs.cancel(key, store.runs_dir())
+
+
+def _so_far(rows: list[dict]) -> None:
+    """What is measured: how much of each layer's output error is left at the searched reach."""
+    if not rows:
+        return
+    helped = sum(row["left"] < 1 for row in rows)
+    st.caption(f"So far noise lowers the error in {helped} of {len(rows)} measurements.")
+    body = pd.DataFrame(rows)[["layer", "bits", "left"]]
+    frame.data_table("measured so far", body.rename(columns={"left": "error left"}))
+
+
+def _ended(job: Job) -> None:
+    """What happened to an analysis that did not finish, with what it had measured."""
+    said = {
+        "cancelled": "The measurement was cancelled.",
+        "failed": "The measurement was refused.",
+        "crashed": "The measurement's process died.",
+    }[job.state]
+    rows = noise_profile.partial(job.folder)
+    kept = f" It had made {len(rows)} measurements." if rows else ""
+    st.warning(f"**{said}** {job.message}{kept}", icon=":material/warning:")
+    _so_far(rows)

@@ -1,0 +1,70 @@
+"""A process that answers like `qlib._live_worker`, about a network that is made up: no torch.
+
+As a script it takes the place of ``python -m qlib._live_worker``; the first argument is how long
+it stays without a question (seconds).
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from qlib import _live_worker
+from qlib._live_worker import Desk
+from qlib.records import Event, Refused
+
+COMMAND = (sys.executable, __file__)
+WIDTHS, BATCHES = (2, 3, 4), 4
+
+
+class Network:
+    """Class = position + bits; the whole test set are ``BATCHES`` images, one a batch."""
+
+    widths, units, shown = WIDTHS, {"one": 4, "two": 4}, (0, 1)
+
+    def __init__(self, desk: Desk, pause: float = 0.0) -> None:
+        self.desk, self.pause, self.bits = desk, pause, 4
+
+    def choose(self, bits: object, weights: object) -> None:
+        if isinstance(bits, int) and bits not in WIDTHS:
+            raise Refused(f"There are no {bits} bits.")
+        self.bits = sum(bits.values()) if isinstance(bits, dict) else bits
+
+    def guess(self, positions):
+        classes = np.array([[i + self.bits] for i in positions])
+        return classes, np.full(classes.shape, 1 / 3, dtype=np.float32)
+
+    def measure(self):
+        rows = []
+        for i in range(BATCHES):
+            time.sleep(self.pause)
+            rows.append(i + self.bits)
+            self.desk._hear(Event("evaluate", "live", step=i + 1, steps=BATCHES))
+        classes = np.array(rows)[:, None]
+        return (classes, np.ones(classes.shape)), {"top1": 50.0, "top1_low": 1.0, "top1_high": 99.0}
+
+
+class FakeDesk(Desk):
+    """Any folder is a network; its name may say what goes wrong."""
+
+    def _network(self, folder: str) -> Network:
+        name = Path(folder).name
+        if folder not in self._held:
+            self.stage(2)
+            if name == "gone":
+                raise Refused("The run is gone.")
+            if name == "crash":
+                os.abort()
+            self._held[folder] = Network(self, 0.3 if name == "slow" else 0.0)
+        return self._held[folder]
+
+
+if __name__ == "__main__":
+    _live_worker.Desk = FakeDesk
+    sys.modules["qlib._live_net"] = sys.modules[__name__]  # what would load torch
+    _live_worker.main()
