@@ -3,9 +3,12 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from qlib.noise_profile import STAGES, LayerNoise, NoiseProfile
 from qlib.records import RunRecord
 
 Rows = Sequence[Mapping[str, Any]]
+HALF = 0.5  # steps: the reach for which theory gives step²/12
+EVEN = 0.02  # a smaller change of the error is neither help nor harm
 TENSORS = ("weight", "input", "left", "right", "output")
 
 
@@ -43,10 +46,12 @@ def of(
     layer: str = "",
     hist: Mapping[str, Any] | None = None,
     profile: Rows = (),
+    noise: NoiseProfile | None = None,
 ) -> dict[str, Any]:
     """All names of one run; ``record`` with its rows of layers.
 
-    ``hist``: tensors as `qlib.tensors.load` gives them; ``profile``: rows of a sensitivity run.
+    ``hist``: tensors as `qlib.tensors.load` gives them; ``profile``: rows of a sensitivity run;
+    ``noise``: the noise analysis that serves the run.
     """
     m, spec = record.metrics, record.spec
     layers = Layers(record.layers, hist or {})
@@ -55,7 +60,7 @@ def of(
         **m,
         **counts,
         "drop": m["top1_float"] - m["top1"],
-        "won": m["top1"] - m["top1_nearest"],
+        **({"won": m["top1"] - m["top1_nearest"]} if "top1_nearest" in m else {}),
         "seconds": record.seconds["total"],
         "bits": f"W{spec.weight_bits}A{spec.act_bits}",
         "weight_bits": spec.weight_bits,
@@ -65,8 +70,34 @@ def of(
         "layers": layers,
         "worst": _worst(record.layers, profile),
         "profile": _whole(profile),
+        "widths": _widths(record.widths, m["top1_float"]),
+        "units": _units(record.blocks),
+        "noise": _noise(noise, layer) if noise else {},
         **layers.get(layer, {}),
     }
+
+
+def _widths(rows: Rows, whole: float) -> dict[str, dict[str, float]]:
+    """``W8A3`` → what a network of many widths does there; ``whole``: accuracy in float."""
+    return {
+        f"W{int(r['weight_bits'])}A{int(r['act_bits'])}": {**r, "drop": whole - r["top1"]}
+        for r in rows
+    }
+
+
+def _units(rows: Rows) -> dict[str, Any]:
+    """At the lowest width of a network of many: the unit that alone does most, and all together."""
+    several = {r["unit"] for r in rows if sum(r["unit"] == o["unit"] for o in rows) > 1}
+    own = [r for r in rows if r["unit"] in several]
+    if not own:
+        return {}
+    lowest = min(r["bits"] for r in own)
+    low = [r for r in own if r["bits"] == lowest]
+    worst, least = (pick(low, key=lambda r: r["kl"]) for pick in (max, min))
+    return {
+        "n": len(low), "bits": int(lowest), "sum": sum(r["kl"] for r in low),
+        "worst": worst["unit"], "kl": worst["kl"], "least": least["unit"], "least_kl": least["kl"],
+    }  # fmt: skip
 
 
 def _worst(rows: Rows, profile: Rows) -> dict[str, Any]:
@@ -95,3 +126,35 @@ def _whole(profile: Rows) -> dict[str, float]:
             name = names[row["split"]]
             found |= {name: row["top1"], f"kl_{name}": row["kl"]}
     return found
+
+
+def _noise(profile: NoiseProfile, layer: str) -> dict[str, Any]:
+    """By layer and bits, by bits for the own layer, and counts over all layers."""
+    found: dict[str, Any] = {}
+    for one in profile.layers:
+        found.setdefault(one.layer, {})[f"b{one.bits}"] = _noisy(one)
+    counts = {f"b{bits}": _counted(profile, bits) for bits in profile.bits}
+    return found | found.get(layer, {}) | {"count": counts}
+
+
+def _noisy(one: LayerNoise) -> dict[str, float]:
+    numbers = ("rounding", "clipped", "closed_form", "linear_search")
+    found = {name: getattr(one, name) for name in numbers}
+    for end, images, column in (("", "calib", 0), ("_test", "test", 1)):
+        found |= {f"left{end}": one.left(one.closed_form, images)}
+        found |= {f"half{end}": one.left(HALF, images)}
+        stages = zip(STAGES, 100 * one.stages[:, column], strict=True)
+        found |= {f"{stage}{end}": float(value) for stage, value in stages}
+    return found
+
+
+def _counted(profile: NoiseProfile, bits: int) -> dict[str, int]:
+    """How many layers noise of half a step helps and hurts on held-out rows."""
+    here = [one for one in profile.layers if one.bits == bits]
+    halves = [one.left(HALF, "test") for one in here]
+    return {
+        "of": len(here),
+        "helped": sum(share < 1 - EVEN for share in halves),
+        "hurt": sum(share > 1 + EVEN for share in halves),
+        "none": sum(one.closed_form == 0 for one in here),
+    }

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from qlib import paired
+from qlib.noise_profile import NoiseProfile
 from qlib.records import RunRecord
 from qlib.statistics import LEVEL
 
@@ -22,6 +23,7 @@ COARSE, PURE = 0.7, 0.289  # error over step; 1/√12 is rounding alone
 OVERFIT = 1.5  # error on new images over error on calibration images
 JUMP_DB = 6.0  # lost within one block: half the precision
 LOPSIDED = 3.0  # points lost by activations over points lost by weights
+NOISY = 0.9  # of a layer's output error is left where noise helps enough to be told
 TELLING = 1.0  # points: a smaller loss has no cause worth naming
 
 Row = Mapping[str, Any]
@@ -48,11 +50,13 @@ def of(
     hist: Mapping[str, Any] | None = None,
     profile: Sequence[Row] = (),
     preds: Mapping[str, np.ndarray] | None = None,
+    noise: NoiseProfile | None = None,
 ) -> list[Finding]:
     """All findings of a run, the weightiest first.
 
     ``record`` with its rows of layers; ``hist`` as `qlib.tensors.load`, ``profile`` as
-    `qlib.profile.load`, ``preds`` as `qlib.store.load_preds` give them.
+    `qlib.profile.load`, ``preds`` as `qlib.store.load_preds`, ``noise`` as
+    `qlib.noise_profile.load` give them.
     """
     rows = record.layers
     found = [
@@ -63,6 +67,7 @@ def of(
         outliers(hist or {}),
         coarse(rows),
         clipped(rows),
+        noise_helps(record, noise),
     ]
     told = sorted((f for f in found if f), key=lambda f: -f.weight)
     last = unproven(record)
@@ -214,6 +219,26 @@ def unproven(record: RunRecord) -> Finding | None:
         "compare",
         {},
         0.0,
+    )
+
+
+def noise_helps(record: RunRecord, noise: NoiseProfile | None) -> Finding | None:
+    """Fixed noise would lower a layer's output error by a tenth or more at the run's bits."""
+    bits = record.spec.act_bits
+    here = [x for x in noise.layers if x.bits == bits] if noise else []
+    left = {x.layer: x.left(x.closed_form, "test") for x in here if x.closed_form > 0}
+    gain = [share for share in left.values() if share < 1]
+    best = min(left, key=left.__getitem__, default="")
+    if not best or left[best] > NOISY:
+        return None
+    return Finding(
+        "noise",
+        f"Fixed noise before rounding lowers the error of **{len(gain)} of {len(here)}** layers at "
+        f"{bits} bits, most that of `{best}` (by {100 * (1 - left[best]):.0f} %).",
+        "NoisyQuant searches its reach; in the other layers the best noise is none or hardly any.",
+        "noisyquant",
+        {"layer": best, "n_bits": str(bits)},
+        (1 - left[best]) / (1 - NOISY) / 10,  # a chance, not a fault: told after those
     )
 
 

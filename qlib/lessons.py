@@ -47,6 +47,17 @@ comparisons, ``and or not``, ``abs min max round``, and these names:
   error (alone; in the whole network; by sensitivity), ``worst.kl`` the last one's KL
 - ``profile.float``, ``profile.weights``, ``profile.inputs``, ``profile.both``: top-1 of the
   sensitivity run with nothing, weights, activations, all quantized; ``profile.kl_both`` and so on
+- ``noise.b6``: what noise does to the step's layer at 6 bits, ``noise["NAME"].b6`` to another:
+  ``rounding`` (in step²/12), ``closed_form`` and ``linear_search`` (reaches in steps), ``left`` and
+  ``half`` (share of the output's error that is left at the first of them and at half a step),
+  ``plain clip shift noise`` (% of the output's energy), each with ``_test`` for held-out rows
+- ``noise.count.b6``: ``helped``, ``hurt``, ``of`` layers by noise of half a step, held-out rows;
+  ``none``: layers whose search chose no noise
+- of a run of one network with many bit-widths: ``stored_mb``; ``widths["W8A3"].top1``, ``.drop``,
+  ``.kl``, ``.weight_mb`` and the like of each measured pair; ``units.n``, ``units.bits`` (how many
+  units can be switched, the lowest width), ``units.worst``, ``units.kl``, ``units.least``,
+  ``units.least_kl``, ``units.sum``: KL of units alone at that width. ``top1`` and the like are
+  those of the step's ``b``
 - ``NAME.top1``, ``NAME.layers[...]``...: the same of a run named in **runs**, whose entry
   gives what differs from the step's ``m q b layer``
 """

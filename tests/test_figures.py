@@ -18,7 +18,9 @@ VIEWS = {
         "layer": "blocks.1.mlp.fc2",
     },
     "5_Sensitivity": {"m": "digits-vit", "q": "qdrop", "b": "W3A3"},
+    "6_NoisyQuant": {"m": "digits-vit", "layer": "blocks.0.mlp.fc2", "n_bits": "4"},
     "7_Reconstruction": {"m": "digits-vit", "q": "qdrop", "b": "W3A3"},
+    "8_Bits": {"m": "digits-vit", "b": "W4A4"},
     "9_Compare": {"m": "digits-resnet", "b": "W2A2"},
 }
 MOST = 10_000

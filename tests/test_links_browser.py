@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import fake_noise
 import fake_profiles
 import pytest
 from browser_kit import Server, chromium, serving, window  # noqa: F401 (fixtures)
@@ -19,7 +20,9 @@ VIEWS = {  # a view of each page that is not the one it opens with
     "start": "q=brecq&b=W4A4",
     "distributions": f"q=brecq&b=W4A4&layer={LAYER}",
     "sensitivity": f"b=W4A4&layer={LAYER}&d=calib",
+    "noisyquant": f"b=W4A4&layer={LAYER}&n_bits=4&n_reach=0.50",
     "reconstruction": f"q=brecq&b=W4A4&layer={LAYER}",
+    "bits": "q=brecq&b=W4A4&b_x=Size",
     "compare": "m=digits-vit&b=W4A4&x=size",
     "run": "method=QDrop&w=3&calib=99",
 }
@@ -41,6 +44,7 @@ def demo(tmp_path_factory, chromium) -> Path:  # noqa: F811
             spec = RunSpec("digits-vit", "digits", method, weight_bits=bits, act_bits=bits)
             fake_profiles.write_base(folder, checked(spec))
     fake_profiles.write(folder, checked(RunSpec("digits-vit", "digits", "nearest")))
+    fake_noise.write(folder, checked(RunSpec("digits-vit", "digits", "nearest")))
     return folder
 
 

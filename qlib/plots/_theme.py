@@ -54,6 +54,8 @@ STYLES = {
     "easyquant": Style("#B38C19", "dot", "triangle-left"),
     "ptq4vit": Style("#C91DAC", "dashdot", "bowtie"),
     "repq_vit": Style("#2E9E5D", "longdash", "hourglass"),
+    "ptmq": Style("#3848FA", "longdash", "hexagram"),
+    "ptmq_naive": Style("#BF6AFB", "dash", "star-square"),
 }
 
 
@@ -109,12 +111,20 @@ def frame(
     ``width`` is the number of characters of the title's longest line. ``large`` is for a room:
     text, lines and marks that are read from the last row, on a higher figure.
     """
+    figure.update_layout(settings(title, height, dark=dark, width=width, large=large))
+    look = axis(dark=dark, large=large)
+    figure.update_xaxes(look, selector=_shown)
+    figure.update_yaxes(look, selector=_shown)
+    return _large.enlarge(figure) if large else figure
+
+
+def settings(title: str, height: int, *, dark: bool, width: int, large: bool) -> dict[str, Any]:
+    """The layout that `frame` gives a figure, its axes left out."""
     size, heading = (_large.FONT, _large.TITLE) if large else (FONT_SIZE, TITLE_SIZE)
     lines = wrapped(title, round(width * TITLE_SIZE / heading))
-    grid = "rgba(128,133,140,0.22)"
     top = 26 + round(1.3 * heading) * (lines.count("<br>") + 1)
-    figure.update_layout(
-        title={
+    return {
+        "title": {
             "text": lines,
             "x": 0,
             "xref": "container",
@@ -125,21 +135,22 @@ def frame(
             "pad": {"t": 6 + round(0.65 * heading) * lines.count("<br>"), "l": 2},
             "font": {"size": heading, "weight": 600, "color": ink(dark)},
         },
-        height=round(height * _large.HEIGHT) if large else height,
-        margin={"l": 8, "r": 8, "t": top, "b": 8},
-        font={"family": FONT, "size": size, "color": ink(dark)},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        hoverlabel={"font": {"size": size}, "align": "left"},
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": faint(dark), "activecolor": ink(dark)},
-        uirevision="keep",
-    )
-    axis = {"automargin": True, "gridcolor": grid, "zeroline": False}
-    text = {"size": size, "color": faint(dark)}
-    look = axis | {"tickfont": text, "title": {"font": text}}
-    figure.update_xaxes(look, selector=_shown)
-    figure.update_yaxes(look, selector=_shown)
-    return _large.enlarge(figure) if large else figure
+        "height": round(height * _large.HEIGHT) if large else height,
+        "margin": {"l": 8, "r": 8, "t": top, "b": 8},
+        "font": {"family": FONT, "size": size, "color": ink(dark)},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "hoverlabel": {"font": {"size": size}, "align": "left"},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": faint(dark), "activecolor": ink(dark)},
+        "uirevision": "keep",
+    }
+
+
+def axis(*, dark: bool, large: bool) -> dict[str, Any]:
+    """The look that `frame` gives each axis."""
+    text = {"size": _large.FONT if large else FONT_SIZE, "color": faint(dark)}
+    plain = {"automargin": True, "gridcolor": "rgba(128,133,140,0.22)", "zeroline": False}
+    return plain | {"tickfont": text, "title": {"font": text}}
 
 
 def _shown(axis: go.layout.XAxis | go.layout.YAxis) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import plotly.graph_objects as go
 
-from qlib.plots import _theme
+from qlib.plots import _stairs, _theme
 from qlib.plots._learned import tied
 from qlib.records import RunRecord
 from qlib.statistics import LEVEL, p_text, wilson
@@ -172,33 +172,11 @@ def _bars(figure: go.Figure, info: Waterfall, dark: bool) -> None:
     for place in range(1, len(info.steps)):
         before, after = info.steps[place - 1].value, info.steps[place].value
         better = info.gain(place) >= 0
-        color = _theme.RIGHT if better else _theme.WRONG
-        figure.add_shape(
-            type="line",
-            x0=place - 1,
-            x1=place + 0.28,
-            y0=before,
-            y1=before,
-            line={"color": _theme.faint(dark), "width": 1, "dash": "dot"},
-        )
-        figure.add_shape(
-            type="rect",
-            x0=place - 0.28,
-            x1=place + 0.28,
-            y0=before,
-            y1=after,
-            line={"width": 0},
-            fillcolor=_theme.rgba(color, 0.35),
-            layer="below",
-        )
-        figure.add_annotation(
-            x=place + 0.3,
-            y=(before + after) / 2,
-            xanchor="left",
-            text=("▲ " if better else "▼ ") + amount(info, info.gain(place)),
-            showarrow=False,
-            font={"size": _theme.FONT_SIZE, "color": _theme.ink(dark)},
-        )
+        text = ("▲ " if better else "▼ ") + amount(info, info.gain(place))
+        shapes, note = _stairs.bar(place, before, after, text, better=better, dark=dark)
+        for shape in shapes:
+            figure.add_shape(shape)
+        figure.add_annotation(note)
 
 
 def _float(figure: go.Figure, info: Waterfall, dark: bool) -> None:

@@ -11,6 +11,7 @@ from qlib.jobs import Job
 from qlib.records import Refused, RunSpec
 from qlib.ui import progress, state, timeline
 from qlib.ui.bits import MANY, Shown
+from qlib.ui.bits_live import switchable
 from qlib.ui.timeline import span
 
 EVERY = 1.0  # seconds between looks at a running job
@@ -26,9 +27,12 @@ class Wanted:
 
 
 def wanted(shown: Shown) -> Wanted | None:
-    """The chosen cell where it was not measured; else the network with many widths, if missing."""
+    """The chosen cell where it was not measured; else the network with many widths, if missing.
+
+    None where nothing is missing, or the live network measures it without a run.
+    """
     if shown.cell is None:
-        return _of_cell(shown)
+        return None if switchable(shown) else _of_cell(shown)
     if shown.many is None:
         return _of_many(shown)
     return None

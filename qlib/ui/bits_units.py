@@ -9,7 +9,7 @@ from qlib import allocation
 from qlib.plots import _theme
 from qlib.records import Refused
 from qlib.store import Entry
-from qlib.ui import address, bits_mix, export, live, state
+from qlib.ui import address, bits_live, bits_mix, export, live, state
 from qlib.ui.bits_mix import Mix, decode, encode
 from qlib.ui.words import word
 
@@ -19,7 +19,7 @@ BY = "b_by"
 BYS = {"weight_mb": "Size", "gbops": "Bit-operations"}
 UNITS = {"weight_mb": "MB", "gbops": "billion bit-operations"}
 STEPS = 60  # places of the budget slider
-FRONT, TABLE, MEASURED = "b-front", "b-units", "b-measured"
+FRONT, TABLE = "b-front", "b-units"
 KL_AT = "Nats: what this unit does alone at these bits, all others in float."
 Session = MutableMapping[str, Any]
 
@@ -130,32 +130,8 @@ def _numbers(mix: Mix) -> None:
 def _measure(mix: Mix) -> None:
     """The true accuracy of the assignment, from the live network."""
     st.caption("True accuracy of this assignment:")
-    ready = live.switch(mix.entry, word("live"))
-    known = st.session_state.setdefault(MEASURED, {})
-    key = (mix.entry.key, mix.code)
-    if ready and key not in known:
-        st.button(
-            "Measure on the test images", icon=":material/speed:", key="b-measure",
-            on_click=measure, args=(mix.entry, dict(mix.choice.bits), key),
-        )  # fmt: skip
-    if "b-live-refused" in st.session_state:
-        st.warning(st.session_state.pop("b-live-refused"), icon=":material/power_off:")
-    if key in known:
-        st.markdown(known[key])
-
-
-def measure(entry: Entry, bits: Mapping[str, int], key: tuple[str, str]) -> None:
-    """Ask the live network for its accuracy on all test images; remember what it says."""
-    try:
-        found = live.answer(entry, dict(bits), "test")
-    except Refused as error:
-        st.session_state["b-live-refused"] = str(error)
-        return
-    whole = entry.record.metrics["top1_float"]
-    st.session_state.setdefault(MEASURED, {})[key] = (
-        f"**Top-1 {found.top1:.1f} %** (95 %: {found.top1_low:.1f} to {found.top1_high:.1f}), "
-        f"float {whole:.1f} %; measured in {found.seconds:.1f} s"
-    )
+    if live.switch(mix.entry, word("live")):
+        bits_live.offer(mix.entry, mix.code, mix.choice.bits)
 
 
 # ---- the table -------------------------------------------------------------------------------

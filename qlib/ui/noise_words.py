@@ -131,8 +131,8 @@ def curve_note(profile: NoiseProfile, found: LayerNoise, reach: float, draw: str
     inputs = _noise.effect(_expected(found, reach))
     if (output, inputs) == ("helps", "hurts"):
         text += (
-            " **Inputs hurt, output helped:** errors that all have one sign add up in the output; "
-            "with noise they are of both signs, and cancel."
+            " **Inputs hurt, output helped:** without noise the errors of many inputs go together "
+            "and add up in the output; with it they are independent, and partly cancel."
         )
     return text
 

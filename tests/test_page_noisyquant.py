@@ -1,0 +1,470 @@
+"""The NoisyQuant page: measured and not, while it is measured, its controls, its words."""
+
+import json
+from dataclasses import replace
+
+import fake_noise
+import fake_profiles
+import fake_runs
+import numpy as np
+import pytest
+from test_pages import figures, open_page, texts, waiting
+
+from qlib import facts, findings, jobs, noise_profile, store
+from qlib.records import Refused, RunSpec
+from qlib.specs import checked
+from qlib.ui import noise_data, noise_measure, noise_saved, noise_words, resolve, state, theorem
+
+PAGE = "pages/6_NoisyQuant.py"
+SPEC = checked(RunSpec("digits-vit", "digits", "nearest"))
+RESNET = checked(RunSpec("digits-resnet", "digits", "nearest"))
+HELPED, HURT = "blocks.1.attn.proj", "blocks.0.attn.proj"
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """A measured network with two runs, and one that is not measured."""
+    folder = tmp_path_factory.mktemp("noise")
+    fake_runs.write_run(folder, SPEC)
+    fake_runs.write_run(folder, checked(RunSpec("digits-vit", "digits", "brecq", 3, 3)))
+    fake_runs.write_run(folder, RESNET)
+    fake_noise.write(folder, SPEC)
+    return folder
+
+
+@pytest.fixture
+def demo(made, tmp_path, monkeypatch):
+    """The stored runs; an empty folder for own ones, which is returned."""
+    (tmp_path / "RUNS").mkdir()
+    monkeypatch.setenv("QLIB_DEMO", str(made))
+    monkeypatch.setenv("QLIB_RUNS", str(tmp_path / "RUNS"))
+    return tmp_path / "RUNS"
+
+
+def page(**query):
+    return open_page(PAGE, **({"m": "digits-vit"} | query))
+
+
+def titles(at):
+    found = [body["layout"]["title"]["text"] for body in figures(at)]
+    return [t.replace("<br>", " ").replace("\N{NO-BREAK SPACE}", " ") for t in found]
+
+
+def known(layer, bits):
+    return next(x for x in fake_noise.layers() if (x.layer, x.bits) == (layer, bits))
+
+
+# ---- measured -------------------------------------------------------------------------------
+
+
+def test_the_page_begins_behind_the_gelu_of_a_middle_block_at_six_bits(demo):
+    at = page()
+    assert at.title[0].value == "When does adding noise remove error?"
+    assert at.query_params["layer"] == "blocks.1.mlp.fc2"
+    found = known("blocks.1.mlp.fc2", 6)
+    assert at.segmented_control(key="n_bits").value == 6
+    assert at.slider(key="n_reach").value == found.closed_form
+    assert len(figures(at)) == 6 and all(c.proto.alt for c in at.get("plotly_chart"))
+
+
+@pytest.mark.parametrize(("layer", "word"), [(HELPED, "it helps"), (HURT, "chose no noise")])
+def test_the_answer_is_the_records(demo, layer, word):
+    at = page(layer=layer, n_bits="4")
+    said, found = texts(at), known(layer, 4)
+    assert word in said
+    assert at.slider(key="n_reach").value == found.closed_form
+    share = found.left(found.closed_form)
+    assert f"output error calibration **{share:.2f}×**" in said
+    assert f"rounding **{found.rounding:.2f}** × step²/12" in said
+    if layer == HELPED:
+        held = found.left(found.closed_form, "test")
+        assert f"**{100 * (1 - held):.0f} % less** output error on held-out rows" in said
+
+
+def test_bits_move_everything_and_start_at_their_own_search(demo):
+    at = page(layer=HELPED, n_bits="4", n_reach="1.20")
+    assert at.slider(key="n_reach").value == 1.2
+    before = titles(at)
+    at.segmented_control(key="n_bits").set_value(3).run()
+    assert not at.exception
+    assert at.slider(key="n_reach").value == known(HELPED, 3).closed_form
+    assert "n_reach" not in at.query_params
+    assert [a == b for a, b in zip(before, titles(at), strict=True)][:5] == [False] * 5
+
+
+def test_the_slider_moves_figures_and_the_address(demo):
+    at = page(layer=HELPED, n_bits="4")
+    at.slider(key="n_reach").set_value(0.2).run()
+    assert at.query_params["n_reach"] == "0.20"
+    shown = titles(at)
+    assert all("±0.20 steps" in t for t in shown[:4])
+    share = known(HELPED, 4).left(0.2)
+    assert f"{share:.2f}×" in shown[1]
+
+
+@pytest.mark.parametrize("draw", ["mean", "1", "3", "normal"])
+def test_every_draw_is_shown(demo, draw):
+    at = page(layer=HELPED, n_bits="4", n_reach="0.50")
+    at.selectbox(key="n_draw").set_value(draw).run()
+    assert not at.exception
+    found = known(HELPED, 4)
+    wanted = {"mean": found.calib.mean(0), "normal": found.normal}.get(draw)
+    wanted = found.calib[int(draw) - 1] if wanted is None else wanted
+    assert f"{wanted[10]:.2f}×" in titles(at)[1]
+    assert ("held-out **" in texts(at)) == (draw != "normal")
+
+
+def test_layers_at_their_own_reach(demo):
+    at = page(layer=HELPED, n_bits="4")
+    at.segmented_control(key="n_all").set_value("own").run()
+    assert titles(at)[2].startswith("Each layer at its own reach")
+
+
+def test_held_out_or_calibration(demo):
+    found = known(HELPED, 4)
+    for images, name in (("test", "held-out"), ("calib", "calibration")):
+        said = texts(page(layer=HELPED, n_bits="4", d=images))
+        share = found.left(found.closed_form, images)
+        assert f"**{100 * (1 - share):.0f} % less** output error on {name} rows" in said
+
+
+def test_sign_flips_between_bits_are_told(demo):
+    told = {(x.layer, x.bits): x.left(0.5, "test") for x in fake_noise.layers()}
+    names = dict.fromkeys(layer for layer, _ in told)
+    layer = next(
+        n
+        for n in names
+        if any(told[n, b] < 0.98 for b in (3, 4, 6)) and any(told[n, b] > 1.02 for b in (3, 4, 6))
+    )
+    helped = noise_words.bits_of([b for b in (3, 4, 6) if told[layer, b] < 0.98])
+    hurt = noise_words.bits_of([b for b in (3, 4, 6) if told[layer, b] > 1.02])
+    said = texts(page(layer=layer, n_bits="4", n_reach="0.50"))
+    assert f"**Changing the bits flips the sign:** at {helped} noise of ±0.50 steps helps" in said
+    assert f"at {hurt} it hurts" in said
+
+
+def test_caution_and_scope_are_told_and_the_run_form_is_a_click_away(demo):
+    at = page(layer=HELPED, n_bits="4")
+    said = texts(at)
+    assert "the sum of three tricks" in said and "out of scope" in said
+    links = [link.proto for link in at.get("page_link")]
+    (run,) = [link for link in links if "Run NoisyQuant" in link.label]
+    assert "w=4" in run.query_string and "method=NoisyQuant" in run.query_string
+
+
+def test_all_methods_and_bits_share_one_analysis(demo):
+    at = page(q="brecq", b="W3A3", layer=HELPED, n_bits="4")
+    assert "Nobody has measured" not in texts(at) and "it helps" in texts(at)
+
+
+def test_a_noise_analysis_is_no_sensitivity_profile(demo):
+    assert state.analyses() == {}
+    assert "Nobody has measured the layers" in texts(
+        open_page("pages/5_Sensitivity.py", m="digits-vit", q="nearest", b="W4A4")
+    )
+
+
+def test_links_with_nonsense_fall_back(demo):
+    at = page(layer="blocks.9.gone", n_bits="17", n_reach="many", n_draw="nobody")
+    assert at.segmented_control(key="n_bits").value == 6 and at.selectbox(key="n_draw").value
+
+
+def test_tables_and_recipes(demo):
+    at = page(layer=HELPED, n_bits="4", n_reach="0.50")
+    before = len(at.dataframe)
+    at.session_state["n-data"] = True
+    at.run()
+    assert not at.exception and len(at.dataframe) == before + 5
+    curves = next(
+        d.value for d in at.dataframe if "reach (steps)" in d.value and len(d.value) == 31
+    )
+    told = list(known(HELPED, 4).calib.mean(0))
+    assert list(curves["calibration"]) == pytest.approx(told, rel=1e-3)
+
+
+def test_the_notebooks_recipe_makes_the_figure_again(tmp_path):
+    folder = fake_noise.write(tmp_path, SPEC)
+    found = known(HELPED, 4)
+    calls = {
+        "inside_one_cell": "found, 0.5", "error_over_noise": "found, 0.5, 'mean'",
+        "who_gains": "profile.layers, 4, None, 'mean', 'test'", "noise_tricks": "found, 'test'",
+    }  # fmt: skip
+    for plot, call in calls.items():
+        code = noise_saved.recipe(noise_saved.Saved(plot, None, "", dict, call), found)
+        names = {"specs": [SPEC], "HERE": tmp_path, "run": None}
+        exec(code, names)
+        assert names["folder"] == folder and names["figure"].data
+    assert noise_saved.recipe(noise_saved.Saved("noisy_values", None, "", dict), found) == ""
+
+
+# ---- other layers ---------------------------------------------------------------------------
+
+
+def test_layers_that_cannot_have_noise_have_a_stand_in(demo, monkeypatch):
+    assert noise_data.nearest("a", ["b", "d"], ["a", "b", "c", "d"]) == "b"
+    assert noise_data.nearest("c", ["b"], ["a", "b", "c"]) == "b"
+    assert noise_data.nearest("gone", ["b", "d"], ["a", "b"]) == "b"
+    assert noise_data.nearest("a", [], ["a"]) == ""
+    said = noise_words.stand_in("blocks.0.attn.mix", "blocks.0.attn.proj", "matmul")
+    assert "no bias to take noise off" in said and said.endswith("`blocks.0.attn.proj`.")
+    assert "several positions" in noise_words.stand_in("stem", "head", "conv2d")
+
+
+def test_a_product_of_attention_is_answered_with_the_next_layer(tmp_path, monkeypatch):
+    for name in ("DEMO", "RUNS"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(f"QLIB_{name}", str(tmp_path / name))
+    fake_profiles.write_base(tmp_path / "DEMO", SPEC)
+    fake_noise.write(tmp_path / "DEMO", SPEC)
+    at = page(layer="blocks.1.attn.mix", n_bits="4")
+    assert any("Shown instead: `blocks.1.attn.proj`" in i.value for i in at.info)
+    assert "**`blocks.1.attn.proj`** · 4 bits" in texts(at)
+    assert not any("no attention" in i.value for i in at.info)
+
+
+def test_without_attention_little_is_promised():
+    assert noise_words.without_attention(["linear", "matmul"]) == ""
+    assert "expect little" in noise_words.without_attention(["conv", "linear"])
+
+
+def test_clicks_set_the_reach_and_beside_do_nothing(monkeypatch):
+    params = {}
+    monkeypatch.setattr(noise_data.st, "query_params", params)
+    for points in ([], [{"customdata": None}], [{"customdata": ["layer"]}]):
+        noise_data.clicked_reach("n", {"n": {"selection": {"points": points}}})
+    assert params == {}
+    noise_data.clicked_reach("n", {"n": {"selection": {"points": [{"customdata": [0.349]}]}}})
+    assert params == {"n_reach": "0.35"}
+    assert noise_data.on_grid(7) == 1.5 and noise_data.on_grid(-1) == 0
+
+
+# ---- words ----------------------------------------------------------------------------------
+
+
+def curve(values, **changes):
+    """A layer whose draws all have these shares at reaches 0, ½, 1, 1½."""
+    rows = np.interp(np.arange(31) / 20, [0, 0.5, 1, 1.5], values) + np.zeros((3, 1))
+    return replace(known(HURT, 4), calib=rows, test=rows, **changes)
+
+
+def test_answers_in_all_cases():
+    said = noise_words.answer
+    assert "the search chose no noise" in said(curve([1, 2, 3, 4], closed_form=0.0), "test")
+    assert "Yet" not in said(curve([1, 2, 3, 4], closed_form=0.0), "test")
+    assert "would fall to 0.70× with ±0.50" in said(curve([1, 0.7, 3, 4], closed_form=0.0), "test")
+    assert "**30 % less** output error" in said(curve([1, 0.7, 3, 4], closed_form=0.5), "calib")
+    assert "next to nothing" in said(curve([1, 0.99, 3, 4], closed_form=0.5), "test")
+    worse = said(curve([1, 1.4, 3, 4], closed_form=0.5), "test")
+    assert "**40 % more**" in worse and "hurts, although the search expected" in worse
+    assert "3.0 times the" in said(curve([1, 2, 3, 4], closed_form=1.0), "test")
+    none = np.full(4, np.nan)
+    assert "found no number" in said(curve(none, closed_form=np.nan), "test")
+
+
+def test_flips_in_all_cases():
+    def told(shares, reach=0.5):
+        layers = [
+            replace(curve([1, share, share, share]), bits=bits, layer="x")
+            for bits, share in zip((3, 4, 6), shares, strict=True)
+        ]
+        profile = noise_profile.NoiseProfile(SPEC, tuple(layers), 3, 128)
+        return noise_words.flips(profile, "x", reach)
+
+    assert "at 6 bits noise of ±0.50 steps helps this layer, at 3 and 4 bits" in told((2, 2, 0.5))
+    assert told((0.5, 0.5, 1)) == (
+        "For this layer noise of ±0.50 steps helps at 3 and 4 bits, and changes next to nothing at "
+        "6 bits."
+    )
+    assert "hurts at 3, 4 and 6 bits." in told((2, 2, 2))
+    assert "At no bit-width" in told((1, 1.01, 0.99))
+    assert "±0.50 steps" in told((2, 2, 0.5), reach=0.0)
+
+
+# ---- not measured ---------------------------------------------------------------------------
+
+
+def no():
+    raise Refused("There is no job.")
+
+
+def test_missing_analysis_is_explained_and_offered(demo):
+    at = page(m="digits-resnet")
+    said = texts(at)
+    assert "Nobody has measured noise in `digits-resnet` yet." in said
+    assert "has to be measured to tell" in said and "not known yet" in said
+    assert at.button(key="n-measure").label == "Measure it"
+    assert len(figures(at)) == 1  # the theorem needs no run
+
+
+def test_measure_queues_the_analysis(demo, monkeypatch):
+    seen = []
+
+    def submit(spec, runs):
+        seen.append(spec)
+        return waiting(spec, runs)
+
+    monkeypatch.setattr(jobs, "submit", submit)
+    monkeypatch.setattr(jobs, "status", lambda key, runs: waiting(seen[0], runs) if seen else no())
+    at = page(m="digits-resnet")
+    at.button(key="n-measure").click().run()
+    (spec,) = seen
+    assert spec == noise_profile.spec_of(RESNET) == checked(spec)
+    assert any("the next to start" in i.value for i in at.info)
+    assert at.button(key="n-cancel")
+
+
+def job_page(demo, monkeypatch, status, many, **fields):
+    spec = noise_profile.spec_of(RESNET)
+    job = waiting(spec, demo, state=status, place=0, **fields)
+    job.folder.mkdir(parents=True)
+    lines = [
+        {"phase": "profile", "unit": f"layer{i}", "index": i + 1, "of": 18, "loss": 0.9 + 0.05 * i,
+         "note": "noise 4", "t": 1.0 + i, "mb": 1.0}
+        for i in range(many)
+    ]  # fmt: skip
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (job.folder / "events.jsonl").write_text(text)
+    monkeypatch.setattr(jobs, "status", lambda key, runs: job if key == spec.key else no())
+    monkeypatch.setattr(jobs, "list_jobs", lambda folder: [job])
+    return page(m="digits-resnet")
+
+
+def test_a_running_analysis_shows_what_it_has(demo, monkeypatch):
+    at = job_page(demo, monkeypatch, "running", 4, started=1.0)
+    (bar,) = at.get("progress")
+    assert "4 of 18 measurements" in bar.proto.text
+    assert "lowers the error in 2 of 4 measurements" in texts(at)
+    assert at.button(key="n-cancel") and "n-measure" not in {b.key for b in at.button}
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ("cancelled", "The measurement was cancelled."),
+        ("failed", "The measurement was refused."),
+        ("crashed", "The measurement's process died."),
+    ],
+)
+def test_an_ended_analysis_says_why(demo, monkeypatch, status, words):
+    at = job_page(demo, monkeypatch, status, 3, message="Because.")
+    (said,) = [w.value for w in at.warning]
+    assert words in said and "Because." in said and "3 measurements" in said
+    assert at.button(key="n-measure").label == "Measure it again"
+
+
+def test_nothing_measured_yet_is_no_share():
+    share, text = noise_measure.progress([])
+    assert share == 0 and text.startswith("Preparing")
+
+
+def test_a_damaged_analysis_is_named(tmp_path, monkeypatch):
+    for name in ("DEMO", "RUNS"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(f"QLIB_{name}", str(tmp_path / name))
+    fake_runs.write_run(tmp_path / "DEMO", SPEC)
+    file = fake_noise.write(tmp_path / "DEMO", SPEC) / noise_profile.FILE
+    file.write_bytes(file.read_bytes()[:500])
+    at = page()
+    assert any(f"{noise_profile.FILE} is damaged" in w.value for w in at.warning)
+    assert at.button(key="n-measure")
+
+
+def test_a_failed_search_is_labelled(tmp_path, monkeypatch):
+    """A layer whose values are all equal: its error is 0, so nothing can be relative to it."""
+    for name in ("DEMO", "RUNS"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(f"QLIB_{name}", str(tmp_path / name))
+    fake_runs.write_run(tmp_path / "DEMO", SPEC)
+    out = fake_noise.write(tmp_path / "DEMO", SPEC)
+    profile, none = noise_profile.load(out), np.full((3, 31), np.nan)
+    bad = {"calib": none, "test": none, "normal": none[0], "predicted": none[0]}
+    bad |= {"closed_form": np.nan, "linear_search": np.nan, "stages": np.zeros((4, 2))}
+    layers = tuple(replace(x, **bad) if x.layer == HURT else x for x in profile.layers)
+    noise_profile.save(out, replace(profile, layers=layers))
+    at = page(layer=HURT, n_bits="4")
+    assert "found no number" in texts(at) and at.slider(key="n_reach").value == 0
+    assert "no error that noise could change" in titles(at)[1]
+    assert not [t for t in figures(at)[2]["data"] if t.get("name") == "chosen layer"]
+
+
+def test_no_run_at_all(tmp_path, monkeypatch):
+    for name in ("DEMO", "RUNS"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(f"QLIB_{name}", str(tmp_path / name))
+    at = open_page(PAGE)
+    assert "There is no finished run to look at yet" in texts(at) and len(figures(at)) == 1
+
+
+def test_a_link_to_an_analysis_shows_its_network(demo):
+    entries = [e for e in store.list_runs(store.demo_dir()) if not e.record.spec.analysis]
+    choice = resolve.choose({"run": noise_profile.spec_of(SPEC).key}, entries, {})
+    assert choice.spec.model == "digits-vit" and choice.spec.method == "nearest"
+
+
+@pytest.mark.parametrize("analysis", ["noise", "sensitivity"])
+def test_a_finished_analysis_is_shown_on_its_own_page(tmp_path, monkeypatch, analysis):
+    for name in ("DEMO", "RUNS"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(f"QLIB_{name}", str(tmp_path / name))
+    fake = {"noise": fake_noise, "sensitivity": fake_profiles}[analysis]
+    out = fake.write(tmp_path / "DEMO", SPEC)
+    at = open_page("pages/3_Run.py", job=out.name)
+    (link,) = [p.proto for p in at.get("page_link") if p.proto.label.startswith("Look at it on")]
+    assert "m=digits-vit" in link.query_string and "Done: in `digits-vit`" in texts(at)
+
+
+def test_outputs_that_gain_where_inputs_lose_are_explained():
+    profile = fake_noise.profile(SPEC)
+    found = replace(curve([1, 0.7, 2, 2]), predicted=np.full(31, 1.5))
+    assert "partly cancel" in noise_words.curve_note(profile, found, 0.5, "mean")
+    assert "partly cancel" not in noise_words.curve_note(profile, found, 1.0, "mean")
+
+
+# ---- theorem --------------------------------------------------------------------------------
+
+
+def test_the_theorem_tells_its_numbers_and_its_condition(demo):
+    at = page(layer=HELPED)
+    assert "**D = −0.307 b²**" in texts(at) and "Inside the condition" in texts(at)
+    at.slider(key="t_n").set_value(0.1).run()
+    assert "never crosses the boundary" in texts(at) and "**D = +0.003 b²**" in texts(at)
+    at.slider(key="t_n").set_value(2.5).run()
+    assert "reaches a third level" in texts(at)
+    at.slider(key="t_n").set_value(0.0).run()
+    assert "**D = 0**" in texts(at)
+
+
+def test_the_theorems_table_agrees_with_itself():
+    table = theorem.table(0.4)
+    gap = (table["D, formula (b²)"] - table["D, simulation (b²)"]).abs()
+    assert (gap < 5 * table["standard error"] + 1e-9).all() and len(table) == 10
+
+
+# ---- findings, lessons ----------------------------------------------------------------------
+
+
+def test_a_finding_names_the_layer_that_gains_most(made):
+    record = store.load(made / SPEC.key)
+    profile = fake_noise.profile(SPEC)
+    found = findings.noise_helps(record, profile)
+    here = [x for x in profile.layers if x.bits == 4 and x.closed_form > 0]
+    best = min(here, key=lambda x: x.left(x.closed_form, "test"))
+    assert best.layer in found.text and found.set == {"layer": best.layer, "n_bits": "4"}
+    count = sum(x.left(x.closed_form, "test") < 1 for x in here)
+    assert f"**{count} of 16** layers at 4 bits" in found.text and found.page == "noisyquant"
+    assert findings.noise_helps(record, None) is None
+    none = tuple(replace(x, closed_form=0.0) for x in profile.layers)
+    assert findings.noise_helps(record, replace(profile, layers=none)) is None
+
+
+def test_lessons_know_the_numbers(made):
+    record = store.load(made / SPEC.key)
+    found = facts.of(record, layer=HELPED, noise=fake_noise.profile(SPEC))["noise"]
+    one = known(HELPED, 4)
+    assert found["b4"] == found[HELPED]["b4"]
+    assert found["b4"]["half_test"] == one.left(0.5, "test")
+    assert found["b4"]["clip_test"] == pytest.approx(100 * one.stages[1, 1])
+    here = [x.left(0.5, "test") for x in fake_noise.layers() if x.bits == 4]
+    assert found["count"]["b4"]["helped"] == sum(s < 0.98 for s in here)
+    assert found["count"]["b4"]["of"] == 16 and "b8" not in found["count"]
+    assert facts.of(record)["noise"] == {}
