@@ -25,15 +25,20 @@ LEARNED_BITS = (4, 3, 2)
 PROFILED_BITS = (4, 3)  # of the learned methods; all of nearest
 LEARNED = ("adaround", "brecq", "qdrop")
 # a profile takes the quantizers of its run, so runs come first
-WAVES = ("runs", "profiles", "noise", "shared")
+WAVES = ("runs", "widths", "profiles", "noise", "shared")
 IMAGES = 600  # all held-out digits: the whole network's row is then the run's own accuracy
-LIMIT = 25e6  # bytes that all of it may take
+LIMIT = 30e6  # bytes that all of it may take
 
 
 def specs(wave: str) -> list[RunSpec]:
     """All demo runs, default settings, seed 0, or the analyses of some of them."""
     if wave == "shared":
         return [_deit()]
+    if wave == "widths":  # one network for many widths, the naive switch, and one for each
+        rest = [("qdrop", b, {}) for b in (8, 6)]
+        rest += [("ptmq", 4, {}), ("ptmq", 8, {"learned_at": "highest"})]
+        return [checked(RunSpec(m, "digits", q, b, b, settings=said))
+                for q, b, said in rest for m in DIGITS]  # fmt: skip
     if wave == "noise":
         return [noise_profile.spec_of(RunSpec(m, "digits", "nearest")) for m in DIGITS]
     grid = [("nearest", b) for b in NEAREST_BITS]

@@ -38,6 +38,7 @@ class Network:
     more: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     test: int | None = None  # held-out images of comparisons of choices
+    norms: bool = True  # does it have batch norms, whose statistics can be renewed?
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Line:
 def networks(only: list[str], shared: Path | None) -> Iterator[Network]:
     if "digits" in only:
         for model in DIGITS:
-            yield Network(model, "digits", 500)
+            yield Network(model, "digits", 500, norms=model != "digits-vit")
     if shared and "cifar" in only:
         more = {
             "weights": str(shared / "cifar10-resnet20.safetensors"),
@@ -77,7 +78,7 @@ def networks(only: list[str], shared: Path | None) -> Iterator[Network]:
         }
         data = f"imagenet:{shared / 'imagenet-val-650.zip'}"
         model = "timm:deit_tiny_patch16_224"
-        yield Network(model, data, 40, more, {"batch": 8}, test=200)
+        yield Network(model, data, 40, more, {"batch": 8}, test=200, norms=False)
 
 
 def lines() -> Iterator[Line]:
@@ -121,7 +122,7 @@ def choices() -> Iterator[Line]:
     changes += [{"detach": True}, {"drop_inside": False}, {"keep": 1.0}, {"nested": True}]
     changes += [{"rate": 3e-3}, {"rate": 3e-2}, {"act_rate": 4e-5}, {"act_rate": 4e-3}]
     for change in changes:
-        name = ", ".join(f"{k} {v}" for k, v in change.items()) or "PTMQ"
+        name = "; ".join(f"{k} {v}" for k, v in change.items()) or "PTMQ"
         yield Line(name, "ptmq", (4, 4), some, change)
 
 
@@ -151,8 +152,8 @@ def _measure(network: Network, todo: list[Line], seed: int, table: Table, *, few
         names = [(network.model, line.name, str(w), str(a), str(seed)) for w, a in line.switched]
         if all(name in done for name in names):
             continue
-        if line.statistics and "vit" in network.model + "deit" * ("deit" in network.model):
-            continue  # no batch norm whose statistics could be renewed
+        if line.statistics and not network.norms:
+            continue
         bench = bench or Bench(network, seed, few)
         sys.stderr.write(f"{network.model} seed {seed}: {line.name} {line.widths}\n")
         for row in bench.rows(line):
@@ -240,7 +241,8 @@ def _cost(network: Network) -> dict[str, object]:
     """Seconds of PTMQ for all widths and of QDrop for one, in turns, the least of three."""
     bench = Bench(network, 0, few=True)
     todo = {"QDrop": Line("", "qdrop", (4, 4), ()), "PTMQ": Line("", "ptmq", (4, 4), ())}
-    found = {name: min(bench.quantize(line) for _ in range(3)) for name, line in todo.items()}
+    turns = [{name: bench.quantize(line) for name, line in todo.items()} for _ in range(3)]
+    found = {name: min(turn[name] for turn in turns) for name in todo}
     return {
         "model": network.model,
         "steps": network.steps,
@@ -251,25 +253,45 @@ def _cost(network: Network) -> dict[str, object]:
 
 
 def summary(rows: list[dict[str, str]]) -> list[dict[str, object]]:
-    """One table line for each line of the picture: mean top-1 over seeds at each width."""
-    groups: dict[tuple[str, ...], dict[str, list[float]]] = {}
+    """One table line for each line of the picture: top-1 at each width, mean over seeds."""
+    groups: dict[tuple[str, ...], dict[str, list[dict[str, str]]]] = {}
     for row in rows:
-        w, a = row["weight_bits"], row["act_bits"]
-        key = (row["model"], row["line"], "W = A" if w == a else f"W{w}")
-        groups.setdefault(key, {}).setdefault(a, []).append(float(row["top1"]))
+        which = "as activations" if row["weight_bits"] == row["act_bits"] else row["weight_bits"]
+        key = (row["model"], row["line"], which)
+        groups.setdefault(key, {}).setdefault(row["act_bits"], []).append(row)
+    for (model, line, which), found in groups.items():  # where both have the same bits
+        if which != "as activations" and which not in found:
+            found |= {which: groups.get((model, line, "as activations"), {}).get(which, [])}
     widths = sorted({row["act_bits"] for row in rows}, key=int)[::-1]
     return [
-        {"model": model, "line": line, "weights": which}
-        | {f"A{b}": _told(found.get(b, [])) for b in widths}
-        for (model, line, which), found in sorted(groups.items())
+        {
+            "network": model,
+            "line": line,
+            "weight bits": which,
+            "seeds": max(map(len, found.values())),
+            "n": next(iter(found.values()))[0]["n"],
+            **{f"{b} bits": _told(found.get(b, [])) for b in widths},
+            "95 % of n, fewest bits": _interval(found[min(found, key=int)]),
+        }
+        for (model, line, which), found in groups.items()
     ]
 
 
-def _told(values: list[float]) -> str:
-    if not values:
-        return ""
-    mean = sum(values) / len(values)
-    return f"{mean:.2f}" + (f" ± {max(values) - mean:.2f}" if len(values) > 1 else "")
+def _mean(rows: list[dict[str, str]]) -> float:
+    return sum(float(row["top1"]) for row in rows) / len(rows)
+
+
+def _told(rows: list[dict[str, str]]) -> str:
+    return f"{_mean(rows):.2f}" if rows else ""
+
+
+def _interval(rows: list[dict[str, str]]) -> str:
+    """Wilson's, as if one seed's images had the mean over seeds."""
+    from qlib.statistics import wilson
+
+    n = int(rows[0]["n"])
+    low, high = wilson(round(_mean(rows) / 100 * n), n)
+    return f"{100 * low:.1f}–{100 * high:.1f}"
 
 
 def _cpu():

@@ -1,12 +1,15 @@
 """Puts the measured tables into the README: ``python -m benchmarks.readme``.
 
 Each table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; what is between is replaced
-by the rows of ``benchmarks/results/accuracy.csv`` whose network begins with NAME.
+by the rows of ``benchmarks/results/accuracy.csv`` whose network begins with NAME; the table
+``noise`` is that of ``noise.csv``.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks import noise
 from benchmarks._table import Table, markdown
 from benchmarks.accuracy import COLUMNS, summary
 
@@ -14,8 +17,21 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 BLOCK = re.compile(r"<!-- table (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
-def filled(text: str, lines: list[dict[str, object]]) -> str:
+Lines = list[dict[str, object]]
+
+
+def measured() -> tuple[Lines, dict[str, Lines]]:
+    """What `filled` takes, from the stored rows."""
+    return summary(Table("accuracy", COLUMNS, fresh=False).rows()), {
+        "noise": noise.summary(Table("noise", noise.COLUMNS, fresh=False).rows())
+    }
+
+
+def filled(text: str, lines: Lines, others: Mapping[str, Lines] | None = None) -> str:
     """The text with every table replaced by the lines that belong to it.
+
+    Args:
+        others: tables with columns of their own, by name.
 
     Raises:
         ValueError: no line belongs to a table: measure first, or mend the table's name.
@@ -23,7 +39,9 @@ def filled(text: str, lines: list[dict[str, object]]) -> str:
 
     def block(found: re.Match) -> str:
         name = found[1]
-        rows = [line for line in lines if str(line["network"]).startswith(name)]
+        rows = (others or {}).get(name)
+        if rows is None:
+            rows = [line for line in lines if str(line["network"]).startswith(name)]
         if not rows:
             raise ValueError(f"No measured row has a network that begins with {name!r}.")
         return f"<!-- table {name} -->\n{markdown(rows)}\n<!-- end -->"
@@ -33,8 +51,7 @@ def filled(text: str, lines: list[dict[str, object]]) -> str:
 
 def main() -> None:
     """Rewrite the README in place."""
-    lines = summary(Table("accuracy", COLUMNS, fresh=False).rows())
-    README.write_text(filled(README.read_text(), lines))
+    README.write_text(filled(README.read_text(), *measured()))
 
 
 if __name__ == "__main__":

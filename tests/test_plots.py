@@ -9,7 +9,14 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from qlib.plots import _theme, accuracy_bits, accuracy_vs_size, loss_curve, prediction_strip
+from qlib.plots import (
+    _theme,
+    _width_marks,
+    accuracy_bits,
+    accuracy_vs_size,
+    loss_curve,
+    prediction_strip,
+)
 from qlib.records import RunRecord, RunSpec
 
 TITLES = {"nearest": "Nearest", "brecq": "BRECQ", "qdrop": "QDrop"}
@@ -159,7 +166,7 @@ def test_visible_losses_are_those_of_the_paired_test():
 
 
 def test_labels_at_line_ends_do_not_touch():
-    placed = accuracy_bits._spread([95, 94, 94.5, 10, 9])
+    placed = _width_marks.spread([95, 94, 94.5, 10, 9])
     ordered = sorted(placed)
     assert all(b - a >= 7.4 for a, b in pairwise(ordered))
     assert sorted(range(5), key=lambda i: placed[i]) == [4, 3, 1, 2, 0]

@@ -189,6 +189,22 @@ def test_softmax_and_gelu_get_their_twins_and_nobody_else(family: str) -> None:
     assert {type(p.quantizer) for p in plain.points.values()} == {Uniform}
 
 
+def test_the_published_sum_is_an_option_and_its_zero_is_not_zero() -> None:
+    """The search avoids splits that bend zero most, but it has no others to choose from."""
+    zeros = {}
+    for form in ("select", "sum"):
+        model = transformer("vit", "ptq4vit", bits=6, form=form)
+        grids = [p.quantizer for n, p in model.points.items() if "mix.left" in n]
+        assert [q.summed for q in grids] == [form == "sum"] * len(grids)
+        zeros[form] = [float(q(torch.zeros(1))) for q in grids]
+        for q, zero in zip(grids, zeros[form], strict=True):
+            rest = round(float(q.split) * (q.half - 1)) / (q.half - 1)
+            assert zero == pytest.approx(rest if form == "sum" else 0, abs=1e-6)
+            above = float(q(torch.full((1,), 0.7))) - float(unit(int(q.shift), 6)(one(0.7)))
+            assert above == pytest.approx(float(q.split) if form == "sum" else 0, abs=1e-6)
+    assert zeros["select"] == [0, 0, 0]
+
+
 def test_readers_are_those_of_the_module_itself() -> None:
     x = images("vit", 2)
     net = tiny("vit")

@@ -1,6 +1,6 @@
 """Random rows of what the layers of a float network multiply, from one pass over the images."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,22 +19,28 @@ UNFOLDED = 2**23  # numbers in the patches of the images that one batch gives to
 
 
 def products(
-    model: QuantModel, data: Calibration, rows: int, *, gradients: bool = False
+    model: QuantModel,
+    data: Calibration,
+    rows: int,
+    names: Collection[str] = (),
+    *,
+    gradients: bool = False,
 ) -> dict[str, Product]:
-    """About ``rows`` random rows of every layer from one pass of the float network.
+    """About ``rows`` random rows of every layer (or of ``names``) from one float pass.
 
     Args:
         gradients: also what the squared error of each sampled output weighs: the squared gradient
             of the cross-entropy to a label drawn from the network's own prediction, whose mean is
             the diagonal of the true Fisher matrix. The same pass gives those of all layers.
     """
-    found: dict[str, list[_Sampled]] = {name: [] for name in model.layers}
+    layers = {name: model.layers[name] for name in names or model.layers}
+    found: dict[str, list[_Sampled]] = {name: [] for name in layers}
     quota, step = rows, min(data.batch, WITH_GRADIENTS) if gradients else data.batch
     hooks = [
         layer.register_forward_hook(
             lambda m, args, y, kept=found[name]: kept.append(_sampled(m, args, y, quota, data))
         )
-        for name, layer in model.layers.items()
+        for name, layer in layers.items()
     ]
     with removing(hooks), model.quantized(weights=False, inputs=False):
         for start in range(0, len(data.images), step):

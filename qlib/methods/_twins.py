@@ -23,6 +23,7 @@ class Splits:
 
     x: Tensor
     scheme: Scheme
+    summed: bool = False
     factors: Tensor = field(init=False)
     start: Tensor = field(init=False)
     stride: int = 1
@@ -35,10 +36,10 @@ class Splits:
 
     def tried(self, x: Tensor, factors: Tensor) -> Tensor:
         m = factors.reshape(-1, *(1,) * x.dim())
-        return TwinUnit(m, self.scheme)(x[None])
+        return TwinUnit(m, self.scheme, summed=self.summed)(x[None])
 
     def made(self, factor: Tensor) -> TwinUnit:
-        return TwinUnit(factor[0], self.scheme)
+        return TwinUnit(factor[0], self.scheme, summed=self.summed)
 
 
 @dataclass

@@ -25,8 +25,8 @@ class Ptq4Vit(Method):
     Errors of a layer's output weigh the squared gradient of the cross-entropy to a label drawn
     from the network's own prediction. (The authors' loss compares the float network with itself,
     so that its gradient is round-off; here it is that of the paper's formula.) Where all gradients
-    vanish, errors weigh the same. Each twin range is selected, not added, and both steps differ by
-    a power of two. Grids are otherwise those of the specification: channels with scales of their
+    vanish, errors weigh the same. One of the twin ranges is selected (adding both as the authors'
+    code does is an option), and both steps differ by a power of two. Grids are otherwise those of the specification: channels with scales of their
     own keep them, where the paper has one for each layer (three in qkv) and one for each head.
     """
 
@@ -44,6 +44,12 @@ class Ptq4Vit(Method):
         choices=("fisher", "mse"),
     )
     twins: bool = param(True, "Two ranges after softmax and after GELU.")
+    form: str = param(
+        "select",
+        "How the ranges after softmax become one value: one is selected, or as in the published "
+        "code both are added, which bends all values, zero among them.",
+        choices=("select", "sum"),
+    )
     low: float = param(0.5, "Smallest multiple of the first scale.", low=0.01, high=1.0)
     high: float = param(1.2, "Largest multiple of the first scale.", low=1.0, high=4.0)
     candidates: int = param(100, "Scales between these two.", low=2, high=1000)
@@ -73,7 +79,7 @@ class Ptq4Vit(Method):
             left, right = operands(model, name)
             twin = None
             if left is not None and self.twins:
-                twin = _twin(product, left, factors, highs.get(name, 0.0), name in probable)
+                twin = self._twin(product, left, factors, highs.get(name, 0.0), name in probable)
             sides = Sides.of(
                 model, name, product,
                 twin or (left and Stretched(left, factors)), right and Stretched(right, factors),
@@ -81,13 +87,12 @@ class Ptq4Vit(Method):
             put(model, name, *alternate(sides, "mse", self.rounds))
             report(Event("calibrate", name, i + 1, len(model.layers), note="scales"))
 
+    def _twin(
+        self, product: "Product", left: "Quantizer", factors: "Tensor", high: float, probable: bool
+    ) -> "Grid | None":
+        """Candidates with two ranges where the left operand is made for them, else None."""
+        from qlib.methods._twins import Halves, Splits
 
-def _twin(
-    product: "Product", left: "Quantizer", factors: "Tensor", high: float, probable: bool
-) -> "Grid | None":
-    """Candidates with two ranges where the left operand is made for them, else None."""
-    from qlib.methods._twins import Halves, Splits
-
-    if high > 0:
-        return Halves(high, left.scheme, factors)
-    return Splits(product.x, left.scheme) if probable else None
+        if high > 0:
+            return Halves(high, left.scheme, factors)
+        return Splits(product.x, left.scheme, self.form == "sum") if probable else None

@@ -38,13 +38,13 @@ class Stairs:
             ValueError: its levels do not rise with the code.
         """
         codes = torch.arange(q.scheme.qmin, q.scheme.qmax + 1, device=q.scale.device)
-        levels = q.values(codes.double()).unique_consecutive()
+        levels = q.values(codes.double())
         if not (levels.diff() > 0).all():
             raise ValueError(f"the levels of a grid '{q.title}' do not rise with the code.")
         low, high = levels[:-1].clone(), levels[1:].clone()
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            below = q.values(q.nearest(middle)) <= levels[:-1]
+            below = q.nearest(middle) <= codes[:-1]
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return cls(levels.cpu().numpy(), high.cpu().numpy())
 

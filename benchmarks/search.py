@@ -1,0 +1,108 @@
+"""How long searches for grids and for noise take: ``python -m benchmarks.search --shared DIR``.
+
+DeiT-tiny, W6A6, real images (see the README). For 16, 32 and 64 calibration images, and for the
+first 3, 6 and all 12 blocks with 32 images: seconds of the observers' ranges, of NoisyQuant's
+search over all its layers when the ranges are there, and of the whole of PTQ4ViT.
+"""
+
+import argparse
+import copy
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks._table import machine, markdown
+from benchmarks.noise import spec_of
+from qlib._registry import discover
+from qlib._setup import Setup, set_up
+from qlib.calibration import Calibration
+from qlib.methods._noise import noisy_layers
+from qlib.model import QuantModel
+from qlib.models._units import find_blocks
+from qlib.records import ignore
+from qlib.run import bit_plan
+
+IMAGES, BLOCKS = (16, 32, 64), (3, 6, 12)
+USUAL = 32  # images, where blocks are counted
+
+
+def main() -> None:
+    """Measure and print."""
+    args = _arguments()
+    torch.set_num_threads(args.threads)
+    setups = {n: set_up(spec_of(args.shared, calib=n), torch.device("cpu"), ignore) for n in IMAGES}
+    print(f"{machine()}\n")
+    rows = []
+    for images, blocks in _sizes():
+        rows.append(_timed_all(setups[images], images, blocks, args.shared, args.repeat))
+    print(markdown(rows))
+
+
+def _sizes() -> list[tuple[int, int]]:
+    by_images = [(n, BLOCKS[-1]) for n in IMAGES]
+    return by_images + [(USUAL, n) for n in BLOCKS[:-1]]
+
+
+def _timed_all(
+    setup: Setup, images: int, blocks: int, shared: Path, repeat: int
+) -> dict[str, object]:
+    model, data = _cut(setup, blocks)
+    plan = bit_plan(model, spec_of(shared))
+    methods = discover("methods")
+
+    def ranges() -> None:
+        fresh = Calibration(data.images, data.generator, data.weight_observer, data.act_observer)
+        fresh.attach(model, plan)
+
+    def noise() -> None:
+        for name, quantizer in base.items():
+            model.points[name].quantizer = quantizer
+        methods["noisyquant"]().add_noise(model, data, ignore)
+
+    first = _best(ranges, repeat)
+    base = {name: point.quantizer for name, point in model.points.items()}
+    second, layers = _best(noise, repeat), len(noisy_layers(model))
+    fresh = Calibration(data.images, data.generator, data.weight_observer, data.act_observer)
+    third = _best(lambda: methods["ptq4vit"]().apply(model, plan, fresh, ignore), 1)
+    return {
+        "images": images,
+        "blocks": blocks,
+        "ranges of observers, s": f"{first:.1f}",
+        "NoisyQuant's search, s": f"{second:.1f}",
+        "layers with noise in question": layers,
+        "PTQ4ViT, whole, s": f"{third:.1f}",
+        "its layers and products": len(model.layers),
+    }
+
+
+def _cut(setup: Setup, blocks: int) -> tuple[QuantModel, Calibration]:
+    """The first blocks of the network with everything that comes before and after them."""
+    net, old = copy.deepcopy(setup.net), setup.data
+    net.blocks = net.blocks[:blocks]
+    model = QuantModel(net, old.images[:2], find_blocks(net))
+    rng = torch.Generator().manual_seed(0)
+    return model, Calibration(old.images, rng, old.weight_observer, old.act_observer)
+
+
+def _best(call: Callable[[], None], repeat: int) -> float:
+    """Seconds of the fastest of some calls: a busy moment does not count."""
+    found = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - start)
+    return min(found)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=__doc__)
+    parser.add_argument("--shared", type=Path, required=True, help="folder with images and weights")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeat", type=int, default=2, help="of each, the fastest counts")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
