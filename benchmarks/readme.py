@@ -1,15 +1,15 @@
 """Puts the measured tables into the README: ``python -m benchmarks.readme``.
 
 Each table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; what is between is replaced
-by the rows of ``benchmarks/results/accuracy.csv`` whose network begins with NAME; the table
-``noise`` is that of ``noise.csv``.
+by the rows of ``benchmarks/results/accuracy.csv`` whose network begins with NAME; the tables
+``noise`` and ``multibit`` are those of ``noise.csv`` and ``multibit.csv``.
 """
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks import noise
+from benchmarks import multibit, noise
 from benchmarks._table import Table, markdown
 from benchmarks.accuracy import COLUMNS, summary
 
@@ -23,7 +23,8 @@ Lines = list[dict[str, object]]
 def measured() -> tuple[Lines, dict[str, Lines]]:
     """What `filled` takes, from the stored rows."""
     return summary(Table("accuracy", COLUMNS, fresh=False).rows()), {
-        "noise": noise.summary(Table("noise", noise.COLUMNS, fresh=False).rows())
+        "noise": noise.summary(Table("noise", noise.COLUMNS, fresh=False).rows()),
+        "multibit": multibit.summary(Table("multibit", multibit.COLUMNS, fresh=False).rows()),
     }
 
 

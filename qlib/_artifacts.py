@@ -48,7 +48,7 @@ def _picture(images: Images, index: int, side: int = 64) -> np.ndarray:
 def save_quantizers(model: QuantModel, folder: Path) -> None:
     """``quantizers.safetensors``: scale and zero-point of every point, codes of every weight.
 
-    With ``POINT.exponent`` where a grid is bent, what `KINDS` names for other grids, ``POINT.noise``,
+    With ``POINT.exponent`` where a grid is bent, ``POINT.noise``, what `KINDS` names for others,
     ``LAYER.bias.added`` where a method corrects biases, and for several bit-widths
     ``POINT.widths``, ``.scales``, ``.zero_points``, ``LAYER.weight.rounding`` (8 weights to a byte)
     and ``.base``: all that `qlib._restore` needs to compute the same again.

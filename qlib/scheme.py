@@ -88,8 +88,8 @@ class Scheme:
 class BitPlan:
     """Which grid each tensor gets, by name of its quantization point; not named = stays float.
 
-    ``fixed``: names of layers whose grids do not follow the network's bit-width, such as edge layers
-    at 8 bits.
+    ``fixed``: names of layers whose grids do not follow the network's bit-width, such as edge
+    layers at 8 bits.
     """
 
     weights: Mapping[str, Scheme] = field(default_factory=dict)

@@ -27,9 +27,7 @@ def weight_widths(model: QuantModel) -> tuple[int, ...]:
     return tuple(sorted(set.intersection(*known))) if known else ()
 
 
-def choose(
-    model: QuantModel, bits: int | Mapping[str, int], *, weights: int | None = None
-) -> None:
+def choose(model: QuantModel, bits: int | Mapping[str, int], *, weights: int | None = None) -> None:
     """Switch to one width, or to a width for each unit named; the other units stay as they are.
 
     Args:

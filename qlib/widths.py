@@ -6,7 +6,6 @@ from torch import Tensor
 
 from qlib import metrics, switching
 from qlib._setup import Setup
-from qlib.records import Report
 
 KEPT = ("top1", "top1_low", "top1_high", "agreement", "lost", "gained", "kl", "weight_mb", "gbops")
 WORK = 5e11  # multiply–accumulates up to which every combination of widths is measured

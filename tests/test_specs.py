@@ -64,7 +64,9 @@ def test_layers_kept_in_float_are_a_set_of_names() -> None:
     for wrong in ("head", [1], None):
         with pytest.raises(Refused, match="keep_float must be a list of names of layers; got"):
             RunSpec.from_json(SPEC.to_json() | {"keep_float": wrong})
-    with pytest.raises(Refused, match=r"RunSpec\.analysis must be one of , sensitivity, noise; got 'x'"):
+    with pytest.raises(
+        Refused, match=r"RunSpec\.analysis must be one of , sensitivity, noise; got 'x'"
+    ):
         specs.checked(replace(SPEC, analysis="x"))
 
 

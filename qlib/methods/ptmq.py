@@ -113,9 +113,7 @@ class PTMQ(Method):
         if widths:
             switching.choose(model, own["acts"], weights=own["weights"])
 
-    def _learn(
-        self, unit: "Unit", groups: "Groups", data: "Calibration", report: "Report"
-    ) -> None:
+    def _learn(self, unit: "Unit", groups: "Groups", data: "Calibration", report: "Report") -> None:
         from qlib.methods._mixing import Mixing, mixing
         from qlib.reconstruct import Rate, reconstruct
 

@@ -26,8 +26,9 @@ class Ptq4Vit(Method):
     from the network's own prediction. (The authors' loss compares the float network with itself,
     so that its gradient is round-off; here it is that of the paper's formula.) Where all gradients
     vanish, errors weigh the same. One of the twin ranges is selected (adding both as the authors'
-    code does is an option), and both steps differ by a power of two. Grids are otherwise those of the specification: channels with scales of their
-    own keep them, where the paper has one for each layer (three in qkv) and one for each head.
+    code does is an option), and both steps differ by a power of two. Grids are otherwise those of
+    the specification: channels with scales of their own keep them, where the paper has one for each
+    layer (three in qkv) and one for each head.
     """
 
     title = "PTQ4ViT"

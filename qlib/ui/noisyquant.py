@@ -82,8 +82,8 @@ def missing(found: Found) -> None:
     frame.head(
         QUESTION,
         "Where a layer's values crowd midway between two levels: there, fixed noise before "
-        "rounding, taken off again behind, costs less than rounding alone. Where they sit on levels "
-        f"it only hurts. `{found.spec.model}` has to be measured to tell.",
+        "rounding, taken off again behind, costs less than rounding alone. Where they sit on "
+        f"levels it only hurts. `{found.spec.model}` has to be measured to tell.",
     )
 
 

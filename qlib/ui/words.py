@@ -168,9 +168,9 @@ WORDS = {
         "ten minutes. Quantization stays simulated: the milliseconds are no speed-up."
     ),
     "one model": (
-        "PTMQ learns one rounding for several bit-widths at once; only the steps differ. The stored "
-        "network is switched between its widths without new data. Other methods make a network "
-        "for each width."
+        "PTMQ learns one rounding for several bit-widths at once; only the steps differ. The "
+        "stored network is switched between its widths without new data. Other methods make a "
+        "network for each width."
     ),
     "predicted KL": (
         "The sum over units of what each one does alone to the answers (calibration images, others "
