@@ -213,7 +213,7 @@ def output_errors(
 
 
 def summary(rows: list[Mapping[str, str]]) -> list[dict[str, object]]:
-    """One line for each width, base and kind of noise, seeds together.
+    """One line for each width, base and kind of noise, seeds together; wide widths first.
 
     "difference": mean over seeds to the base in points. "p": the exact paired test of one seed,
     the middle one of its seeds. "output error": geometric mean over the layers with noise.
@@ -221,11 +221,12 @@ def summary(rows: list[Mapping[str, str]]) -> list[dict[str, object]]:
     groups: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
     for row in rows:
         groups.setdefault(tuple(row[c] for c in IDENTITY[:-1]), []).append(row)
-    return [_line(key, found) for key, found in groups.items()]
+    order = sorted(groups, key=lambda key: (-int(key[1]), list(BASES).index(key[2])))
+    return [_line(key, groups[key]) for key in order]
 
 
 def _line(key: tuple[str, ...], found: list[Mapping[str, str]]) -> dict[str, object]:
-    model, bits, base, noise = key
+    _, bits, base, noise = key
     mean = {c: statistics.fmean(float(r[c]) for r in found)
             for c in ("n", "right", "right_float", "gained", "lost", "layers",
                       "output_error")}  # fmt: skip
@@ -234,7 +235,6 @@ def _line(key: tuple[str, ...], found: list[Mapping[str, str]]) -> dict[str, obj
     alone = noise == NOT
     p = statistics.median_low([exact_paired(int(r["gained"]), int(r["lost"])) for r in found])
     return {
-        "network": model,
         "bits": f"W{bits}A{bits}",
         "base": base,
         "noise": noise,
@@ -244,7 +244,7 @@ def _line(key: tuple[str, ...], found: list[Mapping[str, str]]) -> dict[str, obj
         "top-1": f"{100 * mean['right'] / n:.2f}",
         "95 % of n": f"{100 * low:.1f}–{100 * high:.1f}",
         "difference": "" if alone else f"{100 * (mean['gained'] - mean['lost']) / n:+.2f}",
-        "p": "" if alone else f"{p:.2f}",
+        "p": "" if alone else f"{p:.2f}" if p >= 0.005 else f"{p:.0e}",
         "layers": "" if alone else f"{mean['layers']:.0f}",
         "output error": "" if alone else f"{mean['output_error']:.2f}",
     }

@@ -61,7 +61,7 @@ def test_record_survives_json(done) -> None:
 def test_metrics_fit_together(done) -> None:
     record, _, _ = done
     found = record.metrics
-    assert set(found) == METRICS
+    assert set(found) == METRICS | ({"stored_mb"} if record.widths else set())
     assert found["n"] == 60
     assert 0 <= found["top1_low"] <= found["top1"] <= found["top1_high"] <= 100
     moved = found["top1"] - found["top1_float"]
@@ -84,13 +84,20 @@ def test_metrics_fit_together(done) -> None:
     assert record.created
 
 
+def _switched(record) -> dict[str, dict[str, float]]:
+    """Name of the predictions at each width → its row, where both operands have that width."""
+    same = [row for row in record.widths if row["weight_bits"] == row["act_bits"]]
+    return {f"w{row['act_bits']}": row for row in same}
+
+
 def test_predictions_have_their_keys_and_shapes(done) -> None:
     record, folder, _ = done
     with np.load(folder / "preds.npz") as found:
         preds = dict(found)
     assert set(preds) == {
         "ids", "labels", "class_names", "thumbs", "thumb_index",
-        *(f"{who}_{what}" for who in ("float", "quant", "nearest") for what in ("top5", "prob")),
+        *(f"{who}_{what}" for who in ("float", "quant", "nearest", *_switched(record))
+          for what in ("top5", "prob")),
     }  # fmt: skip
     assert preds["ids"].shape == preds["labels"].shape == (60,)
     assert preds["class_names"].tolist() == list("0123456789")
@@ -102,6 +109,9 @@ def test_predictions_have_their_keys_and_shapes(done) -> None:
         assert prob.astype(float).sum(1).max() <= 1.01
         right = 100 * (top[:, 0] == preds["labels"]).mean()
         assert right == pytest.approx(record.metrics[metric])
+    for name, row in _switched(record).items():
+        right = 100 * (preds[f"{name}_top5"][:, 0] == preds["labels"]).mean()
+        assert right == pytest.approx(row["top1"])
     shown = preds["thumb_index"]
     assert preds["thumbs"].shape == (len(shown), 8, 8, 3)
     assert preds["thumbs"].dtype == np.uint8
@@ -166,6 +176,23 @@ def test_counted_values_name_every_tensor(done) -> None:
             assert hist.zero_point == row["zero_point"]
 
 
+def test_a_network_of_many_widths_tells_of_each(done) -> None:
+    record, _, _ = done
+    if record.spec.method != "ptmq":
+        assert record.widths == record.blocks == []
+        return
+    own = {(row["weight_bits"], row["act_bits"]): row for row in record.widths}
+    assert len(own) == len(record.widths) == 36  # small: every combination of six widths
+    spec = record.spec
+    here = own[spec.weight_bits, spec.act_bits]
+    assert all(here[key] == record.metrics[key] for key in here if key in record.metrics)
+    units = {row["unit"] for row in record.blocks}
+    assert units == {row["unit"] for row in record.layers}
+    assert all(row["kl"] >= -1e-9 for row in record.blocks)
+    assert own[8, 8]["kl"] < own[3, 3]["kl"]
+    assert own[8, 8]["gbops"] > own[4, 8]["gbops"] > own[4, 4]["gbops"]
+
+
 def test_events_tell_the_phases_in_order(done) -> None:
     record, _, events = done
     phases = list(dict.fromkeys(e.phase for e in events))
@@ -175,7 +202,8 @@ def test_events_tell_the_phases_in_order(done) -> None:
     learns = any(name.endswith("steps") for name in record.spec.settings)
     assert learns <= ("reconstruct" in phases) <= (record.spec.method != "nearest")
     evaluated = [e for e in events if e.phase == "evaluate" and e.step]
-    assert {e.unit for e in evaluated} == {"float", "nearest", record.spec.method}
+    switched = {f"W{row['weight_bits']}A{row['act_bits']}" for row in record.widths}
+    assert {e.unit for e in evaluated} == {"float", "nearest", record.spec.method} | switched
     assert all(e.step <= e.steps == 60 for e in evaluated)
 
 

@@ -36,7 +36,8 @@ def row(known: Sequence[Entry], choice: Choice, shown: Pictures) -> Answer | Non
     with below:
         answer = _asked(entry, shown) if ready else None
         if answer is not None:
-            st.html(dozen(strips.first(entry, shown, answer)))
+            at = f"answers at {entry.record.spec.weight_bits} bits"
+            st.html(dozen(strips.first(entry, shown, answer), at))
             if many is None:
                 _offer(entry)
     if answer is not None:
@@ -96,15 +97,14 @@ def _offer(entry: Entry) -> None:
         )
 
 
-def dozen(strip: PredictionStrip) -> str:
+def dozen(strip: PredictionStrip, label: str) -> str:
     """The pictures in one row (HTML), each with its first guess and how sure that is."""
     n, right = len(strip.pictures), strip.count("kept") + strip.count("gained")
     before = strip.count("kept") + strip.count("lost")
     head = f"<b>{right} of the first {n} held-out images are right</b> (in float {before})"
     cells = "".join(_cell(picture, small=strip.small) for picture in strip.pictures)
-    return (
-        f'{STYLE}<div class="qx-head">{head}</div><div class="qx-dozen" role="list">{cells}</div>'
-    )
+    row = f'<div class="qx-dozen" role="list" aria-label="{html.escape(label)}">{cells}</div>'
+    return f'{STYLE}<div class="qx-head">{head}</div>{row}'
 
 
 def _cell(picture: Picture, *, small: bool) -> str:
