@@ -1,9 +1,10 @@
 """How soon a page has followed a change of layer or bits: ``python -m benchmarks.moves``.
 
 In a real browser on the stored runs: from the press of *Next* (layer) or of an arrow key on the
-bits, until the figures on the page are others than before and the app is at rest. One row a page
-and kind of move: median and slowest. Last, Start with *Try it now* on: until the network that the
-bits switch has said something else of a dozen images. Needs Chromium and the test requirements.
+bits (on the NoisyQuant page: on the reach of the noise), until the figures on the page are others
+than before and the app is at rest. One row a page and kind of move: median and slowest. Last, Start
+with *Try it now* on: until the network that the bits switch has said something else of a dozen
+images. Needs Chromium and the test requirements.
 """
 
 import argparse
@@ -24,6 +25,11 @@ MOVES = 12  # of each kind
 TARGET = 0.3  # seconds
 LIVE_VIEW, LIVE_TARGET = "m=digits-vit&q=ptmq&b=W4A4", 0.5
 DOZEN = ".qx-dozen"
+# pages with a slider of their own: page, kind of move, what it shows, where the slider is
+SLIDERS = (
+    ("noisyquant", "reach", "m=digits-vit&layer=blocks.2.mlp.fc2", ".st-key-n_reach input"),
+    ("bits", "bits", "m=digits-vit&q=ptmq&b=W5A5", ".st-key-b input[type=range]"),
+)
 # a promise of the milliseconds from the next press to new figures and an app at rest
 WATCH = """
 css => { window.moved = new Promise((done, fail) => {
@@ -61,6 +67,8 @@ def main() -> None:
     ):
         window = Window(browser)
         rows = [row for name in PAGES for row in _rows(window, server.url(f"{name}?{VIEW}"), name)]
+        rows += [_slid(window, server.url(f"{name}?{view}"), name, kind, slider)
+                 for name, kind, view, slider in SLIDERS]  # fmt: skip
         print(markdown([*rows, _live(window, server.url(f"{START}?{LIVE_VIEW}"))]))
 
 
@@ -79,6 +87,17 @@ def _rows(window: Window, url: str, name: str) -> list[dict[str, object]]:
         found["bits"] = _moves(page, lambda i: page.keyboard.press(keys[i % 2]))
     page.context.close()
     return [_row(name, kind, seconds) for kind, seconds in found.items()]
+
+
+def _slid(window: Window, url: str, name: str, kind: str, slider: str) -> dict[str, object]:
+    page = window.open(url)
+    page.wait_for_selector(FIGURE)
+    page.wait_for_timeout(3000)
+    page.locator(slider).first.focus()
+    keys = ("ArrowRight", "ArrowLeft")
+    found = _moves(page, lambda i: page.keyboard.press(keys[i % 2]))
+    page.context.close()
+    return _row(name, kind, found)
 
 
 def _live(window: Window, url: str) -> dict[str, object]:
