@@ -37,7 +37,8 @@ class Network:
     steps: int
     more: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    test: int | None = None  # held-out images of comparisons of choices
+    few: int = 200  # steps of comparisons of choices …
+    test: int | None = None  # … and their held-out images
     norms: bool = True  # does it have batch norms, whose statistics can be renewed?
 
 
@@ -69,7 +70,7 @@ def networks(only: list[str], shared: Path | None) -> Iterator[Network]:
             "placement": "boundary",
         }
         data = f"folder:{shared / 'cifar10-test.zip'}"
-        yield Network("cifar10-resnet20", data, 300, more, test=2000)
+        yield Network("cifar10-resnet20", data, 300, more, few=150, test=2000)
     if shared and "deit" in only:
         more = {
             "weights": str(shared / "deit_tiny_patch16_224.safetensors"),
@@ -78,7 +79,7 @@ def networks(only: list[str], shared: Path | None) -> Iterator[Network]:
         }
         data = f"imagenet:{shared / 'imagenet-val-650.zip'}"
         model = "timm:deit_tiny_patch16_224"
-        yield Network(model, data, 40, more, {"batch": 8}, test=200, norms=False)
+        yield Network(model, data, 40, more, {"batch": 8}, few=20, test=200, norms=False)
 
 
 def lines() -> Iterator[Line]:
@@ -118,7 +119,7 @@ def choices() -> Iterator[Line]:
     changes += [{"start": start} for start in ("middle", "highest", "mean")]
     changes += [{"middle_from": 4, "high_from": 6}, {"middle_from": 6, "high_from": 8}]
     changes += [{"low_share": 0.5, "middle_share": 0.25}, {"low_share": 0.2, "middle_share": 0.4}]
-    changes += [{"distil_middle": w, "distil_low": w} for w in (0.0, 0.3, 3.0)]
+    changes += [{"distil_middle": w, "distil_low": w} for w in (0.0, 0.3, 1.0)]
     changes += [{"detach": True}, {"drop_inside": False}, {"keep": 1.0}, {"nested": True}]
     changes += [{"rate": 3e-3}, {"rate": 3e-2}, {"act_rate": 4e-5}, {"act_rate": 4e-3}]
     for change in changes:
@@ -167,6 +168,7 @@ class Bench:
         from qlib._setup import set_up
 
         self.network, self.seed = network, seed
+        self.steps = network.few if few else network.steps
         test = network.test if few else None
         spec = RunSpec(network.model, network.data, "nearest", seed=seed, test=test, **network.more)
         self.setup = set_up(spec, _cpu(), ignore)
@@ -181,7 +183,7 @@ class Bench:
         network, setup = self.network, self.setup
         settings = {}
         if line.method != "nearest":
-            settings = {"steps": network.steps, **network.settings, **line.settings}
+            settings = {"steps": self.steps, **network.settings, **line.settings}
         spec = RunSpec(network.model, network.data, line.method, *line.widths, **network.more)
         method = discover("methods")[line.method](**settings)
         setup.data.generator.manual_seed(self.seed)
@@ -211,7 +213,7 @@ class Bench:
                 "weight_bits": weight_bits,
                 "act_bits": act_bits,
                 "seed": self.seed,
-                "steps": self.network.steps if line.method != "nearest" else 0,
+                "steps": self.steps if line.method != "nearest" else 0,
                 "n": int(found["n"]),
                 **{k: round(v, 4 if k == "kl" else 2) for k, v in numbers.items()},
                 "threads": torch.get_num_threads(),
@@ -245,7 +247,7 @@ def _cost(network: Network) -> dict[str, object]:
     found = {name: min(turn[name] for turn in turns) for name in todo}
     return {
         "model": network.model,
-        "steps": network.steps,
+        "steps": bench.steps,
         **{f"{name} (s)": round(seconds, 1) for name, seconds in found.items()},
         "ratio": round(found["PTMQ"] / found["QDrop"], 2),
         "widths": len(WIDTHS),
