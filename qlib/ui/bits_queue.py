@@ -1,6 +1,5 @@
 """One run that the Bits page lacks: offer it, watch it, say what became of it."""
 
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import streamlit as st
@@ -9,12 +8,10 @@ from qlib import jobs, specs, store
 from qlib.estimate import estimate
 from qlib.jobs import Job
 from qlib.records import Refused, RunSpec
-from qlib.ui import progress, state, timeline
+from qlib.ui import job_panel, progress, state, timeline
 from qlib.ui.bits import MANY, Shown
 from qlib.ui.bits_live import switchable
 from qlib.ui.timeline import span
-
-EVERY = 1.0  # seconds between looks at a running job
 
 
 @dataclass(frozen=True)
@@ -81,25 +78,18 @@ def panel(shown: Shown) -> None:
     """
     asked = wanted(shown)
     job = _job(asked)
-    live = job is not None and not job.over
-    watch = st.fragment(_watch, run_every=EVERY if live else None, key="b-watch")
-    watch(asked, job.state if job else "")
+    job_panel.watch(_watch, asked, job, "b-watch")
 
 
 def _job(asked: Wanted | None) -> Job | None:
-    if asked is None:
-        return None
-    with suppress(Refused):
-        return jobs.status(asked.spec.key, store.runs_dir())
-    return None
+    return None if asked is None else job_panel.known(asked.spec)
 
 
 def _watch(asked: Wanted | None, seen: str) -> None:
     if asked is None:
         return
     job = _job(asked)  # again: the fragment runs alone, after its own button too
-    if (job.state if job else "") != seen:
-        st.rerun()
+    job_panel.moved(job, seen)
     with st.container(border=True, key="b-offer"):
         if job is not None and not job.over:
             _running(job)
@@ -113,8 +103,7 @@ def _watch(asked: Wanted | None, seen: str) -> None:
 def _offer(asked: Wanted, again: bool) -> None:
     st.markdown(asked.why)
     st.caption(_cost(asked.spec))
-    if "b-refused" in st.session_state:
-        st.error(st.session_state.pop("b-refused"), icon=":material/error:")
+    job_panel.refusal("b")
     st.button(
         f"{asked.label} again" if again else asked.label,
         type="primary",
@@ -137,37 +126,18 @@ def _cost(spec: RunSpec) -> str:
 
 def start(spec: RunSpec) -> None:
     """Queue the run."""
-    try:
-        jobs.submit(spec, store.runs_dir())
-    except Refused as error:
-        st.session_state["b-refused"] = str(error)
+    job_panel.submit(spec, "b")
 
 
 def _running(job: Job) -> None:
-    if job.state == "queued":
-        ahead = "the next to start" if job.place <= 1 else f"place {job.place} in the queue"
-        st.info(f"Waiting: {ahead}. One run works at a time.", icon=":material/hourglass_top:")
+    job_panel.waiting(job)
     events = jobs.events(job.key, store.runs_dir())
     line = timeline.read(events, learns=progress.learns(job))
     st.html(progress.stages(line))
-    with st.container(horizontal=True, vertical_alignment="center", key="b-progress"):
-        left = f" · about {span(line.left)} left in this round" if line.left is not None else ""
-        st.progress(line.share, text=line.text + left)
-        st.button(
-            "Cancel",
-            icon=":material/stop_circle:",
-            disabled=job.state == "cancelling",
-            on_click=_cancel,
-            args=(job.key,),
-            help="Stops at the next step. Nothing of the run is published.",
-            key="b-cancel",
-        )
+    left = f" · about {span(line.left)} left in this round" if line.left is not None else ""
+    lost = "Stops at the next step. Nothing of the run is published."
+    job_panel.bar(job, line.share, line.text + left, "b", lost=lost)
     st.page_link(
         "pages/3_Run.py", label="Open its progress", icon=":material/play_circle:",
         query_params={"job": job.key},
     )  # fmt: skip
-
-
-def _cancel(key: str) -> None:
-    with suppress(Refused):  # it ended, or its folder went, between the look and the click
-        jobs.cancel(key, store.runs_dir())

@@ -1,20 +1,17 @@
 """The sensitivity run behind the page: offer it, watch it, say what became of it."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 
 import streamlit as st
 
-from qlib import jobs, profile, store
+from qlib import profile, store
 from qlib.jobs import Job
 from qlib.plots import _damage, _theme, layer_profile
 from qlib.plots._damage import Row
-from qlib.records import Refused
-from qlib.ui import blame, state
+from qlib.ui import blame, job_panel, state
 from qlib.ui.sensitivity import Found, look
 from qlib.ui.timeline import span
 
-EVERY = 1.0  # seconds between looks at a running measurement
 WATCH = "s-watch"
 
 
@@ -22,10 +19,7 @@ def job_of(found: Found) -> Job | None:
     """The job that measures this run's layers, if one was ever started and is still known."""
     if found.rows:
         return None
-    try:
-        return jobs.status(profile.spec_of(found.view.record.spec).key, store.runs_dir())
-    except Refused:
-        return None
+    return job_panel.known(profile.spec_of(found.view.record.spec))
 
 
 def panel(found: Found) -> None:
@@ -35,17 +29,14 @@ def panel(found: Found) -> None:
     once more.
     """
     job = job_of(found)
-    live = job is not None and not job.over
-    watch = st.fragment(_watch, run_every=EVERY if live else None, key=WATCH)
-    watch(found, job.state if job else "")
+    job_panel.watch(_watch, found, job, WATCH)
 
 
 def _watch(found: Found, seen: str) -> None:
     if found.rows:
         return
     job = job_of(found)  # again: the fragment runs alone, after its own button too
-    if (job.state if job else "") != seen:
-        st.rerun()
+    job_panel.moved(job, seen)
     if job is not None and not job.over:
         _running(found, job)
         return
@@ -65,8 +56,7 @@ def _offer(found: Found, again: bool) -> None:
             "the network are compared. The errors below are stored already."
         )
         st.caption(blame.cost(found.table, seconds(found)))
-        if "s-refused" in st.session_state:
-            st.error(st.session_state.pop("s-refused"), icon=":material/error:")
+        job_panel.refusal("s")
         st.button(
             "Measure it again" if again else "Measure it",
             type="primary",
@@ -88,29 +78,13 @@ def seconds(found: Found) -> list[float]:
 
 def start(spec) -> None:
     """Queue the measurement of a run."""
-    try:
-        jobs.submit(profile.spec_of(spec), store.runs_dir())
-    except Refused as error:
-        st.session_state["s-refused"] = str(error)
+    job_panel.submit(profile.spec_of(spec), "s")
 
 
 def _running(found: Found, job: Job) -> None:
-    if job.state == "queued":
-        ahead = "the next to start" if job.place <= 1 else f"place {job.place} in the queue"
-        st.info(f"Waiting: {ahead}. One run works at a time.", icon=":material/hourglass_top:")
+    job_panel.waiting(job)
     rows = profile.partial(job.folder)
-    with st.container(horizontal=True, vertical_alignment="center", key="s-progress"):
-        share, text = progress(rows, job)
-        st.progress(share, text=text)
-        st.button(
-            "Cancel",
-            icon=":material/stop_circle:",
-            disabled=job.state == "cancelling",
-            on_click=_cancel,
-            args=(job.key,),
-            help="What is measured so far stays to be seen.",
-            key="s-cancel",
-        )
+    job_panel.bar(job, *progress(rows, job), "s", lost="What is measured so far stays to be seen.")
     _so_far(found, rows)
 
 
@@ -125,11 +99,6 @@ def progress(rows: Sequence[Row], job: Job) -> tuple[float, str]:
         each = (times[-1] - times[0]) / (len(times) - 1)
         text += f", about {span(each * (of - done))} left"
     return (min(1.0, done / of) if of else 0.0), text
-
-
-def _cancel(key: str) -> None:
-    with suppress(Refused):  # it ended, or its folder went, between the look and the click
-        jobs.cancel(key, store.runs_dir())
 
 
 def _so_far(found: Found, rows: Sequence[Row]) -> None:
@@ -158,11 +127,7 @@ def _so_far(found: Found, rows: Sequence[Row]) -> None:
 
 def _ended(found: Found, job: Job) -> None:
     """What happened to a measurement that did not finish, with what it had measured."""
-    said = {
-        "cancelled": "The measurement was cancelled.",
-        "failed": "The measurement was refused.",
-        "crashed": "The measurement's process died.",
-    }[job.state]
+    said = job_panel.MEASUREMENT[job.state]
     rows = profile.partial(job.folder)
     kept = f" It had made {len(rows)} measurements; they are shown here." if rows else ""
     st.warning(f"**{said}** {job.message}{kept}", icon=":material/warning:")

@@ -1,18 +1,15 @@
 """The noise analysis behind the page: offer it, watch it, say what became of it."""
 
-from contextlib import suppress
-
 import pandas as pd
 import streamlit as st
 
-from qlib import jobs, noise_profile, store
+from qlib import noise_profile
 from qlib.jobs import Job
-from qlib.records import Refused, RunSpec
-from qlib.ui import frame, state
+from qlib.records import RunSpec
+from qlib.ui import frame, job_panel, state
 from qlib.ui.noise_data import Found
 from qlib.ui.timeline import span
 
-EVERY = 1.0  # seconds between looks at a running analysis
 WATCH = "n-watch"
 
 
@@ -20,10 +17,7 @@ def job_of(found: Found) -> Job | None:
     """The job that measures this network, if one was ever started and is still known."""
     if found.profile is not None:
         return None
-    try:
-        return jobs.status(noise_profile.spec_of(found.spec).key, store.runs_dir())
-    except Refused:
-        return None
+    return job_panel.known(noise_profile.spec_of(found.spec))
 
 
 def panel(found: Found) -> None:
@@ -33,17 +27,14 @@ def panel(found: Found) -> None:
     once more.
     """
     job = job_of(found)
-    live = job is not None and not job.over
-    watch = st.fragment(_watch, run_every=EVERY if live else None, key=WATCH)
-    watch(found, job.state if job else "")
+    job_panel.watch(_watch, found, job, WATCH)
 
 
 def _watch(found: Found, seen: str) -> None:
     if found.profile is not None:
         return
     job = job_of(found)  # again: the fragment runs alone, after its own button too
-    if (job.state if job else "") != seen:
-        st.rerun()
+    job_panel.moved(job, seen)
     if job is not None and not job.over:
         _running(job)
         return
@@ -64,8 +55,7 @@ def _offer(found: Found, again: bool) -> None:
             "serves all methods and bit-widths of this network."
         )
         st.caption(cost(found))
-        if "n-refused" in st.session_state:
-            st.error(st.session_state.pop("n-refused"), icon=":material/error:")
+        job_panel.refusal("n")
         st.button(
             "Measure it again" if again else "Measure it",
             type="primary",
@@ -93,29 +83,13 @@ def cost(found: Found) -> str:
 
 def start(spec: RunSpec) -> None:
     """Queue the noise analysis that serves a run."""
-    try:
-        jobs.submit(noise_profile.spec_of(spec), store.runs_dir())
-    except Refused as error:
-        st.session_state["n-refused"] = str(error)
+    job_panel.submit(noise_profile.spec_of(spec), "n")
 
 
 def _running(job: Job) -> None:
-    if job.state == "queued":
-        ahead = "the next to start" if job.place <= 1 else f"place {job.place} in the queue"
-        st.info(f"Waiting: {ahead}. One run works at a time.", icon=":material/hourglass_top:")
+    job_panel.waiting(job)
     rows = noise_profile.partial(job.folder)
-    with st.container(horizontal=True, vertical_alignment="center", key="n-progress"):
-        share, text = progress(rows)
-        st.progress(share, text=text)
-        st.button(
-            "Cancel",
-            icon=":material/stop_circle:",
-            disabled=job.state == "cancelling",
-            on_click=_cancel,
-            args=(job.key,),
-            help="What is measured so far stays to be seen.",
-            key="n-cancel",
-        )
+    job_panel.bar(job, *progress(rows), "n", lost="What is measured so far stays to be seen.")
     _so_far(rows)
 
 
@@ -125,11 +99,6 @@ def progress(rows: list[dict]) -> tuple[float, str]:
         return 0.0, "Preparing: loading the network, collecting the rows of its layers"
     done, of = int(rows[-1]["index"]), int(rows[-1]["of"] or 0)
     return (min(1.0, done / of) if of else 0.0), f"{done} of {of} measurements"
-
-
-def _cancel(key: str) -> None:
-    with suppress(Refused):  # it ended, or its folder went, between the look and the click
-        jobs.cancel(key, store.runs_dir())
 
 
 def _so_far(rows: list[dict]) -> None:
@@ -144,11 +113,7 @@ def _so_far(rows: list[dict]) -> None:
 
 def _ended(job: Job) -> None:
     """What happened to an analysis that did not finish, with what it had measured."""
-    said = {
-        "cancelled": "The measurement was cancelled.",
-        "failed": "The measurement was refused.",
-        "crashed": "The measurement's process died.",
-    }[job.state]
+    said = job_panel.MEASUREMENT[job.state]
     rows = noise_profile.partial(job.folder)
     kept = f" It had made {len(rows)} measurements." if rows else ""
     st.warning(f"**{said}** {job.message}{kept}", icon=":material/warning:")

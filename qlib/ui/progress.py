@@ -13,11 +13,10 @@ from qlib._registry import discover
 from qlib.jobs import Job
 from qlib.plots import _theme, loss_curve
 from qlib.records import Refused
-from qlib.ui import analyses, answers, cards, findings, state, timeline
+from qlib.ui import analyses, answers, cards, findings, job_panel, state, timeline
 from qlib.ui.timeline import Timeline, span
 from qlib.ui.words import word
 
-EVERY = 1.0  # seconds between looks at a running job
 LOGGED = 300  # newest events listed
 
 
@@ -27,7 +26,7 @@ def panel(job: Job | None) -> None:
     The fragment renews itself only while the job goes on; when its state changes the page runs
     once more.
     """
-    every = EVERY if job is not None and not job.over else None
+    every = job_panel.EVERY if job is not None and not job.over else None
     watch = st.fragment(_watch, run_every=every, key="job")
     watch(job.key if job else None, job.state if job else "")
 
@@ -75,8 +74,7 @@ def _watch(key: str | None, seen: str) -> None:
         st.rerun()
     _header(job)
     if job.state == "queued":
-        ahead = "the next to start" if job.place <= 1 else f"place {job.place} in the queue"
-        st.info(f"Waiting: {ahead}. One run works at a time.", icon=":material/hourglass_top:")
+        job_panel.waiting(job)
     elif job.state in ("running", "cancelling"):
         _running(job)
     elif job.state == "done":
