@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qlib.methods._products import Product, in_parts
-from qlib.methods._scales import Sides, Stretched, alternate
+from qlib.methods._scales import Sides, Stretched, WholeTensor, alternate
 from qlib.model import QuantModel
 from qlib.points import QuantLayer
 from qlib.quantizers._base import Quantizer
@@ -179,22 +179,13 @@ def _least(losses: Losses, stairs: Stairs, most: float, n: int, *, shift: bool) 
 
 
 @dataclass
-class Widened:
+class Widened(WholeTensor):
     """The grids whose steps are multiples of those of a quantizer for activations."""
 
     fitted: Quantizer
     factors: Tensor
     start: Tensor = field(init=False)
     stride: int = 4
-
-    def __post_init__(self) -> None:
-        self.start = torch.ones_like(self.factors[:1])
-
-    def tried(self, x: Tensor, factors: Tensor) -> Tensor:
-        return self._grid(factors.reshape(-1, *(1,) * x.dim()))(x[None])
-
-    def made(self, factor: Tensor) -> Quantizer:
-        return self._grid(factor[0])
 
     def _grid(self, factor: Tensor) -> Quantizer:
         q = self.fitted

@@ -35,6 +35,24 @@ class Grid(Protocol):
         """The quantizer of one candidate, (rows,)."""
 
 
+class WholeTensor:
+    """A `Grid` with one number for a whole tensor; ``_grid`` makes its quantizer, or many at once.
+
+    Dataclasses that inherit it have ``factors`` and ``start``; the grid at 1 is there already.
+    """
+
+    factors: Tensor
+
+    def __post_init__(self) -> None:
+        self.start = torch.ones_like(self.factors[:1])
+
+    def tried(self, x: Tensor, factors: Tensor) -> Tensor:
+        return self._grid(factors.reshape(-1, *(1,) * x.dim()))(x[None])
+
+    def made(self, factor: Tensor) -> Quantizer:
+        return self._grid(factor[0])
+
+
 @dataclass
 class Stretched:
     """The uniform grids whose scales are multiples of a fitted one's; the zero-point stays.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from qlib.methods._scales import WholeTensor
 from qlib.quantizers._twin import TwinSign, TwinUnit
 from qlib.scheme import Scheme
 
@@ -43,7 +44,7 @@ class Splits:
 
 
 @dataclass
-class Halves:
+class Halves(WholeTensor):
     """Of a post-GELU tensor: multiples of the step that reaches its maximum, ``high``."""
 
     high: float
@@ -51,15 +52,6 @@ class Halves:
     factors: Tensor
     start: Tensor = field(init=False)
     stride: int = 4
-
-    def __post_init__(self) -> None:
-        self.start = torch.ones_like(self.factors[:1])
-
-    def tried(self, x: Tensor, factors: Tensor) -> Tensor:
-        return self._grid(factors.reshape(-1, *(1,) * x.dim()))(x[None])
-
-    def made(self, factor: Tensor) -> TwinSign:
-        return self._grid(factor[0])
 
     def _grid(self, factor: Tensor) -> TwinSign:
         step = self.high / (2 ** (self.scheme.bits - 1) - 0.5)
