@@ -61,7 +61,7 @@ class Line:
 def networks(only: list[str], shared: Path | None) -> Iterator[Network]:
     if "digits" in only:
         for model in DIGITS:
-            yield Network(model, "digits", 500, norms=model != "digits-vit")
+            yield Network(model, "digits", 300, norms=model != "digits-vit")
     if shared and "cifar" in only:
         more = {
             "weights": str(shared / "cifar10-resnet20.safetensors"),

@@ -263,9 +263,9 @@ def test_readers_never_see_a_part_while_results_are_replaced(tmp_path: Path) -> 
     writers = [threading.Thread(target=write) for _ in range(3)]
     for writer in writers:
         writer.start()
-    until = time.monotonic() + 1.0
+    until = time.monotonic() + 60.0  # a machine under load looks less often
     whole, found = {"run.json", "layers.csv", "preds.npz", "quantizers.safetensors"}, []
-    while time.monotonic() < until:
+    while len(found) <= 100 and problems == [] and time.monotonic() < until:
         names = _published(tmp_path / spec().key)
         if names is not None:
             found.append(names)
