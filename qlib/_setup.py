@@ -54,7 +54,8 @@ def set_up(spec: RunSpec, device: torch.device, report: Report) -> Setup:
     report(Event("load", note=f"{len(calib)} calibration images"))
     model = QuantModel(net, calib[:2], find_blocks(net), spec.placement).to(device)
     data = Calibration(calib, generator, _observer(spec.weight_observer),
-                       _observer(spec.act_observer), report=report)  # fmt: skip
+                       _observer(spec.act_observer), report=report,
+                       arithmetic=getattr(torch, spec.precision))  # fmt: skip
     predict = Predictor(built, test_images, device, report)
     return Setup(net, model, data, test_images, calib_images, source.classes, same_source, predict)
 

@@ -43,6 +43,7 @@ class Unit:
     activation: nn.Module | None = None
     layer: str | None = None  # set when the unit is one layer inside a block
     at: Mapping[int, Tensor] = field(default_factory=dict)
+    arithmetic: torch.dtype = torch.float32
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.layer is None:
@@ -95,6 +96,7 @@ class Calibration:
     Args:
         images: (n, c, h, w), preprocessed, on the device of the model.
         generator: all randomness of a method comes from here.
+        arithmetic: what layers multiply in while something is learned (see `qlib.points`).
     """
 
     images: Tensor
@@ -103,6 +105,7 @@ class Calibration:
     act_observer: Observer
     batch: int = 64
     report: Report = ignore
+    arithmetic: torch.dtype = torch.float32
     _histograms: dict[tuple[str, bool], Histogram] = field(default_factory=dict)
 
     def attach(self, model: QuantModel, plan: BitPlan) -> None:
@@ -208,6 +211,7 @@ class Calibration:
             for unit in self._views(model, name, by, floats, first, targets, weights, inputs):
                 visited += 1
                 unit.index, unit.of, unit.at = visited, total, quants
+                unit.arithmetic = self.arithmetic
                 with model.quantized(weights=weights, inputs=inputs):
                     yield unit
             if then is None:

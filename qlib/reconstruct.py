@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from qlib.calibration import Unit
+from qlib.functional import take
+from qlib.points import multiplying
 from qlib.quantizers._base import Quantizer
 from qlib.records import Event, Refused, Report
 from qlib.snapshots import look, moments
@@ -79,12 +81,12 @@ def reconstruct(
     quantizers = unit.learners()  # and corrections of biases
     groups = _groups(quantizers, learn)
     soft = _penalised(quantizers, groups) if penalty else []
-    inputs = inputs or (lambda at: unit.inputs[at])
+    inputs = inputs or (lambda at: take(unit.inputs, at))
     share = share_of(unit, batch)
 
     def error(at: Tensor) -> Tensor:
-        weight = None if importance is None else importance[at]
-        return _error(unit(inputs(at)), unit.targets[at], power, weight, share)
+        weight = None if importance is None else take(importance, at)
+        return _error(unit(inputs(at)), take(unit.targets, at), power, weight, share)
 
     objective = objective or error
 
@@ -138,7 +140,8 @@ def _learning(unit: Unit, groups: list[tuple[list, Rate]]) -> Iterator[None]:
     for p in params:
         p.requires_grad_(True)
     try:
-        yield
+        with multiplying(unit.layers.values(), unit.arithmetic):
+            yield
     finally:
         for p in params:
             p.requires_grad_(False)

@@ -13,6 +13,7 @@ SPEC_KEYS = {  # fields of a specification that have a widget of their own, and 
     "calib": "calib",
     "seed": "seed",
     "device": "device",
+    "precision": "prec",
     "edge_layers": "edge",
     "placement": "place",
     "weight_observer": "wobs",
@@ -85,7 +86,9 @@ def _images() -> dict:
         seed = _field("seed")
     with three:
         device = _field("device")
-    found = {"calib": calib, "calib_data": other.strip() or None, "seed": seed, "device": device}
+        precision = _field("precision", "Learn in")
+    found = {"calib": calib, "calib_data": other.strip() or None, "seed": seed, "device": device,
+             "precision": precision}  # fmt: skip
     return found | {"test": int(test) if test else None}
 
 
