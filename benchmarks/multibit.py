@@ -104,12 +104,19 @@ def lines() -> Iterator[Line]:
 
 
 def ablations() -> Iterator[Line]:
-    """What the mixer's cases and the distillation terms are worth."""
+    """What the mixer's cases and the distillation terms are worth.
+
+    Without distillation there is either the mixture's error alone or, simpler still, that of one
+    width drawn at each step, which the paper's loss of three passes may also be held against.
+    """
     some = tuple((b, b) for b in (8, 5, 4, 3))
     yield Line("PTMQ", "ptmq", (4, 4), some)
     yield Line("mixer case 1", "ptmq", (4, 4), some, {"case": "one"})
     yield Line("mixer case 2", "ptmq", (4, 4), some, {"case": "two"})
-    yield Line("no distillation", "ptmq", (4, 4), some, {"distil_middle": 0.0, "distil_low": 0.0})
+    none = {"distil_middle": 0.0, "distil_low": 0.0}
+    yield Line("distillation × 10", "ptmq", (4, 4), some, {"distil_middle": 1.0, "distil_low": 1.0})
+    yield Line("no distillation", "ptmq", (4, 4), some, none)
+    yield Line("one width's error", "ptmq", (4, 4), some, none | {"compared": "one width"})
 
 
 def choices() -> Iterator[Line]:

@@ -30,6 +30,8 @@ class Mixing:
         middle, low: γ₂ and γ₃, what the distances of the middle and of the low output to the high
             one weigh beside γ₁ = 1, the distance of their mixture to the float output.
         detach: do these two teach the lower widths alone?
+        alone: is the output at one of the drawn widths compared with the float one, and nothing
+            else? (What a random width in each step gives without the paper's loss.)
     """
 
     unit: "Unit"
@@ -42,6 +44,7 @@ class Mixing:
     detach: bool
     batch: int
     generator: "torch.Generator"
+    alone: bool = False
     _masks: "KeepMask" = field(init=False)
     _shared: dict[int, "Tensor | None"] = field(default_factory=dict)
 
@@ -57,6 +60,8 @@ class Mixing:
         self._shared.clear()
         drawn = [self._one(group) for group in self.groups]
         x = self._input(at, drawn)
+        if self.alone:
+            drawn = [self._one(drawn)] * 3
         outputs = {bits: self._output(bits, x) for bits in dict.fromkeys(drawn)}
         return self._distilled(drawn, outputs, take(self.unit.targets, at))
 
