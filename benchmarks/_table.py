@@ -9,11 +9,13 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class Table:
-    """Appends rows to ``benchmarks/results/NAME.csv`` at once: a long run can be stopped."""
+    """Appends rows to ``NAME.csv`` in ``folder`` at once: a long run can be stopped."""
 
-    def __init__(self, name: str, columns: Iterable[str], *, fresh: bool) -> None:
-        self.file, self.columns = RESULTS / f"{name}.csv", list(columns)
-        RESULTS.mkdir(exist_ok=True)
+    def __init__(
+        self, name: str, columns: Iterable[str], *, fresh: bool, folder: Path = RESULTS
+    ) -> None:
+        self.file, self.columns = folder / f"{name}.csv", list(columns)
+        folder.mkdir(exist_ok=True)
         if fresh or not self.file.exists():
             with self.file.open("w", newline="") as out:
                 csv.writer(out).writerow(self.columns)

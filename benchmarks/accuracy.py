@@ -2,54 +2,66 @@
 
 ``python -m benchmarks.accuracy`` measures the embedded digits networks. With ``--shared DIR``
 (real images and trained weights, see the README) also ``cifar10-resnet20`` and DeiT-tiny.
-Three seeds; every seed draws other calibration images. Rows go to
+Every seed draws other calibration images; for each the network is loaded once, the float network
+and rounding to nearest are looked at once, and a row costs what its method learns. Rows go to
 ``benchmarks/results/accuracy.csv`` as they are measured; ``--resume`` goes on after a stop.
 """
 
 import argparse
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks._table import Table, machine, markdown
+from benchmarks._bench import Bench
+from benchmarks._table import RESULTS, Table, machine, markdown
 from qlib.metrics import wilson
 from qlib.records import RunSpec
+from qlib.run import versions
 
-IDENTITY = ("model", "weight_bits", "act_bits", "method", "settings", "observer", "placement")
+IDENTITY = ("model", "weight_bits", "act_bits", "method", "settings", "steps", "observer",
+            "placement")  # fmt: skip
 NUMBERS = ("top1", "low", "high", "top1_float", "top1_nearest", "agreement")
-SECONDS = ("calibrate", "reconstruct", "total")
+SECONDS = ("calibrate", "reconstruct")
 COLUMNS = (*IDENTITY, "seed", "n", *NUMBERS, *SECONDS, "threads", "torch")
 DIGITS = ("digits-vit", "digits-resnet", "digits-mobilenet")
+METHODS = ("nearest", "adaround", "brecq", "qdrop", "flexround", "adaquant", "gptq", "powerquant",
+           "nupes")  # fmt: skip
+WIDTHS = ((4, 4), (3, 3), (2, 4))
+CIFAR_STEPS = 1000
 
 
-def digits(seeds: range) -> Iterator[RunSpec]:
+def digits(seeds: Sequence[int], methods: Sequence[str], steps: int | None) -> Iterator[RunSpec]:
     """The embedded networks, 600 held-out images, all settings at their defaults."""
     for model in DIGITS:
-        for bits in ((8, 8), (4, 4)):
-            yield _spec(model, "digits", "nearest", bits, 0, observer="minmax")
         for seed in seeds:
-            for method, bits in (
-                *(("nearest", b) for b in ((4, 4), (2, 8), (3, 3), (2, 4))),
-                ("adaround", (2, 8)),
-                *((m, b) for m in ("brecq", "qdrop") for b in ((3, 3), (2, 4))),
-            ):
-                yield _spec(model, "digits", method, bits, seed)
+            for bits in ((8, 8), (4, 4)) if seed == 0 and "nearest" in methods else ():
+                yield _spec(model, "digits", "nearest", bits, 0, observer="minmax")
+            for bits in WIDTHS:
+                for method in methods:
+                    yield _spec(model, "digits", method, bits, seed, steps=steps)
+            for method in (m for m in ("nearest", "adaround") if m in methods):  # weights alone
+                yield _spec(model, "digits", method, (2, 8), seed, steps=steps)
 
 
-def cifar(seeds: range, shared: Path) -> Iterator[RunSpec]:
+def cifar(
+    seeds: Sequence[int], methods: Sequence[str], steps: int | None, shared: Path
+) -> Iterator[RunSpec]:
     """10,000 photographs; the settings of BRECQ and QDrop: 1,024 images, boundary placement."""
     common = {
+        "steps": steps or CIFAR_STEPS,
         "weights": str(shared / "cifar10-resnet20.safetensors"),
         "calib": 1024,
         "calib_data": f"folder:{shared / 'cifar10-calib-5000.zip'}",
         "placement": "boundary",
     }
-    data = f"folder:{shared / 'cifar10-test.zip'}"
+    model, data = "cifar10-resnet20", f"folder:{shared / 'cifar10-test.zip'}"
     for seed in seeds:
-        for bits, keep in (((4, 4), 0.5), ((3, 3), 0.5), ((2, 4), 0.5), ((2, 4), 1.0)):
-            settings = {"steps": 1000, "keep": keep}
-            yield _spec("cifar10-resnet20", data, "qdrop", bits, seed, settings=settings, **common)
+        for bits in WIDTHS:
+            for method in methods:
+                yield _spec(model, data, method, bits, seed, **common)
+        if "qdrop" in methods:  # without dropping
+            yield _spec(model, data, "qdrop", (2, 4), seed, settings={"keep": 1.0}, **common)
 
 
 def deit(shared: Path) -> Iterator[RunSpec]:
@@ -70,36 +82,51 @@ def deit(shared: Path) -> Iterator[RunSpec]:
 def main() -> None:
     """Measure, store, print."""
     args = _arguments()
-    seeds = range(args.seeds)
-    specs = [*digits(seeds)] if "digits" in args.only else []
+    what = (args.seeds, args.methods, args.steps)
+    specs = [*digits(*what)] if "digits" in args.only else []
     if args.shared and "cifar" in args.only:
-        specs += cifar(seeds, args.shared)
-    if args.shared and "deit" in args.only:
+        specs += cifar(*what, args.shared)
+    if args.shared and "deit" in args.only and "nearest" in args.methods:
         specs += deit(args.shared)
-    table = Table("accuracy", COLUMNS, fresh=not args.resume)
+    table = Table("accuracy", COLUMNS, fresh=not args.resume, folder=args.results)
     done = {_identity(row) for row in table.rows()}
-    for at, spec in enumerate(specs):
-        if _identity(_described(spec)) in done:
-            continue
-        sys.stderr.write(f"{at + 1}/{len(specs)} {spec.key} seed {spec.seed}\n")
-        table.add(_measured(spec))
+    todo = [spec for spec in specs if _identity(_described(spec)) not in done]
+    bench = None
+    for at, spec in enumerate(todo):
+        sys.stderr.write(f"{at + 1}/{len(todo)} {spec.key} seed {spec.seed}\n")
+        if bench is None or not bench.fits(spec):
+            bench = None  # before the next one takes its room
+            bench = Bench(spec)
+        table.add(_measured(bench, spec))
     print(f"{machine()}\n")
     print(markdown(summary(table.rows())))
 
 
-def _spec(model, data, method, bits, seed, *, observer="mse", **more) -> RunSpec:
+def _spec(model, data, method, bits, seed, *, observer="mse", steps=None, settings=None, **more):
+    """``steps``: where a method has such a field; None: its default."""
+    said = {} if steps is None or not _steps_of(method) else {"steps": steps}
     return RunSpec(model, data, method, *bits, weight_observer=observer, act_observer=observer,
-                   seed=seed, **more)  # fmt: skip
+                   seed=seed, settings=said | (settings or {}), **more)  # fmt: skip
+
+
+def _steps_of(method: str) -> int:
+    """A method's default number of steps; 0: it does not learn."""
+    from qlib._params import params
+    from qlib._registry import discover
+
+    known = params(discover("methods")[method])
+    return known["steps"].default if "steps" in known else 0
 
 
 def _described(spec: RunSpec) -> dict[str, object]:
-    settings = " ".join(f"{k}={v}" for k, v in spec.settings.items())
+    settings = " ".join(f"{k}={v}" for k, v in spec.settings.items() if k != "steps")
     return {
         "model": spec.model,
         "weight_bits": spec.weight_bits,
         "act_bits": spec.act_bits,
         "method": spec.method,
         "settings": settings,
+        "steps": spec.settings.get("steps", _steps_of(spec.method)),
         "observer": spec.act_observer,
         "placement": spec.placement,
         "seed": spec.seed,
@@ -110,26 +137,14 @@ def _identity(row: dict) -> tuple[str, ...]:
     return tuple(str(row[c]) for c in (*IDENTITY, "seed"))
 
 
-def _measured(spec: RunSpec) -> dict[str, object]:
-    from qlib.run import run
-
-    record = run(spec)
-    m = record.metrics
-    found = {
-        "n": int(m["n"]),
-        "top1": m["top1"],
-        "low": m["top1_low"],
-        "high": m["top1_high"],
-        "top1_float": m["top1_float"],
-        "top1_nearest": m["top1_nearest"],
-        "agreement": m["agreement"],
-        **{k: round(record.seconds[k], 2) for k in SECONDS},
-        "threads": record.versions["threads"],
-        "torch": record.versions["torch"],
-    }
-    return _described(spec) | {
-        k: round(v, 2) if isinstance(v, float) else v for k, v in found.items()
-    }
+def _measured(bench: Bench, spec: RunSpec) -> dict[str, object]:
+    found, seconds = bench.measured(spec)
+    names = {"low": "top1_low", "high": "top1_high"}
+    numbers = {name: found[names.get(name, name)] for name in NUMBERS} | dict(seconds)
+    made = versions()
+    rounded = {name: round(value, 2) for name, value in numbers.items()}
+    about = {"n": int(found["n"]), "threads": made["threads"], "torch": made["torch"]}
+    return _described(spec) | rounded | about
 
 
 def summary(rows: list[dict[str, str]]) -> list[dict[str, object]]:
@@ -138,7 +153,7 @@ def summary(rows: list[dict[str, str]]) -> list[dict[str, object]]:
     for row in rows:
         groups.setdefault(tuple(row[c] for c in IDENTITY), []).append(row)
     lines = []
-    for (model, w, a, method, settings, observer, _), found in groups.items():
+    for (model, w, a, method, settings, steps, observer, _), found in groups.items():
         mean = {c: statistics.fmean(float(r[c]) for r in found) for c in NUMBERS + SECONDS}
         n = int(found[0]["n"])
         low, high = wilson(round(mean["top1"] / 100 * n), n)
@@ -149,6 +164,7 @@ def summary(rows: list[dict[str, str]]) -> list[dict[str, object]]:
                 "network": model,
                 "bits": f"W{w}A{a}",
                 "method": f"{method} {settings}".strip(),
+                "steps": "" if steps == "0" else steps,
                 "ranges": observer,
                 "seeds": len(found),
                 "n": n,
@@ -157,7 +173,7 @@ def summary(rows: list[dict[str, str]]) -> list[dict[str, object]]:
                 "top-1": f"{mean['top1']:.2f}",
                 "95 % of n": f"{100 * low:.1f}–{100 * high:.1f}",
                 "won back": "" if method == "nearest" or won != won else f"{100 * won:.0f} %",
-                "seconds": f"{mean['total']:.0f}",
+                "seconds": f"{mean['calibrate'] + mean['reconstruct']:.0f}",
             }
         )
     return lines
@@ -165,10 +181,15 @@ def summary(rows: list[dict[str, str]]) -> list[dict[str, object]]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3, help="how many (default 3)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--steps", type=int, help="for each unit (default: the methods' own; "
+                        f"cifar: {CIFAR_STEPS})")  # fmt: skip
     parser.add_argument("--shared", type=Path, help="folder with the real images and weights")
-    parser.add_argument("--only", nargs="+", default=["digits", "cifar", "deit"])
+    parser.add_argument("--only", nargs="+", default=["digits", "cifar", "deit"],
+                        choices=["digits", "cifar", "deit"])  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="keep the rows measured so far")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of accuracy.csv")
     return parser.parse_args()
 
 

@@ -10,13 +10,13 @@ Rows go to ``benchmarks/results/multibit.csv``; ``--resume`` goes on after a sto
 
 import argparse
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks._bench import Bench
 from benchmarks._table import Table, machine, markdown
 from benchmarks.accuracy import DIGITS
 from qlib.records import RunSpec, ignore
@@ -155,63 +155,53 @@ def main() -> None:
 def _measure(network: Network, todo: list[Line], seed: int, table: Table, *, few: bool) -> None:
     """All lines for one network and one draw of calibration images; loaded once."""
     done = {tuple(row[c] for c in IDENTITY) for row in table.rows()}
-    bench = None
+    lines = None
     for line in todo:
         names = [(network.model, line.name, str(w), str(a), str(seed)) for w, a in line.switched]
         if all(name in done for name in names):
             continue
         if line.statistics and not network.norms:
             continue
-        bench = bench or Bench(network, seed, few)
+        lines = lines or Lines(network, seed, few)
         sys.stderr.write(f"{network.model} seed {seed}: {line.name} {line.widths}\n")
-        for row in bench.rows(line):
+        for row in lines.rows(line):
             table.add(row)
 
 
-class Bench:
-    """A network and its images, loaded once, quantized again for every line."""
+class Lines:
+    """Lines for one network and one draw of calibration images; loaded once."""
 
     def __init__(self, network: Network, seed: int, few: bool) -> None:
-        from qlib._setup import set_up
-
         self.network, self.seed = network, seed
         self.steps = network.few if few else network.steps
         test = network.test if few else None
-        spec = RunSpec(network.model, network.data, "nearest", seed=seed, test=test, **network.more)
-        self.setup = set_up(spec, _cpu(), ignore)
-        with self.setup.model.quantized(weights=False, inputs=False):
-            self.reference = self.setup.predict(self.setup.net, "float")
+        self.spec = RunSpec(
+            network.model, network.data, "nearest", seed=seed, test=test, **network.more
+        )
+        self.bench = Bench(self.spec)
 
     def quantize(self, line: Line) -> float:
         """Apply the line's method as a run of its own would. Returns the seconds that it took."""
-        from qlib._registry import discover
-        from qlib.run import bit_plan
-
-        network, setup = self.network, self.setup
         settings = {}
         if line.method != "nearest":
-            settings = {"steps": self.steps, **network.settings, **line.settings}
-        spec = RunSpec(network.model, network.data, line.method, *line.widths, **network.more)
-        method = discover("methods")[line.method](**settings)
-        setup.data.generator.manual_seed(self.seed)
-        start = time.perf_counter()
-        method.apply(setup.model, bit_plan(setup.model, spec), setup.data, ignore)
-        return time.perf_counter() - start
+            settings = {"steps": self.steps, **self.network.settings, **line.settings}
+        weight_bits, act_bits = line.widths
+        spec = replace(self.spec, method=line.method, settings=settings, weight_bits=weight_bits,
+                       act_bits=act_bits)  # fmt: skip
+        return sum(self.bench.quantize(spec).values())
 
     def rows(self, line: Line) -> Iterator[dict[str, object]]:
         import torch
 
-        from qlib import metrics, switching
+        from qlib import switching
 
-        setup, model = self.setup, self.setup.model
+        model = self.bench.setup.model
         seconds = self.quantize(line)
-        model.switch(weights=True, inputs=True)
         for weight_bits, act_bits in line.switched:
             if switching.widths(model):
                 switching.choose(model, act_bits, weights=weight_bits)
-            with _statistics(setup, line.statistics):
-                logits = setup.predict(model, "")
-            found = metrics.accuracy(setup.labels, logits, self.reference)
+            with _statistics(self.bench.setup, line.statistics):
+                found = self.bench.accuracy()
             numbers = {k: found[k] for k in ("top1", "agreement", "kl")}
             numbers |= {"low": found["top1_low"], "high": found["top1_high"], "seconds": seconds}
             yield {
@@ -248,13 +238,13 @@ def _statistics(setup, renewed: bool) -> Iterator[None]:
 
 def _cost(network: Network) -> dict[str, object]:
     """Seconds of PTMQ for all widths and of QDrop for one, in turns, the least of three."""
-    bench = Bench(network, 0, few=True)
+    lines = Lines(network, 0, few=True)
     todo = {"QDrop": Line("", "qdrop", (4, 4), ()), "PTMQ": Line("", "ptmq", (4, 4), ())}
-    turns = [{name: bench.quantize(line) for name, line in todo.items()} for _ in range(3)]
+    turns = [{name: lines.quantize(line) for name, line in todo.items()} for _ in range(3)]
     found = {name: min(turn[name] for turn in turns) for name in todo}
     return {
         "model": network.model,
-        "steps": bench.steps,
+        "steps": lines.steps,
         **{f"{name} (s)": round(seconds, 1) for name, seconds in found.items()},
         "ratio": round(found["PTMQ"] / found["QDrop"], 2),
         "widths": len(WIDTHS),
@@ -301,12 +291,6 @@ def _interval(rows: list[dict[str, str]]) -> str:
     n = int(rows[0]["n"])
     low, high = wilson(round(_mean(rows) / 100 * n), n)
     return f"{100 * low:.1f}–{100 * high:.1f}"
-
-
-def _cpu():
-    import torch
-
-    return torch.device("cpu")
 
 
 def _arguments() -> argparse.Namespace:

@@ -27,6 +27,7 @@ class RunSpec:
 
     ``settings`` holds the method's own fields; `qlib.specs.checked` fills in the missing ones.
     ``keep_float`` names layers that stay in float: their weight and their own inputs get no grid.
+    ``tune_norms`` and ``tune_biases`` may follow any method: see `qlib.tuning`.
     A field added later must have a default that means "as before": see `key`.
     """
 
@@ -71,6 +72,18 @@ class RunSpec:
         choices=("", "sensitivity", "noise"),
     )
     keep_float: tuple[str, ...] = ()
+    tune_norms: bool = param(
+        False,
+        "After the method: bring the mean and spread of each channel back to the float network's "
+        "(batch norms tuned, then folded again).",
+    )
+    tune_biases: int = param(
+        0,
+        "After the method, and after channels are tuned: steps that tune all biases together "
+        "towards the float network's answers.",
+        low=0,
+        high=100_000,
+    )
 
     @property
     def key(self) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qlib import binning, metrics, recording, switching, widths
+from qlib import binning, metrics, recording, switching, tuning, widths
 from qlib._artifacts import save_predictions, save_quantizers
 from qlib._process import peak_mb
 from qlib._registry import discover, lookup
@@ -109,11 +109,11 @@ def run(
 def quantize(
     setup: Setup, spec: RunSpec, report: Report, folder: Path | None = None
 ) -> dict[str, Tensor]:
-    """Apply the method; the model is then quantized and switched on.
+    """Apply the method, then tune; the model is afterwards quantized and switched on.
 
     Returns:
         logits of the held-out images, (n, classes) each: "float", "nearest" (plain rounding) and
-        "quant" (the method).
+        "quant" (the method, and what is tuned after it).
 
     Raises:
         Refused: the method gave up; with a folder, the quantizers of finished units are in it.
@@ -135,6 +135,8 @@ def quantize(
             if folder is not None:
                 save_quantizers(model, folder)
             raise
+    tuning.tune(setup.model, setup.data, report, norms=spec.tune_norms, biases=spec.tune_biases)
+    if spec.method != "nearest" or spec.tune_norms or spec.tune_biases:
         model.switch(weights=True, inputs=True)
         logits["quant"] = setup.predict(model, spec.method)
     return logits

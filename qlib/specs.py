@@ -55,6 +55,7 @@ def checked(spec: RunSpec) -> RunSpec:
             raise ValueError(f"test must be at least 1, or left out for all; got {spec.test}.")
         owner = discover("methods")[spec.method]
         made = owner(**_params.parse(owner, spec.settings))
+        _check_tuning(spec, owner)
     except Refused:
         raise
     except ValueError as error:
@@ -86,6 +87,14 @@ def _there(text: str) -> str:
     if not path.exists():
         raise Refused(f"There is no file or folder {text}; check the path, or put it there.")
     return str(path)
+
+
+def _check_tuning(spec: RunSpec, owner: type) -> None:
+    if owner.many_widths and (spec.tune_norms or spec.tune_biases):
+        raise Refused(
+            f"{owner.title} gives a network for many bit-widths, and what is tuned afterwards fits "
+            "only one; leave tune_norms and tune_biases out, or choose another method."
+        )
 
 
 def _check_bits(spec: RunSpec) -> None:

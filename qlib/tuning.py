@@ -19,16 +19,29 @@ from qlib.quantizers.given import Given
 from qlib.quantizers.power import Power
 from qlib.records import Event, Refused, Report
 
+RATE, BATCH = 1e-3, 32  # of the biases; the published rate is AdaQuant's for a layer's bias
+
+
+def tune(model: QuantModel, data: Calibration, report: Report, *, norms: bool, biases: int) -> None:
+    """Channel statistics if asked for, then ``biases`` steps for all biases together.
+
+    For networks of one bit-width: what is tuned fits the chosen one alone.
+    """
+    if norms:
+        tune_norms(model, data, report)
+    tune_biases(model, data, steps=biases, rate=RATE, batch=BATCH, report=report)
+
 
 @torch.no_grad()
 def tune_norms(model: QuantModel, data: Calibration, report: Report) -> None:
     """Bring mean and spread of every output channel back to those of the float network.
 
-    The paper re-opens folded batch norms and estimates their statistics anew; the same is done here
-    in closed form, for every layer with a weight, on inputs from the layers tuned before. A
-    channel's factor r goes into its weight scale and its offset into the bias: codes stay, a device
-    pays nothing. Where a channel has no scale of its own, or the grid is bent, only the mean is
-    mended.
+    The paper opens folded batch norms, estimates their statistics anew and folds them again; the
+    same is done here in closed form, for every layer with a weight whether a norm was folded into
+    it or not, on inputs from the layers tuned before. What statistics should be is measured on the
+    same images, where the paper takes the norm's own β and γ. A channel's factor r goes into its
+    weight scale and its offset into the bias: codes stay, a device pays nothing. Where a channel
+    has no scale of its own, or the grid is bent, only the mean is mended.
     """
     for unit in data.walk(model, by="layer", weights=True, inputs=True):
         (layer,) = unit.weighted

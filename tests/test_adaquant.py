@@ -34,7 +34,6 @@ GRIDS = {
     "symmetric": Scheme(4, symmetric=True, granularity=PER_CHANNEL),
 }
 STILL = {"rate": 0.0, "bias_rate": 0.0, "step_rate": 0.0, "act_rate": 0.0, "zero_rate": 0.0}
-STILL |= {"tune_steps": 0}
 
 
 def weights() -> Tensor:
@@ -239,7 +238,7 @@ def test_layers_are_fitted_on_the_inputs_that_are_asked_for(
         plain(unit, **given)
 
     monkeypatch.setattr(engine, "reconstruct", watched)
-    model = applied("adaquant", steps=6, bits=(3, 3), inputs=how, tune_steps=0)
+    model = applied("adaquant", steps=6, bits=(3, 3), inputs=how)
     if how == "parallel":
         model.switch(weights=False, inputs=False)
     seen: dict[str, list[Tensor]] = {}
@@ -340,7 +339,7 @@ def test_tuned_biases_bring_answers_nearer_after_any_method(name: str) -> None:
 
 
 def test_tuning_starts_from_the_biases_that_a_method_learned() -> None:
-    model = applied("adaquant", steps=6, bias_rate=0.05, tune_steps=0)
+    model = applied("adaquant", steps=6, bias_rate=0.05)
     before = [layer.correction.added.clone() for layer in model.weighted().values()]
     tune_biases(model, calibration(), steps=0, rate=0.1, batch=8, report=ignore)
     after = [layer.correction.added for layer in model.weighted().values()]
@@ -442,10 +441,46 @@ def test_on_bent_grids_and_on_a_tensor_s_one_scale_only_the_mean_is_mended(name:
         torch.testing.assert_close(mean, want, rtol=1e-3, atol=1e-4)
 
 
-def test_adaquant_tunes_when_it_is_asked_to() -> None:
-    plain = applied("adaquant", steps=4, bits=(3, 3), tune_steps=0)
-    tuned = applied("adaquant", steps=4, bits=(3, 3), tune_steps=0, tune_norms=True)
-    assert same(codes(plain), codes(tuned))
-    for name, layer in tuned.weighted().items():
-        other = plain.layers[name].weight_point.quantizer.scale
-        assert not torch.equal(layer.weight_point.quantizer.scale, other)
+def test_statistics_are_those_of_norms_opened_estimated_anew_and_folded_again() -> None:
+    """The published way: behind each convolution a norm that gives the float network's mean and
+    spread, whose running statistics are taken from the quantized network, layer by layer."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+    x = pictures(48)[0]
+    with torch.no_grad():
+        net(x)  # running statistics that are not 0 and 1
+    model, data = QuantModel(net.eval().requires_grad_(False), x[:2]), calibration(x)
+    method("nearest").apply(model, plan(model, 2, 4, "same"), data, ignore)
+    held = codes(model)
+    h = there = x
+    for layer in model.weighted().values():
+        with model.quantized(weights=True, inputs=True):
+            y = layer(h)
+        with model.quantized(weights=False, inputs=False):
+            want = layer(there)
+        norm = nn.BatchNorm2d(y.shape[1], eps=1e-8, momentum=None).train()
+        mean, spread = want.mean((0, 2, 3)), want.std((0, 2, 3), correction=0)
+        norm.load_state_dict({"weight": spread, "bias": mean}, strict=False)
+        with torch.no_grad():
+            h, there = norm(y).relu(), want.relu()
+    tune_norms(model, data, ignore)
+    assert same(codes(model), held)
+    model.switch(weights=True, inputs=True)
+    got = model(x)
+    torch.testing.assert_close(got.relu(), norm(y).mean((2, 3)).relu(), rtol=1e-3, atol=1e-4)
+
+
+def test_sequential_and_parallel_agree_on_the_first_layer_alone() -> None:
+    """Its inputs are the images; every later layer has quantized ones before it, or has not."""
+    one, two = (
+        applied("adaquant", steps=12, bits=(3, 3), inputs=how) for how in ("sequential", "parallel")
+    )
+    first, *later = one.weighted()
+    for name in (first, *later):
+        here, there = (m.layers[name].weight_point.quantizer for m in (one, two))
+        assert torch.equal(here.shift, there.shift) == (name == first), name
+        assert torch.equal(here.scale, there.scale) == (name == first), name
+    assert torch.equal(one.layers[first].correction.added, two.layers[first].correction.added)

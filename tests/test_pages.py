@@ -231,13 +231,14 @@ def test_another_run_starts_from_the_settings_of_the_last(demo):
     spec = RunSpec(
         "digits-resnet", "digits", "qdrop", 3, 8, seed=4, calib=32, test=50, edge_layers="same"
     )
-    spec = checked(replace(spec, settings={"steps": 7}))
+    spec = checked(replace(spec, settings={"steps": 7}, tune_norms=True, tune_biases=40))
     fake_runs.write_run(demo, spec)
     at = open_page(RUN, job=spec.key)
     at.button(key="another").click().run()
     assert not at.exception and "job" not in at.query_params
     assert any("An identical run is finished" in s.value for s in at.success)
     assert at.number_input(key="qdrop.steps").value == 7
+    assert (at.toggle(key="norms").value, at.number_input(key="biases").value) == (True, 40)
 
 
 @pytest.mark.parametrize(

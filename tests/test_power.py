@@ -23,6 +23,7 @@ from qlib.observers.minmax import MinMax
 from qlib.observers.mse import Mse
 from qlib.quantizers.free_power import FreePower
 from qlib.quantizers.power import EXPONENTS, Power, accumulated, bend
+from qlib.quantizers.shifted import Shifted
 from qlib.quantizers.uniform import Uniform
 from qlib.records import Event, Refused, ignore
 from qlib.scheme import PER_CHANNEL, PER_TENSOR, Granularity, Scheme
@@ -279,6 +280,31 @@ def test_an_exponent_is_found_again() -> None:
         made.keep_positive()
     assert float(made.exponent.detach()) == pytest.approx(0.6, abs=0.002)
     assert float((made(true) - true).detach().abs().max()) < 0.005
+
+
+def test_exponent_held_at_one_learns_as_free_codes_on_even_steps_do() -> None:
+    """Where no code reaches an end this is AdaQuant's shift of each weight, codes and gradients."""
+    weight, scheme = weights(6, 24), Scheme(5, granularity=PER_CHANNEL)
+    x = torch.randn(64, 24, generator=torch.Generator().manual_seed(1))
+    want, found = x @ weight.T, {}
+    uniform = Uniform.of_range(*(torch.full((6, 1), end) for end in (-6.0, 6.0)), scheme)
+    power = Power(uniform.scale, uniform.zero_point, scheme, 1.0)
+    free_codes = FreePower.around(power, weight, power.exponent)
+    for made in (Shifted.around(uniform, weight), free_codes):
+        (moving,) = made.learnable().get("shift") or made.learnable()["rounding"]
+        moving.requires_grad_(True)
+        optimizer, gradients = torch.optim.Adam([moving], lr=0.02), []
+        for _ in range(40):
+            optimizer.zero_grad()
+            (x @ made(weight).T - want).square().mean().backward()
+            gradients.append(moving.grad.clone())
+            optimizer.step()
+            made.keep_positive()
+        found[type(made)] = (torch.stack(gradients), made.codes(weight))
+    (one, codes_one), (two, codes_two) = found.values()
+    assert torch.equal(codes_one, codes_two)
+    assert not torch.equal(codes_one, uniform.codes(weight))
+    torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
 
 
 # --- families

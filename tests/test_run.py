@@ -12,10 +12,12 @@ from safetensors.torch import load_file
 
 from qlib import run as runner
 from qlib import store, tensors
+from qlib._artifacts import save_quantizers
 from qlib._registry import discover
+from qlib._restore import restore
 from qlib._setup import set_up
 from qlib.records import Cancelled, Event, Refused, RunRecord, RunSpec, ignore
-from qlib.run import quantize, run
+from qlib.run import bit_plan, quantize, run
 from qlib.specs import checked
 
 MODEL = "digits-resnet"
@@ -297,6 +299,29 @@ def test_all_layers_kept_is_the_float_network_bit_for_bit(method: str, placement
     assert record.metrics["weight_mb"] == record.metrics["weight_mb_float"]
     assert {row["tensor"] for row in record.layers} == {"output"}
     assert {row["acc_mse"] for row in record.layers} == {0.0}
+
+
+@pytest.mark.parametrize("changes", [{"tune_norms": True}, {"tune_biases": 3}])
+@pytest.mark.parametrize("method", ["nearest", "brecq", "nupes"])
+def test_what_is_tuned_follows_any_method_and_is_stored(
+    method: str, changes: dict, tmp_path: Path
+) -> None:
+    """Integers stay; answers move; the network comes back from its file with what was tuned."""
+    made = checked(spec(method, weight_bits=3, act_bits=3))
+    found = {}
+    for name, one in (("plain", made), ("tuned", replace(made, **changes))):
+        (folder := tmp_path / name).mkdir()
+        setup = set_up(one, torch.device("cpu"), ignore)
+        found[name] = quantize(setup, one, ignore)
+        save_quantizers(setup.model, folder)
+    assert not torch.equal(found["plain"]["quant"], found["tuned"]["quant"])
+    assert torch.equal(found["plain"]["nearest"], found["tuned"]["nearest"])
+    plain, tuned = (load_file(tmp_path / n / "quantizers.safetensors") for n in found)
+    integers = [name for name in plain if name.endswith(".codes")]
+    assert all(torch.equal(plain[name], tuned[name]) for name in integers)
+    assert any(name.endswith(".bias.added") for name in tuned)
+    restore(setup.model, bit_plan(setup.model, one), folder / "quantizers.safetensors")
+    assert torch.equal(setup.predict(setup.model, ""), found["tuned"]["quant"])
 
 
 def test_a_layer_to_keep_that_is_not_there_is_refused() -> None:

@@ -29,7 +29,7 @@ def test_every_field_decides_the_key() -> None:
         "act_observer": "minmax", "granularity": "tensor", "symmetric_weights": True,
         "symmetric_acts": True, "weights": "w.safetensors", "calib": 64, "calib_data": "digits",
         "test": 10, "seed": 1, "device": "cuda", "settings": {"steps": 1},
-        "analysis": "sensitivity", "keep_float": ("head",),
+        "analysis": "sensitivity", "keep_float": ("head",), "tune_norms": True, "tune_biases": 9,
     }  # fmt: skip
     changed = {f.name for f in fields(RunSpec) if f.name in other}
     keys = {replace(SPEC, **{name: other[name]}).key for name in changed} | {SPEC.key}
@@ -52,6 +52,13 @@ def test_an_analysis_says_so_in_its_key() -> None:
     key = replace(SPEC, analysis="sensitivity").key
     assert re.fullmatch(r"digits-vit_brecq_sensitivity_W4A4_[0-9a-f]{10}", key)
     assert key[-10:] != SPEC.key[-10:]
+
+
+@pytest.mark.parametrize("changes", [{"tune_norms": True}, {"tune_biases": 5}])
+def test_a_network_of_many_widths_is_not_tuned_for_one(changes: dict) -> None:
+    with pytest.raises(Refused, match="PTMQ gives a network for many bit-widths"):
+        specs.checked(replace(SPEC, method="ptmq", **changes))
+    assert specs.checked(replace(SPEC, **changes)).key != specs.checked(SPEC).key
 
 
 def test_layers_kept_in_float_are_a_set_of_names() -> None:

@@ -27,6 +27,7 @@ class Method(ABC):
     cost: ClassVar[str]  # "seconds" or "minutes", on a laptop
     paper_settings: ClassVar[dict[str, Any]] = {}  # fields as published
     paper_placement: ClassVar[str] = "inputs"  # where the paper quantizes activations
+    many_widths: ClassVar[bool] = False  # can its network be switched between bit-widths?
 
     def __post_init__(self) -> None:
         _params.check(self)

@@ -22,6 +22,7 @@ class AdaQuant(Method):
     each other and see float inputs. Rates of grids and shifts are relative, a shift being counted
     in steps: the published ones are absolute (weights 1e-5, biases 1e-3, weight ranges 1e-3,
     activation ranges 1e-1), so that only what keeps its meaning is among the paper's settings.
+    The paper's batch-norm and bias tuning can follow any method: see `qlib.tuning`.
     """
 
     title = "AdaQuant"
@@ -41,20 +42,12 @@ class AdaQuant(Method):
     step_rate: float = param(1e-3, "Learning rate of weight scales, relative.", low=0.0, high=1.0)
     act_rate: float = param(1e-3, "Learning rate of input scales, relative.", low=0.0, high=1.0)
     zero_rate: float = param(1e-2, "Learning rate of the zero-points, in steps.", low=0.0, high=1.0)
-    tune_norms: bool = param(
-        False, "Match each channel's mean and spread to the float network's afterwards."
-    )
-    tune_steps: int = param(
-        0, "Steps that tune all biases together afterwards, at the biases' rate.",
-        low=0, high=100_000,
-    )  # fmt: skip
     batch: int = param(32, "Images for each step.", low=1, high=1024)
 
     def apply(
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
     ) -> None:
         from qlib.reconstruct import Rate, reconstruct
-        from qlib.tuning import tune_biases, tune_norms
 
         data.attach(model, plan)
         rates = {"shift": self.rate, "bias": self.bias_rate, "step": self.step_rate,
@@ -70,12 +63,6 @@ class AdaQuant(Method):
                 generator=data.generator,
                 report=report,
             )
-        if self.tune_norms:
-            tune_norms(model, data, report)
-        tune_biases(
-            model, data, steps=self.tune_steps, rate=self.bias_rate, batch=self.batch,
-            report=report,
-        )  # fmt: skip
 
 
 def _free(unit: "Unit") -> None:

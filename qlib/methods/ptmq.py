@@ -32,6 +32,7 @@ class PTMQ(Method):
     paper = "Xu et al., AAAI 2024, doi 10.1609/aaai.v38i14.29553"
     promise = "One stored network for many bit-widths: rounding shared, steps apart, switched live."
     cost = "minutes"
+    many_widths = True
     paper_placement = "boundary"
     paper_settings = {"steps": 5_000, "rate": 1e-3, "act_rate": 4e-3, "keep": 0.5}  # noqa: RUF012
 

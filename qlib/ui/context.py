@@ -117,8 +117,11 @@ def entries() -> list[store.Entry]:
 
 
 def _special(record: RunRecord) -> bool:
-    """Runs that answer one question of their own come last: layers in float, a naive switch."""
-    return bool(record.spec.keep_float) or record.spec.settings.get("learned_at") == "highest"
+    """Runs that answer one question of their own come last: layers in float, a naive switch, what
+    tuning adds to a method."""
+    spec = record.spec
+    tuned = spec.tune_norms or spec.tune_biases
+    return bool(spec.keep_float or tuned) or spec.settings.get("learned_at") == "highest"
 
 
 def profile_of(record: RunRecord) -> store.Entry | None:

@@ -21,6 +21,8 @@ SPEC_KEYS = {  # fields of a specification that have a widget of their own, and 
     "granularity": "gran",
     "symmetric_weights": "wsym",
     "symmetric_acts": "asym",
+    "tune_norms": "norms",
+    "tune_biases": "biases",
 }
 URL = "query-params"
 
@@ -47,9 +49,11 @@ def draft() -> RunSpec:
         images = _images()
     with _part("Grid and placement", ":material/grid_4x4:", "part_grid"):
         grid = _grid()
+    with _part("Tuned afterwards", ":material/build:", "part_after"):
+        after = _after()
     return RunSpec(
         model, data, method, weight_bits, act_bits, weights=weights, settings=settings,
-        **images, **grid,
+        **images, **grid, **after,
     )  # fmt: skip
 
 
@@ -106,6 +110,15 @@ def _grid() -> dict:
         found["symmetric_weights"] = _field("symmetric_weights", "Symmetric weights")
         found["symmetric_acts"] = _field("symmetric_acts", "Symmetric inputs")
     return found
+
+
+def _after() -> dict:
+    one, two = st.columns(2)
+    with one:
+        norms = _field("tune_norms", "Channel statistics")
+    with two:
+        biases = _field("tune_biases", "Steps for all biases")
+    return {"tune_norms": norms, "tune_biases": biases}
 
 
 def again(spec: RunSpec) -> None:

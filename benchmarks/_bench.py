@@ -1,0 +1,79 @@
+"""A network and its images, loaded once and quantized again and again, as runs of their own would.
+
+A run of its own loads, asks the float network and rounds to nearest before it learns anything, and
+records every layer afterwards. Here a result costs what it learns and one look at the test images.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+
+from torch import Tensor
+
+from qlib import metrics
+from qlib._registry import discover
+from qlib._setup import device_of, set_up
+from qlib.records import RunSpec, ignore
+from qlib.run import Clock, bit_plan
+from qlib.specs import checked
+from qlib.tuning import tune
+
+# fields of a specification that decide what is loaded
+LOADED = ("model", "data", "weights", "calib", "calib_data", "test", "seed", "device", "placement")
+
+
+class Bench:
+    """What the specifications with the same `LOADED` fields as ``spec`` have in common."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.loaded = _loaded(spec)
+        self.setup = set_up(spec, device_of(spec), ignore)
+        with self.setup.model.quantized(weights=False, inputs=False):
+            self.reference = self.setup.predict(self.setup.net, "float")
+        self._nearest: dict[str, float] = {}
+
+    def fits(self, spec: RunSpec) -> bool:
+        """Can ``spec`` be measured here, without loading anything?"""
+        return _loaded(spec) == self.loaded
+
+    def quantize(self, spec: RunSpec) -> dict[str, float]:
+        """Apply the method of ``spec``, and what is tuned after it; the model is then switched on.
+
+        Returns:
+            seconds in each phase: "calibrate", "reconstruct".
+        """
+        spec, setup, clock = checked(spec), self.setup, Clock(ignore)
+        data, model = setup.data, setup.model
+        data.generator.manual_seed(spec.seed)
+        data.report = clock
+        observers = discover("observers")
+        data.weight_observer = observers[spec.weight_observer]()
+        data.act_observer = observers[spec.act_observer]()
+        clock.turn("calibrate")
+        method = discover("methods")[spec.method](**spec.settings)
+        method.apply(model, bit_plan(model, spec), data, clock)
+        tune(model, data, clock, norms=spec.tune_norms, biases=spec.tune_biases)
+        clock.turn("")
+        model.switch(weights=True, inputs=True)
+        return {phase: clock.seconds.get(phase, 0.0) for phase in ("calibrate", "reconstruct")}
+
+    def answers(self) -> Tensor:
+        """Logits of the test images in the model's present state, (n, classes)."""
+        return self.setup.predict(self.setup.model, "")
+
+    def accuracy(self) -> dict[str, float]:
+        """Of the model in its present state: see `qlib.metrics.accuracy`."""
+        return metrics.accuracy(self.setup.labels, self.answers(), self.reference)
+
+    def measured(self, spec: RunSpec) -> tuple[Mapping[str, float], Mapping[str, float]]:
+        """What a run of ``spec`` would tell: accuracy, with "top1_nearest", and seconds."""
+        plain = replace(checked(spec), method="nearest", settings={}, tune_norms=False,
+                        tune_biases=0)  # fmt: skip
+        if plain.key not in self._nearest:
+            self.quantize(plain)
+            self._nearest[plain.key] = self.accuracy()["top1"]
+        seconds = self.quantize(spec)
+        return self.accuracy() | {"top1_nearest": self._nearest[plain.key]}, seconds
+
+
+def _loaded(spec: RunSpec) -> dict[str, object]:
+    return {f.name: getattr(spec, f.name) for f in fields(spec) if f.name in LOADED}
