@@ -57,6 +57,7 @@ def fit(
                 penalty=design.penalty,
                 generator=data.generator,
                 report=report,
+                inputs=inputs,
                 **_unusual(design, unit, data, inputs),
             )
 
@@ -80,8 +81,6 @@ def _unusual(
 ) -> dict[str, Any]:
     """What the loop is told beyond its defaults."""
     told = measured(design, unit, data, inputs)
-    if inputs is not None:
-        told["inputs"] = inputs
     if design.hardening == "cosine":
         told["decay"] = loop.Decay(cosine=True)
     if design.optimizer != "adam":
