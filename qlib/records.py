@@ -84,6 +84,12 @@ class RunSpec:
         low=0,
         high=100_000,
     )
+    calib_choice: str = param(
+        "random",
+        "Calibration images: drawn at random, as many of each class, shifted by up to an eighth, "
+        "shifted and mirrored (photographs only), or noise with their mean and spread.",
+        choices=("random", "balanced", "shifted", "mirrored", "noise"),
+    )
 
     @property
     def key(self) -> str:

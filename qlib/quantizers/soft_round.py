@@ -10,6 +10,7 @@ from qlib.quantizers._base import Quantizer
 from qlib.scheme import Scheme
 
 STRETCH = (1.1, -0.1)  # ζ, γ: let h reach 1 and 0
+SURE = 1e30  # a V that nothing moves: h is 0 or 1, its slope 0
 EDGE = 1e-4  # keeps V finite and its gradient alive for weights that lie on the grid
 
 
@@ -48,6 +49,13 @@ class SoftRound(Quantizer):
         """Take V and ⌊w/s⌋, in steps from 0.0; both shaped like the weight's split."""
         self.register_buffer("floor", floor)
         self.up = up
+
+    @torch.no_grad()
+    def hold(self, held: Tensor, weight: Tensor) -> None:
+        """Leave the weights where ``held`` is True at their nearest level."""
+        split = self.scheme.granularity.split
+        up = (split(weight) / self.scale).round() - self.floor
+        self.up.copy_(torch.where(split(held), (2 * up - 1) * SURE, self.up))
 
     def h(self) -> Tensor:
         """Rounding as a number in [0, 1]; 0 or 1 once hard."""
