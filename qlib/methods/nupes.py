@@ -32,6 +32,11 @@ class Nupes(Method):
     paper_placement = "inputs"
 
     steps: int = param(500, "Optimisation steps for each block.", low=0, high=100_000)
+    by: str = param(
+        "weights",
+        "What the exponents make small at the start: the error of weights or of outputs.",
+        choices=("weights", "outputs"),
+    )
     rate: float = param(1e-2, "Learning rate of the codes, in steps.", low=0.0, high=1.0)
     exponent_rate: float = param(1e-4, "Learning rate of the exponents.", low=0.0, high=1.0)
     act_rate: float = param(1e-3, "Learning rate of input ranges, relative.", low=0.0, high=1.0)
@@ -40,19 +45,14 @@ class Nupes(Method):
     def apply(
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
     ) -> None:
-        from qlib.methods._power import Family, attach, search
+        from qlib.methods._power import attach, exponents
         from qlib.reconstruct import Rate, reconstruct
 
         data.attach(model, plan)
-        best, common = search(model, plan, data, 2.0, report)
-
-        def exponent(family: Family) -> float:
-            own = [best[name] for name in family.weights if name in best]
-            return own[0] if len(own) == 1 else common
-
-        exponents = attach(model, plan, data, exponent)
+        searched = exponents(model, plan, data, report, by=self.by, share="layer", norm=2.0)
+        shared = attach(model, plan, data, searched)
         for unit in data.walk(model, weights=True, inputs=True):
-            _free(unit, exponents)
+            _free(unit, shared)
             reconstruct(
                 unit,
                 learn={
