@@ -16,7 +16,7 @@ if view is None:
 
 others = reconstruction.peers(view)
 title = state.titles().get(view.record.spec.method, view.record.spec.method)
-learned = reconstruction.learned(view.entry)
+learned = reconstruction.changed(view, others)
 if learned:
     shown = reconstruction.controls(view, others)
     gains = layer_gains.of(view, shown)

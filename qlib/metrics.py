@@ -134,17 +134,20 @@ def _grid_row(model: QuantModel, point: str, tensor: str, quantizer: Quantizer) 
 
 
 def _weight_row(model: QuantModel, name: str, layer: QuantLayer) -> dict[str, object]:
-    """``rmse_step``: √ mean of squared errors, each in steps of its own grid (0.289: rounding)."""
+    """``rmse_step``: √ mean of squared errors, each in steps of its own grid (0.289: rounding).
+    ``beyond``: share of weights on neither of the two levels beside them."""
     quantizer, weight = layer.weight_point.quantizer, layer.weight
     with torch.no_grad():
         rounded, codes = quantizer(weight), quantizer.codes(weight)
         nearest = quantizer.nearest(weight)
+        other = nearest + (weight - quantizer.values(nearest)).sign()  # on the weight's other side
         steps = (rounded - weight) / step(quantizer, weight)
         clipped = outside(quantizer, weight)
     return _grid_row(model, f"{name}.weight", "weight", quantizer) | {
         "sqnr_db": sqnr(weight, rounded),
         "clipped": float(clipped.double().mean()),
         "flipped": float((codes != nearest).double().mean()),
+        "beyond": float(((codes != nearest) & (codes != other)).double().mean()),
         "mse": _mse(rounded, weight),
         "mse_nearest": _mse(quantizer.values(nearest), weight),
         "rmse_step": float(steps.double().square().mean().sqrt()),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from qlib import metrics
 from qlib.model import QuantModel
+from qlib.quantizers.power import Power
 from qlib.quantizers.soft_round import SoftRound
 from qlib.quantizers.uniform import Uniform
 from qlib.scheme import PER_CHANNEL, BitPlan, Granularity, Scheme
@@ -121,7 +122,7 @@ def test_bytes_by_granularity() -> None:
 
 COLUMNS = ["point", "layer", "unit", "kind", "tensor", "bits", "symmetric", "scale", "zero_point",
            "channels", "macs", "params", "sqnr_db", "clipped", "flipped"]  # fmt: skip
-OF_TENSOR = {"weight": ["mse", "mse_nearest", "rmse_step"], "input": ["rmse_step"],
+OF_TENSOR = {"weight": ["beyond", "mse", "mse_nearest", "rmse_step"], "input": ["rmse_step"],
              "boundary": ["rmse_step"]}  # fmt: skip
 
 
@@ -241,6 +242,25 @@ def test_flipped_share_counts_weights_not_at_their_nearest_level() -> None:
     assert rows["one.conv1.weight"]["flipped"] == pytest.approx(want)
     assert 0.15 < want <= 0.25  # those at the ends of the grid cannot move
     assert rows["one.conv2.weight"]["flipped"] == 0.0
+
+
+@pytest.mark.parametrize("grid", [Uniform, Power])
+def test_share_beyond_counts_weights_on_neither_level_beside_them(grid: type) -> None:
+    model, data = quantizable(), calibration()
+    data.attach(model, plan(model, 4, 4))
+    layer = model.layers["one.conv1"]
+    weight, scheme = layer.weight, plan(model, 4, 4).weights["one.conv1"]
+    fitted = grid.fit(weight, scheme, data.weight_observer)
+    nearest = fitted.codes(weight)
+    side = (weight - fitted.values(nearest)).sign()
+    for change, flipped, beyond in ((side, 1, 0), (-side, 1, 1), (2 * side, 1, 1), (0, 0, 0)):
+        made = fitted
+        made.codes = lambda x, c=change: nearest + c
+        layer.weight_point.fill(made)
+        rows = {r["point"]: r for r in metrics.layer_rows(model, data.histograms(model))}
+        row = rows["one.conv1.weight"]
+        assert row["flipped"] == pytest.approx(flipped, abs=0.01)
+        assert row["beyond"] == pytest.approx(beyond, abs=0.01)
 
 
 def test_rows_after_a_learned_method() -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -361,3 +362,29 @@ def test_only_the_working_job_of_the_same_kind_is_live(demo, monkeypatch):
 def test_answer_says_what_the_data_say(output, words):
     gain = layer_gains.Gain("a", "u", 10, weight=1.4, output=output, flipped=0.2)
     assert layer_gains.answer((gain,), "BRECQ").rstrip(".").endswith(words)
+
+
+def test_answer_of_a_run_that_moved_levels_and_no_weight():
+    gain = layer_gains.Gain("a", "u", 10, weight=0.8, output=0.5, flipped=0.0)
+    said = layer_gains.answer((gain,), "PowerQuant")
+    assert "PowerQuant **moved the levels, not the weights**" in said
+    assert "weight error **fell to 0.80 times** what nearest rounding gives, and" in said
+    same = layer_gains.Gain("a", "u", 10, weight=1.0, output=0.5, flipped=0.0)
+    assert "**Nothing was learned in this run**" in layer_gains.answer((same,), "EasyQuant")
+
+
+def test_page_shows_what_a_bent_grid_does(learned, folders):  # noqa: F811
+    shutil.copytree(learned, folders[0], dirs_exist_ok=True)
+    run = write(folders[0], "powerquant")
+    file = run / "layers.csv"
+    rows = list(csv.DictReader(io.StringIO(file.read_text())))
+    for row in rows:
+        if row["tensor"] == "weight":
+            row |= {"flipped": "0.0", "mse": "0.015", "mse_nearest": "0.015"}
+    with file.open("w", newline="") as out:
+        writer = csv.DictWriter(out, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    at = open_page(PAGE, **W4, q="powerquant")
+    assert "moved the levels, not the weights" in texts(at)
+    assert "weight error **fell to 0.75 times**" in texts(at)

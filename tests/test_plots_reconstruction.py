@@ -69,6 +69,11 @@ def test_gains_against_another_network():
     ]
     assert [g.output for g in _learned.gains(mine, near)] == [0.5, 0.5, None]
     assert [g.output for g in _learned.gains(mine, near, "test")] == [0.75, 0.75, None]
+    bent = [r | ({"mse": 0.03} if r["tensor"] == "weight" else {}) for r in TRADED]
+    even = [r | ({"mse_nearest": 0.06} if r["tensor"] == "weight" else {}) for r in TRADED]
+    assert [g.weight for g in _learned.gains(bent)] == [1.5, 1.5, 1.5]  # on grids of its own
+    assert [g.weight for g in _learned.gains(bent, even)] == [0.5, 0.5, 0.5]
+    assert _learned.regridded(_learned.gains(bent, even))
     info = error_arrows.info({"brecq": mine}, nearest=near, data="test", titles=TITLES)
     assert [g.output for g in info.main] == [0.75, 0.75]
     axis = error_arrows.figure(info).layout.yaxis.title.text

@@ -359,10 +359,11 @@ def test_search_finds_the_least_error_of_all_hundredths() -> None:
     assert total[common] <= total[1.0]
 
 
-def test_whole_network_or_each_layer() -> None:
+@pytest.mark.parametrize("by", ["weights", "outputs"])
+def test_whole_network_or_each_layer(by: str) -> None:
     exponents = {}
     for share in ("network", "layer"):
-        model = applied("powerquant", share=share)
+        model = applied("powerquant", by=by, share=share)
         points = [m.weight_point for m in model.weighted().values()] + list(model.points.values())
         exponents[share] = {round(float(p.quantizer.exponent), 4) for p in points}
     assert len(exponents["network"]) == 1
@@ -371,7 +372,8 @@ def test_whole_network_or_each_layer() -> None:
 
 def test_with_exponent_one_it_is_nearest_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_power, "search", lambda model, *rest: ({}, 1.0))
-    made, nearest, x = applied("powerquant"), applied("nearest"), pictures(32, seed=9)[0]
+    made, nearest = applied("powerquant", by="weights"), applied("nearest")
+    x = pictures(32, seed=9)[0]
     assert same(codes(made), codes(nearest))
     assert same(scales(made), scales(nearest))
     assert torch.equal(made(x), nearest(x))
@@ -387,11 +389,55 @@ def test_search_uses_no_images() -> None:
 
 
 def test_weights_come_nearer_than_with_nearest() -> None:
-    nearest, made = applied("nearest"), applied("powerquant", share="layer")
+    nearest, made = applied("nearest"), applied("powerquant", by="weights", share="layer")
     for name, layer in made.weighted().items():
         w = layer.weight
         ours, theirs = (m.layers[name].weight_point.quantizer(w) for m in (made, nearest))
         assert (ours - w).norm() <= (theirs - w).norm() * (1 + 1e-6)
+
+
+def test_by_outputs_each_layer_has_the_exponent_whose_output_is_nearest_to_float() -> None:
+    """Asked of every layer alone, on float inputs, with its own input rounded on the same grid."""
+    x = pictures(_power.IMAGES)[0]
+    model, data = quantizable(), calibration(x)
+    made = plan(model, 3, 3)
+    best, common = _power.search_outputs(model, made, data, ignore)
+    seen = data.histograms(model)
+    assert 1.0 in _power.TRIED
+    total = dict.fromkeys(_power.TRIED, 0.0)
+    for unit in data.walk(model, by="layer", weights=False, inputs=False):
+        (layer,), point = unit.weighted, f"{unit.layer}.input"
+        bias = layer.layer.bias
+        error = {}
+        for a in _power.TRIED:
+            w = Power.fit(layer.weight, made.weights[unit.layer], MinMax(), a)(layer.weight)
+            values, counts = seen[point].values()
+            rounded = Power.fit(values, made.inputs[point], MinMax(), a, counts)(unit.inputs)
+            if layer.kind == "conv":
+                own = layer.layer
+                got = torch.nn.functional.conv2d(rounded, w, bias, own.stride, own.padding)
+            else:
+                got = torch.nn.functional.linear(rounded, w, bias)
+            want = layer(unit.inputs)
+            error[a] = float((got - want).square().sum() / want.square().sum())
+            total[a] += error[a]
+        assert error[best[point]] == pytest.approx(min(error.values()), rel=1e-3), unit.layer
+    assert total[common] == pytest.approx(min(total.values()), rel=1e-3)
+    assert all(layer.weight_point.quantizer is None for layer in model.weighted().values())
+
+
+@pytest.mark.parametrize("placement", ["inputs", "boundary"])
+def test_by_outputs_operands_without_weights_are_compared_themselves(placement: str) -> None:
+    from helpers_nets import images, tiny
+
+    x = images("vit", 16)
+    model = QuantModel(tiny("vit"), x[:2], ("blocks.0", "blocks.1", "blocks.2"), placement)
+    method("powerquant").apply(model, plan(model, 3, 3), calibration(x), ignore)
+    model.switch(weights=True, inputs=True)
+    assert torch.isfinite(model(x)).all()
+    products = [f for f in _power.families(model) if not f.weights]
+    found = {float(model.points[n].quantizer.exponent) for f in products for n in f.points}
+    assert len(found) > 1
 
 
 # --- NUPES
@@ -400,7 +446,7 @@ def test_weights_come_nearer_than_with_nearest() -> None:
 @pytest.mark.parametrize("placement", ["inputs", "boundary"])
 def test_without_steps_it_is_powerquant_with_an_exponent_for_each_layer(placement: str) -> None:
     made = applied("nupes", steps=0, placement=placement)
-    fitted = applied("powerquant", share="layer", placement=placement)
+    fitted = applied("powerquant", by="weights", share="layer", placement=placement)
     assert same(codes(made), codes(fitted))
     x = pictures(32, seed=9)[0]
     torch.testing.assert_close(made(x), fitted(x), rtol=1e-3, atol=1e-3)

@@ -46,6 +46,10 @@ class Design:
         1, "How many codes a weight may go away from the nearest one.",
         low=1, high=15, group=MOVES, when=("learn", ("window",)),
     )  # fmt: skip
+    exponents: str = param(
+        "weights", "What exponents make small at the start: the error of weights or of outputs.",
+        choices=("weights", "outputs"), group=MOVES, when=("learn", ("power",)),
+    )  # fmt: skip
     select: str = param(
         "all",
         "Which weights of a unit are learned; the others stay at the nearest level. Undecided: "

@@ -41,7 +41,8 @@ def fit(
         Refused: the network cannot be cut into the units asked for, or a loss was not finite.
     """
     data.attach(model, plan)
-    exponents = _power_grids(model, plan, data, report) if design.learn == "power" else {}
+    bent = design.learn == "power"
+    exponents = _power_grids(design, model, plan, data, report) if bent else {}
     for unit in data.walk(model, by=design.unit, weights=True, inputs=design.acts):
         still = held(design, unit, data)
         _free(unit, design, exponents)
@@ -104,18 +105,13 @@ def _free(unit: Unit, design: Design, exponents: Mapping[str, nn.Parameter]) -> 
 
 
 def _power_grids(
-    model: QuantModel, plan: BitPlan, data: Calibration, report: Report
+    design: Design, model: QuantModel, plan: BitPlan, data: Calibration, report: Report
 ) -> dict[str, nn.Parameter]:
     """A bent grid for every tensor; a layer's own best exponent, or the best one for all."""
     from qlib.methods import _power
 
-    best, common = _power.search(model, plan, data, 2.0, report)
-
-    def exponent(family: _power.Family) -> float:
-        own = [best[name] for name in family.weights if name in best]
-        return own[0] if len(own) == 1 else common
-
-    return _power.attach(model, plan, data, exponent)
+    best = _power.exponents(model, plan, data, report, by=design.exponents, share="layer", norm=2.0)
+    return _power.attach(model, plan, data, best)
 
 
 def _free_powers(unit: Unit, exponents: Mapping[str, nn.Parameter]) -> None:

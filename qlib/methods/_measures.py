@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qlib.calibration import Calibration, Unit
+from qlib.functional import take
 from qlib.methods._design import Design
 from qlib.reconstruct import share_of
 
@@ -28,9 +29,9 @@ def measured(
         power = POWERS[design.error]
         return {} if power == 2 else {"power": power}
     compare = {"cosine": angle, "kl": divergence}[design.error](unit)
-    feed = inputs or (lambda at: unit.inputs[at])
+    feed = inputs or (lambda at: take(unit.inputs, at))
     share = share_of(unit, design.batch)
-    return {"objective": lambda at: share * compare(unit(feed(at)), unit.targets[at])}
+    return {"objective": lambda at: share * compare(unit(feed(at)), take(unit.targets, at))}
 
 
 def fisher(unit: Unit, data: Calibration) -> Tensor:

@@ -84,6 +84,7 @@ class Brecq(Method):
             self._learn_act_steps(unit, data, report)
 
     def _learn_act_steps(self, unit: "Unit", data: "Calibration", report: "Report") -> None:
+        from qlib.functional import take
         from qlib.reconstruct import Rate, reconstruct
 
         reconstruct(
@@ -91,7 +92,7 @@ class Brecq(Method):
             learn={"scale": Rate(self.act_rate, cosine=True)},
             steps=self.act_steps,
             batch=self.batch,
-            inputs=lambda at: unit.float_inputs[at],  # clean inputs, as in the published code
+            inputs=lambda at: take(unit.float_inputs, at),  # clean inputs, as in the published code
             power=2.4,
             generator=data.generator,
             report=report,

@@ -31,6 +31,11 @@ class Nupes(Method):
     paper_placement = "inputs"
 
     steps: int = param(500, "Optimisation steps for each block.", low=0, high=100_000)
+    by: str = param(
+        "weights",
+        "What the exponents make small at the start: the error of weights or of outputs.",
+        choices=("weights", "outputs"),
+    )
     rate: float = param(1e-2, "Learning rate of the codes, in steps.", low=0.0, high=1.0)
     exponent_rate: float = param(1e-4, "Learning rate of the exponents.", low=0.0, high=1.0)
     act_rate: float = param(1e-3, "Learning rate of input ranges, relative.", low=0.0, high=1.0)
@@ -39,6 +44,7 @@ class Nupes(Method):
     def design(self) -> Design:
         return Design(
             learn="power",
+            exponents=self.by,
             unit="block",
             inputs="quantized",
             penalty=0.0,

@@ -13,11 +13,12 @@ from qlib.plots import _theme
 
 @dataclass(frozen=True)
 class Gain:
-    """One layer against nearest rounding on the same grid.
+    """One layer against nearest rounding.
 
     ``weight``: squared error of its weights, ``output``: of its output in the quantized network,
     both as multiples of what nearest rounding gives; ``flipped``: share of its weights whose code
-    is another one; ``params``: how many weights it has. None: not stored, or nothing to divide by.
+    is not the nearest one of their grid, ``beyond``: of those that are on neither of the two levels
+    beside them; ``params``: how many weights it has. None: not stored, or nothing to divide by.
     """
 
     layer: str
@@ -26,6 +27,7 @@ class Gain:
     weight: float | None = None
     output: float | None = None
     flipped: float | None = None
+    beyond: float | None = None
 
     @property
     def traded(self) -> bool:
@@ -41,14 +43,18 @@ def gains(
 ) -> tuple[Gain, ...]:
     """Every quantized layer with weights, in order of execution.
 
-    ``nearest``: rows of the network with every weight rounded to nearest, whose output errors on
-    ``data`` (``calib`` or ``test``) are divided by. Without them it is the same network with this
-    layer's weights alone sent back to nearest, which is known on calibration images only.
+    ``nearest``: rows of the network with every weight rounded to nearest on even steps, whose
+    weight errors, and output errors on ``data`` (``calib`` or ``test``), are divided by. Without
+    them it is the same network and the same grids with this layer's weights alone sent back to
+    nearest, which is known on calibration images only.
     """
     rows = list(rows)
     ours = _outputs(rows)
     theirs, above, below = ours, "acc_mse", "acc_mse_nearest"
+    even = {}
     if nearest is not None:
+        nearest = list(nearest)
+        even = {r["layer"]: r for r in nearest if r.get("tensor") == "weight"}
         above = below = "acc_mse_test" if data == "test" else "acc_mse"
         theirs = _outputs(nearest)
     return tuple(
@@ -56,9 +62,10 @@ def gains(
             row["layer"],
             row["unit"],
             int(number(row.get("params")) or 0),
-            _ratio(row.get("mse"), row.get("mse_nearest")),
+            _ratio(row.get("mse"), even.get(row["layer"], row).get("mse_nearest")),
             _ratio(ours.get(row["layer"], {}).get(above), theirs.get(row["layer"], {}).get(below)),
             number(row.get("flipped")),
+            number(row.get("beyond")),
         )
         for row in rows
         if row.get("tensor") == "weight"
@@ -88,6 +95,11 @@ def moved(found: Iterable[Gain]) -> float | None:
     known = [g for g in found if g.flipped is not None and g.params]
     total = sum(g.params for g in known)
     return sum(g.flipped * g.params for g in known) / total if total else None
+
+
+def regridded(found: Iterable[Gain]) -> bool:
+    """Have weights another error than nearest rounding gives? Their levels lie elsewhere then."""
+    return any(g.weight is not None and abs(g.weight - 1) > 1e-3 for g in found)
 
 
 def typical(found: Iterable[Gain]) -> tuple[float | None, float | None]:

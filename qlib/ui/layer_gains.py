@@ -33,23 +33,28 @@ def of(view: View, shown: Shown) -> tuple[Gain, ...]:
 def answer(found: tuple[Gain, ...], title: str) -> str:
     """What learning did to the weights, to their error and to the output's (Markdown)."""
     share = _learned.moved(found)
-    if not share:
+    weight, output = _learned.typical(found)
+    if not share and not _learned.regridded(found):
         return (
             f"**Nothing was learned in this run**: {title} left every weight at its nearest level. "
             "Choose a method that learns."
         )
-    weight, output = _learned.typical(found)
-    start = f"{title} moved **{_learned.percent(share)}** of the weights away from nearest"
+    start = f"{title} moved **{_learned.percent(share or 0.0)}** of the weights away from nearest"
+    if not share:
+        start = f"{title} **moved the levels, not the weights**: each sits at its nearest one"
     if weight is None or output is None:
         return f"{start}. What that did to the errors is not stored in this run."
-    end = f"grew to {_amount(output)}"
-    if output < 1.005:
-        end = f"fell to {_amount(output)}" if output < 0.995 else "stayed the same"
-    join = "but" if output < 0.995 else "and"
+    join = "but" if (weight >= 0.995) != (output >= 0.995) else "and"
     return (
-        f"{start}. In a typical layer the weight error **grew to {_amount(weight)}** what nearest "
-        f"rounding gives, {join} the output error **{end}**."
+        f"{start}. In a typical layer the weight error {_change(weight)} what nearest "
+        f"rounding gives, {join} the output error {_change(output)}."
     )
+
+
+def _change(ratio: float) -> str:
+    if 0.995 <= ratio < 1.005:
+        return "**stayed the same**"
+    return f"**{'fell' if ratio < 1 else 'grew'} to {_amount(ratio)}**"
 
 
 def _amount(ratio: float) -> str:
@@ -65,7 +70,9 @@ def chosen(view: View, found: tuple[Gain, ...]) -> str:
         return f"**`{view.layer}`** has no weights, so nothing is learned in it."
     parts = [f"**`{gain.layer}`**"]
     if gain.flipped is not None:
-        parts.append(f"{_learned.percent(gain.flipped)} of {gain.params:,} weights moved")
+        moved = f"{_learned.percent(gain.flipped)} of {gain.params:,} weights moved"
+        past = gain.beyond and f", {_learned.percent(gain.beyond)} past the levels beside them"
+        parts.append(moved + (past or ""))
     if gain.weight is not None:
         parts.append(f"weight error **{_learned.times(gain.weight)}** nearest's")
     if gain.output is not None:

@@ -63,6 +63,17 @@ def learned(entry: Entry) -> bool:
         return False
 
 
+def changed(view: View, others: Mapping[str, Entry]) -> bool:
+    """Whether a run moved weights, or the levels that they are rounded to."""
+    if learned(view.entry):
+        return True
+    nearest = others.get("nearest")
+    if nearest is None or nearest.key == view.entry.key:
+        return False
+    rows = state.layers(nearest.folder)
+    return _learned.regridded(_learned.gains(view.record.layers, rows))
+
+
 # ---- nothing learned -------------------------------------------------------------------------
 
 
