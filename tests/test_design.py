@@ -79,7 +79,6 @@ def test_most_gradient_methods_are_points_of_the_space() -> None:
     }  # fmt: skip
     assert METHODS["nearest"]().design() is None
     assert METHODS["brecq"](acts="after").design() is None
-    assert METHODS["adaquant"](tune_norms=True).design() is None
 
 
 @pytest.mark.parametrize("placement", ["inputs", "boundary"])
