@@ -87,7 +87,7 @@ def test_the_design_of_a_method_is_the_method(
     name: str, changes: dict[str, Any], placement: str
 ) -> None:
     found = []
-    named = method(name, 10, **({"tune_steps": 0} if name == "adaquant" else {}) | changes)
+    named = method(name, 10, **changes)
     for recipe in (named, Custom(**asdict(named.design()))):
         model, data = quantizable(placement), calibration(seed=3)
         recipe.apply(model, plan(model, 3, 4), data, ignore)
