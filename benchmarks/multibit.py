@@ -262,7 +262,8 @@ def summary(rows: list[dict[str, str]]) -> list[dict[str, object]]:
     """One table line for each line of the picture: top-1 at each width, mean over seeds."""
     groups: dict[tuple[str, ...], dict[str, list[dict[str, str]]]] = {}
     for row in rows:
-        which = "as activations" if row["weight_bits"] == row["act_bits"] else row["weight_bits"]
+        same = row["weight_bits"] == row["act_bits"] and "fixed" not in row["line"]
+        which = "as activations" if same else row["weight_bits"]
         key = (row["model"], row["line"], which)
         groups.setdefault(key, {}).setdefault(row["act_bits"], []).append(row)
     for (model, line, which), found in groups.items():  # where both have the same bits
@@ -274,6 +275,7 @@ def summary(rows: list[dict[str, str]]) -> list[dict[str, object]]:
             "network": model,
             "line": line,
             "weight bits": which,
+            "steps": next(iter(found.values()))[0]["steps"],
             "seeds": max(map(len, found.values())),
             "n": next(iter(found.values()))[0]["n"],
             **{f"{b} bits": _told(found.get(b, [])) for b in widths},

@@ -2,7 +2,7 @@
 
 Each table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; what is between is replaced
 by the rows of ``benchmarks/results/accuracy.csv`` whose network begins with NAME; the tables
-``noise`` and ``multibit`` are those of ``noise.csv`` and ``multibit.csv``.
+``noise``, ``multibit`` and ``multibit_ablations`` are those of the files with these names.
 """
 
 import re
@@ -22,9 +22,9 @@ Lines = list[dict[str, object]]
 
 def measured() -> tuple[Lines, dict[str, Lines]]:
     """What `filled` takes, from the stored rows."""
+    others = {"noise": noise, "multibit": multibit, "multibit_ablations": multibit}
     return summary(Table("accuracy", COLUMNS, fresh=False).rows()), {
-        "noise": noise.summary(Table("noise", noise.COLUMNS, fresh=False).rows()),
-        "multibit": multibit.summary(Table("multibit", multibit.COLUMNS, fresh=False).rows()),
+        name: of.summary(Table(name, of.COLUMNS, fresh=False).rows()) for name, of in others.items()
     }
 
 
