@@ -34,7 +34,7 @@ class Dropped(Method):
     def apply(self, model, plan, data, report) -> None:
         data.attach(model, plan)
 '''
-PAGES = '''
+PAGES = """
 import json, sys
 from streamlit.testing.v1 import AppTest
 
@@ -64,7 +64,7 @@ form = {w.key: (w.value, w.help) for w in at.number_input if (w.key or "").start
 compare = opened("pages/9_Compare.py", m="digits-resnet")
 start = opened("pages/1_Start.py", m="digits-resnet", q="dropped")
 print(json.dumps({"form": form, "card": said(at), "compare": said(compare), "start": said(start)}))
-'''
+"""
 
 
 @pytest.fixture(scope="module")

@@ -45,6 +45,12 @@ class FreePower(Power):
         steps = (split / self.scale).clamp(self.low, self.high)
         self.latent = nn.Parameter(steps, requires_grad=False)
 
+    @torch.no_grad()
+    def keep(self, codes: Tensor) -> None:
+        """Take codes that are known, as whole floats shaped like the weight."""
+        steps = self.scheme.granularity.split(codes) - self.zero_point
+        self.latent = nn.Parameter(steps, requires_grad=False)
+
     def forward(self, x: Tensor) -> Tensor:
         if self.latent is None:
             self.start(x)
