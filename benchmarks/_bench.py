@@ -7,6 +7,7 @@ records every layer afterwards. Here a result costs what it learns and one look 
 from collections.abc import Mapping
 from dataclasses import fields, replace
 
+import torch
 from torch import Tensor
 
 from qlib import metrics
@@ -45,6 +46,7 @@ class Bench:
         data, model = setup.data, setup.model
         data.generator.manual_seed(spec.seed)
         data.report = clock
+        data.arithmetic = getattr(torch, spec.precision)
         observers = discover("observers")
         data.weight_observer = observers[spec.weight_observer]()
         data.act_observer = observers[spec.act_observer]()

@@ -37,8 +37,8 @@ class Network:
     steps: int
     more: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    few: int = 200  # steps of comparisons of choices …
-    test: int | None = None  # … and their held-out images
+    few: int = 200  # steps where settings are compared with each other …
+    test: int | None = None  # … and, where choices are, the held-out images
     norms: bool = True  # does it have batch norms, whose statistics can be renewed?
 
 
@@ -75,11 +75,13 @@ def networks(only: list[str], shared: Path | None) -> Iterator[Network]:
         more = {
             "weights": str(shared / "deit_tiny_patch16_224.safetensors"),
             "calib": 64,
+            "precision": "bfloat16",
             "calib_data": f"imagenet:{shared / 'imagenet-calib-250.zip'}",
         }
         data = f"imagenet:{shared / 'imagenet-val-650.zip'}"
         model = "timm:deit_tiny_patch16_224"
-        yield Network(model, data, 40, more, {"batch": 8}, few=20, test=200, norms=False)
+        settings = {"batch": 8, "act_rate": 4e-3}  # few steps: scales must get there all the same
+        yield Network(model, data, 20, more, settings, few=20, test=200, norms=False)
 
 
 def lines() -> Iterator[Line]:
@@ -104,12 +106,19 @@ def lines() -> Iterator[Line]:
 
 
 def ablations() -> Iterator[Line]:
-    """What the mixer's cases and the distillation terms are worth."""
+    """What the mixer's cases and the distillation terms are worth.
+
+    Without distillation there is either the mixture's error alone or, simpler still, that of one
+    width drawn at each step, which the paper's loss of three passes may also be held against.
+    """
     some = tuple((b, b) for b in (8, 5, 4, 3))
     yield Line("PTMQ", "ptmq", (4, 4), some)
     yield Line("mixer case 1", "ptmq", (4, 4), some, {"case": "one"})
     yield Line("mixer case 2", "ptmq", (4, 4), some, {"case": "two"})
-    yield Line("no distillation", "ptmq", (4, 4), some, {"distil_middle": 0.0, "distil_low": 0.0})
+    none = {"distil_middle": 0.0, "distil_low": 0.0}
+    yield Line("distillation × 10", "ptmq", (4, 4), some, {"distil_middle": 1.0, "distil_low": 1.0})
+    yield Line("no distillation", "ptmq", (4, 4), some, none)
+    yield Line("one width's error", "ptmq", (4, 4), some, none | {"compared": "one width"})
 
 
 def choices() -> Iterator[Line]:
@@ -140,12 +149,19 @@ def main() -> None:
     for network in networks(args.only, args.shared):
         for seed in args.seeds:
             todo = [line for line in wanted() if args.lines is None or line.name in args.lines]
-            _measure(network, todo, seed, table, few=args.what == "choices")
+            _measure(_shortened(network, args.what), todo, seed, table)
     print(f"{machine()}\n")
     print(markdown(summary(table.rows())))
 
 
-def _measure(network: Network, todo: list[Line], seed: int, table: Table, *, few: bool) -> None:
+def _shortened(network: Network, what: str | None) -> Network:
+    """Comparisons take fewer steps; those of choices, on which nothing else rests, fewer images."""
+    if what is None:
+        return replace(network, test=None)
+    return replace(network, steps=network.few, test=network.test if what != "ablations" else None)
+
+
+def _measure(network: Network, todo: list[Line], seed: int, table: Table) -> None:
     """All lines for one network and one draw of calibration images; loaded once."""
     done = {tuple(row[c] for c in IDENTITY) for row in table.rows()}
     lines = None
@@ -155,7 +171,7 @@ def _measure(network: Network, todo: list[Line], seed: int, table: Table, *, few
             continue
         if line.statistics and not network.norms:
             continue
-        lines = lines or Lines(network, seed, few)
+        lines = lines or Lines(network, seed)
         sys.stderr.write(f"{network.model} seed {seed}: {line.name} {line.widths}\n")
         for row in lines.rows(line):
             table.add(row)
@@ -164,12 +180,10 @@ def _measure(network: Network, todo: list[Line], seed: int, table: Table, *, few
 class Lines:
     """Lines for one network and one draw of calibration images; loaded once."""
 
-    def __init__(self, network: Network, seed: int, few: bool) -> None:
-        self.network, self.seed = network, seed
-        self.steps = network.few if few else network.steps
-        test = network.test if few else None
+    def __init__(self, network: Network, seed: int) -> None:
+        self.network, self.seed, self.steps = network, seed, network.steps
         self.spec = RunSpec(
-            network.model, network.data, "nearest", seed=seed, test=test, **network.more
+            network.model, network.data, "nearest", seed=seed, test=network.test, **network.more
         )
         self.bench = Bench(self.spec)
 
@@ -231,7 +245,7 @@ def _statistics(setup, renewed: bool) -> Iterator[None]:
 
 def _cost(network: Network) -> dict[str, object]:
     """Seconds of PTMQ for all widths and of QDrop for one, in turns, the least of three."""
-    lines = Lines(network, 0, few=True)
+    lines = Lines(_shortened(network, "cost"), 0)
     todo = {"QDrop": Line("", "qdrop", (4, 4), ()), "PTMQ": Line("", "ptmq", (4, 4), ())}
     turns = [{name: lines.quantize(line) for name, line in todo.items()} for _ in range(3)]
     found = {name: min(turn[name] for turn in turns) for name in todo}

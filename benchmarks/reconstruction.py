@@ -20,7 +20,8 @@ import torch
 from benchmarks._table import machine, markdown
 from qlib._registry import discover
 from qlib.calibration import Calibration, Unit
-from qlib.methods.qdrop import _dropping
+from qlib.functional import take
+from qlib.methods._dropping import dropping
 from qlib.model import QuantModel
 from qlib.models._resnet import SmallResNet
 from qlib.models._units import find_blocks
@@ -30,7 +31,7 @@ from qlib.records import ignore
 from qlib.scheme import PER_CHANNEL, BitPlan, Scheme
 
 BATCH = 32
-ROUNDS, STEPS = 5, 40  # rounds of interleaved measurements; steps in each
+ROUNDS, STEPS = 5, 80  # rounds of interleaved measurements; steps in each
 
 
 def main() -> None:
@@ -104,6 +105,7 @@ def _ratios(unit: Unit, data: Calibration) -> dict[str, object]:
         "rounding": lambda: _steps(unit, data, keep=1.0, scale=False),
         "keep 1": lambda: _steps(unit, data, keep=1.0, scale=True),
         "keep ½": lambda: _steps(unit, data, keep=0.5, scale=True),
+        "keep ½, bf16": lambda: _steps(unit, data, keep=0.5, scale=True, bf16=True),
     }
     times: dict[str, list[float]] = {name: [] for name in kinds}
     for _ in range(ROUNDS):
@@ -111,7 +113,7 @@ def _ratios(unit: Unit, data: Calibration) -> dict[str, object]:
             times[name].append(_timed(run))
     row: dict[str, object] = {"block": f"{unit.name} {tuple(unit.inputs.shape[1:])}"}
     row["float pass, ms"] = f"{1e3 * min(times['whole']):.1f}"
-    for name in ("rounding", "keep 1", "keep ½"):
+    for name in (n for n in kinds if n not in ("whole", "spared")):
         pairs = [
             statistics.median(a / b for a, b in zip(times[name], times[base], strict=True))
             for base in ("whole", "spared")
@@ -132,18 +134,19 @@ def _float_pass(unit: Unit, *, to_input: bool) -> None:
     with unit.model.quantized(weights=False, inputs=False):
         for _ in range(STEPS):
             at = torch.randint(len(unit.inputs), (BATCH,), generator=None)
-            x = unit.inputs[at].requires_grad_(to_input)
-            (unit(x) - unit.targets[at]).square().sum().backward()
+            x = take(unit.inputs, at).requires_grad_(to_input)
+            (unit(x) - take(unit.targets, at)).square().sum().backward()
             for weight in weights:
                 weight.grad = None
     for weight in weights:
         weight.requires_grad_(False)
 
 
-def _steps(unit: Unit, data: Calibration, *, keep: float, scale: bool) -> None:
+def _steps(unit: Unit, data: Calibration, *, keep: float, scale: bool, bf16: bool = False) -> None:
+    unit.arithmetic = torch.bfloat16 if bf16 else torch.float32
     unit.replace_weights(SoftRound.around)  # soft again: the last round left it hard
     learn = {"rounding": Rate(1e-3)} | ({"scale": Rate(4e-5, cosine=True)} if scale else {})
-    with _dropping(unit, keep, data.generator) as mixed:
+    with dropping(unit, keep, data.generator) as mixed:
         reconstruct(unit, learn=learn, inputs=mixed, steps=STEPS, batch=BATCH, penalty=0.01,
                     decay=Decay(warmup=0), generator=data.generator, report=ignore)  # fmt: skip
 

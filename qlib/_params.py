@@ -15,6 +15,8 @@ class Param:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] | None = None
+    group: str = ""
+    when: tuple[str, tuple[str, ...]] | None = None
 
     @property
     def type(self) -> type:
@@ -41,9 +43,16 @@ def param(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] | None = None,
+    group: str = "",
+    when: tuple[str, tuple[str, ...]] | None = None,
 ) -> Any:
-    """A dataclass field with its limits (both ends allowed) and its help text."""
+    """A dataclass field with its limits (both ends allowed) and its help text.
+
+    ``group``: the heading under which a form shows it. ``when``: another field, and the values of
+    it with which this one has a say.
+    """
     meta = {"help": help, "low": low, "high": high, "choices": choices}
+    meta |= {"group": group, "when": when}
     return dataclasses.field(default=default, metadata=meta)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from qlib._registry import discover
 from qlib.calibration import Calibration
+from qlib.datasets._augment import noise, shifted
 from qlib.datasets._base import Dataset, Images
 from qlib.datasets._prepare import batches, to_tensor
 from qlib.model import QuantModel
@@ -50,11 +51,13 @@ def set_up(spec: RunSpec, device: torch.device, report: Report) -> Setup:
     built, source, calib_images, same_source = _load(spec)
     test_images = _held_out(source, spec)
     net = built.module.to(device)
-    calib = _channels_last(to_tensor(calib_images, built.preprocess).to(device))
+    calib = _chosen(to_tensor(calib_images, built.preprocess), spec)
+    calib = _channels_last(calib.to(device))
     report(Event("load", note=f"{len(calib)} calibration images"))
     model = QuantModel(net, calib[:2], find_blocks(net), spec.placement).to(device)
     data = Calibration(calib, generator, _observer(spec.weight_observer),
-                       _observer(spec.act_observer), report=report)  # fmt: skip
+                       _observer(spec.act_observer), report=report,
+                       arithmetic=getattr(torch, spec.precision))  # fmt: skip
     predict = Predictor(built, test_images, device, report)
     return Setup(net, model, data, test_images, calib_images, source.classes, same_source, predict)
 
@@ -119,13 +122,25 @@ def _load(spec: RunSpec) -> tuple[Built, Dataset, Images, bool]:
     other = source
     if spec.calib_data is not None and spec.calib_data != spec.data:
         other = source_of("datasets", spec.calib_data)(spec.calib_data)
-    calib = other.calibration(spec.calib, spec.seed)  # first: test images are what is left
+    balanced = spec.calib_choice == "balanced"
+    # first: test images are what is left
+    calib = other.calibration(spec.calib, spec.seed, balanced=balanced)
     if len(source.classes) != built.classes:
         raise Refused(
             f"{spec.model} tells {built.classes} classes apart, but {spec.data} has "
             f"{len(source.classes)}; choose images of the task that the network was trained for."
         )
     return built, source, calib, other is source
+
+
+def _chosen(images: Tensor, spec: RunSpec) -> Tensor:
+    """The calibration images as they are, or others made from them."""
+    draws = torch.Generator().manual_seed(spec.seed)
+    if spec.calib_choice == "noise":
+        return noise(images, draws)
+    if spec.calib_choice in ("shifted", "mirrored"):
+        return shifted(images, draws, mirror=spec.calib_choice == "mirrored")
+    return images
 
 
 def _held_out(source: Dataset, spec: RunSpec) -> Images:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from qlib import spans
 from qlib.histogram import Histogram
 from qlib.model import QuantModel
 from qlib.observers._base import Observer
@@ -29,6 +30,8 @@ class Unit:
     ``inputs``: what the unit receives when everything before it is quantized (as the walk asked);
     ``float_inputs``: the same in the float network; ``targets``: the float network's output.
     ``at``: the inputs at each bit-width, where the walk goes through several.
+    ``span``: the units of a stage, of which ``name`` is the first; ``whole``: all of the network,
+    from the images to the answers.
     """
 
     name: str
@@ -43,16 +46,24 @@ class Unit:
     activation: nn.Module | None = None
     layer: str | None = None  # set when the unit is one layer inside a block
     at: Mapping[int, Tensor] = field(default_factory=dict)
+    arithmetic: torch.dtype = torch.float32
+    span: tuple[str, ...] = ()
+    whole: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self.whole:
+            return self.model(x)
         if self.layer is None:
-            return self.model.call_unit(self.name, x)
+            return spans.call(self.model, self.span or (self.name,), x)
         y = self.layers[self.layer](x)
         return y if self.activation is None else self.activation(y)
 
     @property
     def title(self) -> str:
-        return self.layer or self.name
+        if self.whole:
+            return "whole network"
+        several = len(self.span) > 1
+        return f"{self.span[0]} … {self.span[-1]}" if several else self.layer or self.name
 
     @property
     def weighted(self) -> list[QuantLayer]:
@@ -65,7 +76,9 @@ class Unit:
 
     def points(self) -> list[QuantPoint]:
         """Activation points in use inside the unit, its boundary first."""
-        inner = [p for layer in self.layers.values() for p in layer.points().values()]
+        inside = self.span if self.whole else self.span[1:]
+        inner = [self.model.boundaries[name] for name in inside if name in self.model.boundaries]
+        inner += [p for layer in self.layers.values() for p in layer.points().values()]
         used = set(map(id, self.model.points.values()))
         points = [p for p in inner if id(p) in used]
         return ([self.boundary] if self.boundary else []) + points
@@ -95,6 +108,7 @@ class Calibration:
     Args:
         images: (n, c, h, w), preprocessed, on the device of the model.
         generator: all randomness of a method comes from here.
+        arithmetic: what layers multiply in while something is learned (see `qlib.points`).
     """
 
     images: Tensor
@@ -103,6 +117,7 @@ class Calibration:
     act_observer: Observer
     batch: int = 64
     report: Report = ignore
+    arithmetic: torch.dtype = torch.float32
     _histograms: dict[tuple[str, bool], Histogram] = field(default_factory=dict)
 
     def attach(self, model: QuantModel, plan: BitPlan) -> None:
@@ -188,26 +203,32 @@ class Calibration:
 
         ``widths``: bit-widths and what switches the model to each: an input is then carried on for
         every one of them (`Unit.at`), which costs a forward pass for each unit and width.
+
+        Args:
+            by: "layer", "block", "stage" (see `qlib.spans.stages`) or "network".
+
+        Raises:
+            Refused: the network cannot be cut into such units.
         """
-        if not model.walkable:
-            raise Refused(
-                "This network's blocks exchange several tensors, so it cannot be reconstructed "
-                "block by block; use the method 'nearest'."
-            )
-        units = model.units("block")
-        total = len(model.units(by))
-        visited = 0
-        floats = self._each(lambda x: model.arrive(x, units[0]), self.images, model, False, False)
+        if by == "network":
+            yield from self._whole(model, weights, inputs)
+            return
+        _check_walk(model, by)
+        steps = spans.stages(model) if by == "stage" else [(name,) for name in model.units()]
+        total = len(steps if by == "stage" else model.units(by))
+        visited, start = 0, steps[0][0]
+        floats = self._each(lambda x: model.arrive(x, start), self.images, model, False, False)
         widths = widths or {0: lambda: None}
         quants = dict.fromkeys(widths, floats)
-        for at, name in enumerate(units):
-            then = units[at + 1] if at + 1 < len(units) else None
-            call = lambda x, name=name: model.call_unit(name, x)  # noqa: E731
+        for span, onward in zip(steps, [*steps[1:], None], strict=True):
+            name, then = span[-1], onward and onward[0]
+            call = lambda x, span=span: spans.call(model, span, x)  # noqa: E731
             targets = self._each(call, floats, model, False, False)
             first = next(iter(quants.values()))
-            for unit in self._views(model, name, by, floats, first, targets, weights, inputs):
+            for unit in self._views(model, span, by, floats, first, targets, weights, inputs):
                 visited += 1
                 unit.index, unit.of, unit.at = visited, total, quants
+                unit.arithmetic = self.arithmetic
                 with model.quantized(weights=weights, inputs=inputs):
                     yield unit
             if then is None:
@@ -235,19 +256,35 @@ class Calibration:
             for start in range(0, len(found), self.batch):
                 part = slice(start, start + self.batch)
                 y = unit.targets[part].detach().requires_grad_(True)
-                if model.chain:
-                    logits = model.hop(unit.name, y, None)
-                else:
-                    logits = model.rerun(self.images[part], unit.name, y)
+                logits = self._answers(model, unit, part, y)
                 labels = torch.multinomial(logits.softmax(1), 1, generator=self.generator)
                 loss = nn.functional.cross_entropy(logits, labels[:, 0], reduction="sum")
                 (found[part],) = torch.autograd.grad(loss, y)
         return found
 
+    def _answers(self, model: QuantModel, unit: Unit, part: slice, y: Tensor) -> Tensor:
+        """Logits of some images, with ``y`` in place of what the unit returns."""
+        if unit.whole:
+            return y
+        if unit.layer is not None:
+            return model.rerun_layer(self.images[part], unit.layer, unit.activation, y)
+        last = unit.span[-1] if unit.span else unit.name
+        if model.chain:
+            return model.hop(last, y, None)
+        return model.rerun(self.images[part], last, y)
+
+    def _whole(self, model: QuantModel, weights: bool, inputs: bool) -> Iterator[Unit]:
+        """All of the network as one unit; needs no cuts, so it works for any network."""
+        targets = self._each(model, self.images, model, False, False)
+        units = tuple(model.units())
+        with model.quantized(weights=weights, inputs=inputs):
+            yield Unit(units[0], 1, 1, model, dict(model.layers), self.images, self.images, targets,
+                       span=units, whole=True)  # fmt: skip
+
     def _views(
         self,
         model: QuantModel,
-        name: str,
+        span: tuple[str, ...],
         by: str,
         floats: Tensor,
         quants: Tensor,
@@ -256,10 +293,11 @@ class Calibration:
         inputs: bool,
     ) -> Iterator[Unit]:
         """The unit itself, or each of its layers with weights in turn."""
-        layers = {n: model.layers[n] for n in model.layers_of(name)}
-        if by == "block":
+        name = span[0]
+        layers = {n: model.layers[n] for unit in span for n in model.layers_of(unit)}
+        if by != "layer":
             yield Unit(name, 0, 0, model, layers, quants, floats, targets,
-                       boundary=model.boundaries.get(name))  # fmt: skip
+                       boundary=model.boundaries.get(name), span=span)  # fmt: skip
             return
         for layer in (n for n, m in layers.items() if isinstance(m, QuantLayer)):
             act = model.activation[layer]
@@ -286,6 +324,19 @@ class Calibration:
 
     def _hop(self, model: QuantModel, unit: str, x: Tensor, until: str) -> Tensor:
         return self._each(lambda part: model.hop(unit, part, until), x, model, False, False)
+
+
+def _check_walk(model: QuantModel, by: str) -> None:
+    if not model.walkable:
+        raise Refused(
+            "This network's blocks exchange several tensors, so it cannot be reconstructed "
+            "block by block; use the method 'nearest'."
+        )
+    if by == "stage" and not model.chain:
+        raise Refused(
+            "This network's blocks hand more than one tensor on, so they cannot be joined to "
+            "stages; choose the unit 'block' or 'network'."
+        )
 
 
 def _fitted(

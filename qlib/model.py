@@ -208,6 +208,28 @@ class QuantModel(nn.Module):
         """
         return self._resume({unit: output}, None, images)
 
+    def rerun_layer(
+        self, images: Tensor, layer: str, activation: nn.Module | None, output: Tensor
+    ) -> Tensor:
+        """The network's output with ``output`` in place of what a layer returns.
+
+        Or of what the activation function returns that alone reads the layer.
+        """
+        seen: list[Tensor] = []
+
+        def layer_done(module: nn.Module, args: tuple, y: Tensor) -> Tensor | None:
+            seen.append(y)
+            return output if activation is None else None
+
+        def activation_done(module: nn.Module, args: tuple, y: Tensor) -> Tensor | None:
+            return output if seen and args[0] is seen[-1] else None
+
+        hooks = [self.layers[layer].register_forward_hook(layer_done)]
+        if activation is not None:  # one module may serve several layers
+            hooks.append(activation.register_forward_hook(activation_done))
+        with removing(hooks):
+            return self.net(images)
+
     def _resume(self, returns: dict[str, Tensor], until: str | None, images: Tensor) -> Tensor:
         modules = {self.net.get_submodule(name): value for name, value in returns.items()}
         for module, value in modules.items():

@@ -4,6 +4,9 @@ Float weights are never written to: a layer is called with its quantized weight 
 float one for that call.
 """
 
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -77,7 +80,7 @@ class QuantLayer(nn.Module):
     """A convolution or a linear layer with a point on its weight and one on its input.
 
     ``correction``: a method's correction of the bias, if it makes one; off with the weight point,
-    so that the float network stays what it was.
+    so that the float network stays what it was. ``arithmetic``: see `multiplying`.
     """
 
     def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
@@ -86,6 +89,7 @@ class QuantLayer(nn.Module):
         self.weight_point = WeightPoint()
         self.input_point = QuantPoint()
         self.correction: BiasCorrection | None = None
+        self.arithmetic: torch.dtype | None = None
 
     @property
     def kind(self) -> str:
@@ -110,8 +114,11 @@ class QuantLayer(nn.Module):
         return self.correction
 
     def forward(self, x: Tensor) -> Tensor:
-        layer, weight, x = self.layer, self.weight_point(self.layer.weight), self.input_point(x)
-        bias = self._bias_in_use()
+        weight, x = self.weight_point(self.layer.weight), self.input_point(x)
+        return _in(self.arithmetic, self._product, x, weight, self._bias_in_use())
+
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        layer = self.layer
         if type(layer) is nn.Conv2d:
             return layer._conv_forward(x, weight, bias)
         if type(layer) is nn.Linear:
@@ -139,9 +146,32 @@ class QuantMatMul(nn.Module):
         self.product = product
         self.left_point = QuantPoint()
         self.right_point = QuantPoint()
+        self.arithmetic: torch.dtype | None = None
 
     def points(self) -> dict[str, QuantPoint]:
         return {"left": self.left_point, "right": self.right_point}
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return self.product(self.left_point(a), self.right_point(b))
+        return _in(self.arithmetic, self.product, self.left_point(a), self.right_point(b))
+
+
+@contextmanager
+def multiplying(layers: Iterable[QuantLayer | QuantMatMul], dtype: torch.dtype) -> Iterator[None]:
+    """For a while these layers multiply in ``dtype``: operands are rounded to it, sums are not.
+
+    What enters and leaves a layer, quantizers and gradients included, stays what it is.
+    """
+    layers = list(layers)
+    for layer in layers:
+        layer.arithmetic = None if dtype == torch.float32 else dtype
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.arithmetic = None
+
+
+def _in(dtype: torch.dtype | None, product: Callable[..., Tensor], *of: Tensor | None) -> Tensor:
+    if dtype is None:
+        return product(*of)
+    return product(*(x if x is None else x.to(dtype) for x in of)).to(of[0].dtype)

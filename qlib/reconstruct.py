@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qlib import optimizers
 from qlib.calibration import Unit
+from qlib.functional import take
+from qlib.points import multiplying
 from qlib.quantizers._base import Quantizer
 from qlib.records import Event, Refused, Report
 from qlib.snapshots import look, moments
@@ -18,7 +21,7 @@ CHECK_EVERY = 50  # steps between looks at the loss: looking makes a GPU wait
 
 @dataclass(frozen=True)
 class Rate:
-    """Adam's learning rate for one role; ``cosine`` lets it fall to zero."""
+    """The learning rate of one role; ``cosine`` lets it fall to zero."""
 
     lr: float
     cosine: bool = False
@@ -59,9 +62,10 @@ def reconstruct(
     objective: Callable[[Tensor], Tensor] | None = None,
     penalty: float = 0.0,
     decay: Decay = Decay(),
+    method: str = "adam",
     report: Report,
 ) -> None:
-    """Adam on what the unit's quantizers offer for the roles in ``learn``; then they are hard.
+    """Fit what the unit's quantizers offer for the roles in ``learn``; then they are hard.
 
     The error is Σ over channels, mean over everything else, of importance · |Δ|^power; to it comes
     ``penalty`` · Σ over weights of the rounding penalty.
@@ -71,6 +75,7 @@ def reconstruct(
         importance: weight of each output element, shaped like ``unit.targets`` (mean 1).
         objective: indices (batch,) → what is made small, in place of that error of one pass; see
             `squared_error`.
+        method: the optimiser, by a name that `qlib.optimizers` knows.
 
     Raises:
         Refused: the loss became infinite or not a number; the unit and the step are named. The
@@ -79,17 +84,17 @@ def reconstruct(
     quantizers = unit.learners()  # and corrections of biases
     groups = _groups(quantizers, learn)
     soft = _penalised(quantizers, groups) if penalty else []
-    inputs = inputs or (lambda at: unit.inputs[at])
+    inputs = inputs or (lambda at: take(unit.inputs, at))
     share = share_of(unit, batch)
 
     def error(at: Tensor) -> Tensor:
-        weight = None if importance is None else importance[at]
-        return _error(unit(inputs(at)), unit.targets[at], power, weight, share)
+        weight = None if importance is None else take(importance, at)
+        return _error(unit(inputs(at)), take(unit.targets, at), power, weight, share)
 
     objective = objective or error
 
     with _hardening(quantizers), _learning(unit, groups), torch.enable_grad():
-        optimizer = _optimizer(groups) if groups else None
+        optimizer = _optimizer(groups, method) if groups else None
         pushed, looks = None, moments(steps, unit.of)
         for step in range(steps if groups else 0):
             size, device = len(unit.targets), unit.targets.device
@@ -112,8 +117,8 @@ def reconstruct(
             report(Event("reconstruct", *at, loss.detach(), pushed, **seen))
 
 
-def _optimizer(groups: list[tuple[list, Rate]]) -> torch.optim.Adam:
-    return torch.optim.Adam([{"params": p, "lr": rate.lr} for p, rate in groups], fused=True)
+def _optimizer(groups: list[tuple[list, Rate]], name: str) -> torch.optim.Optimizer:
+    return optimizers.optimizer(name, [{"params": p, "lr": rate.lr} for p, rate in groups])
 
 
 @contextmanager
@@ -138,7 +143,8 @@ def _learning(unit: Unit, groups: list[tuple[list, Rate]]) -> Iterator[None]:
     for p in params:
         p.requires_grad_(True)
     try:
-        yield
+        with multiplying(unit.layers.values(), unit.arithmetic):
+            yield
     finally:
         for p in params:
             p.requires_grad_(False)

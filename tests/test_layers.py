@@ -18,8 +18,12 @@ LAYERS = {
     ),
     "ranges": "observers",
     "rounding": "quantizers",
-    "network": "trace attention fold points model onward metrics switching samples recording",
-    "learning": "calibration snapshots reconstruct sensitivity unit_sensitivity _restore tuning",
+    "network": (
+        "trace attention fold points model spans onward metrics switching samples recording"
+    ),
+    "learning": (
+        "calibration snapshots optimizers reconstruct sensitivity unit_sensitivity _restore tuning"
+    ),
     "recipes": "methods allocators",
     "joining": (
         "specs run widths worker store jobs estimate progress eventlog __main__ "

@@ -351,7 +351,7 @@ def test_loss_that_is_no_number_names_the_unit_and_keeps_finished_ones(name: str
             reached.append(event.unit)
             if event.unit == "two" or event.unit == "two.conv1":
                 broken = model.layers["two.conv1"].weight_point.quantizer
-                broken.scale.data.fill_(float("nan"))
+                broken.up.data.fill_(float("nan"))
 
     text = r"The loss of two(\.conv1)? \(unit \d of \d\) is nan at iteration \d+; finished"
     with pytest.raises(Refused, match=text):

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import fake_runs
@@ -206,6 +206,55 @@ def test_presets_fill_the_form(demo, method):
     at.button(key="use-Standard").click().run()
     assert at.number_input(key="calib").value == 256
     assert at.selectbox(key="place").value == "inputs"
+
+
+def values_of(at: AppTest, method: str) -> dict:
+    """What the form says of a method's fields now."""
+    names = {f"{method}.{name}": name for name in params(discover("methods")[method])}
+    return {names[w.key]: w.value for w in every_widget(at) if w.key in names}
+
+
+@pytest.mark.parametrize("start", ["adaround", "flexround", "nupes"])
+def test_your_own_starts_from_a_named_method(demo, start):
+    at = open_page(RUN)
+    at.pills(key="method").set_value("custom").run()
+    assert "All choices are QDrop's so far." in texts(at)
+    at.selectbox(key="from").set_value(start).run()
+    assert not at.exception
+    owner = discover("methods")[start]
+    assert values_of(at, "custom") == asdict(owner().design())
+    assert f"All choices are {owner.title}'s so far." in texts(at)
+    at.selectbox(key="custom.unit").set_value("stage").run()
+    assert f"Differs from {owner.title} in: unit." in texts(at)
+
+
+def test_every_method_with_a_design_can_be_started_from(demo):
+    at = open_page(RUN, method="Your own")
+    assert at.pills(key="method").value == "custom"
+    offered = {k for k, o in discover("methods").items() if k != "custom" and o().design()}
+    titles = {discover("methods")[key].title for key in offered}
+    assert set(at.selectbox(key="from").options) == titles
+    at.pills(key="method").set_value("brecq").run()
+    assert not any(box.key == "from" for box in at.selectbox)
+
+
+def test_fields_without_a_say_are_greyed(demo):
+    at = open_page(RUN)
+    at.pills(key="method").set_value("custom").run()
+    assert at.number_input(key="custom.window").disabled
+    assert not at.number_input(key="custom.penalty").disabled
+    at.selectbox(key="custom.learn").set_value("window").run()
+    assert not at.number_input(key="custom.window").disabled
+    assert at.number_input(key="custom.penalty").disabled
+
+
+def test_a_choice_that_does_not_fit_is_told_and_not_started(demo):
+    at = open_page(RUN)
+    at.pills(key="method").set_value("custom").run()
+    at.selectbox(key="custom.error").set_value("kl").run()
+    assert "needs unit 'network'" in texts(at)
+    at.selectbox(key="custom.unit").set_value("network").run()
+    assert "needs unit 'network'" not in texts(at)
 
 
 def test_form_link_restores_settings(demo):

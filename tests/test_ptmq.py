@@ -166,6 +166,15 @@ def test_distillation_loss_and_its_gradients(detach: bool) -> None:
         torch.testing.assert_close(one, two)
 
 
+def test_compared_alone_each_drawn_width_counts_by_itself() -> None:
+    target = torch.zeros(4, 4, 2, 2)
+    features = dict.fromkeys((3, 5, 8), target)
+    mixed = _mixing(features, target, alone=True, middle=0.0, low=0.0)
+    mixed._output = lambda bits, x: torch.full_like(target, float(bits))
+    found = {float(mixed.loss(torch.arange(4))) for _ in range(50)}
+    assert found == {4.0 * b * b for b in (3, 5, 8)}
+
+
 def test_equal_outputs_cost_no_distillation() -> None:
     target = torch.randn(4, 4, 2, 2)
     y = torch.randn(4, 4, 2, 2)

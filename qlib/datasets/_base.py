@@ -61,11 +61,13 @@ class Dataset(ABC):
         """Class names by index; length = number of classes of the full task."""
 
     @abstractmethod
-    def calibration(self, n: int, seed: int) -> Images:
+    def calibration(self, n: int, seed: int, *, balanced: bool = False) -> Images:
         """``n`` images to calibrate with, drawn with a generator seeded by ``seed``.
 
+        ``balanced``: as many of each class as can be, see `qlib.datasets._draw.in_turns`.
+
         Raises:
-            Refused: fewer than ``n`` are there.
+            Refused: fewer than ``n`` are there, or classes are asked for and not known.
         """
 
     @abstractmethod

@@ -28,18 +28,39 @@ def subset(images: Images, rows: Sequence[int]) -> Images:
     return Images([images.ids[i] for i in rows], labels, open_)
 
 
-def draw_calibration(images: Images, n: int, seed: int, where: str) -> Images:
-    """``n`` of ``images`` in the order of the draw.
+def draw_calibration(
+    images: Images, n: int, seed: int, where: str, *, balanced: bool = False
+) -> Images:
+    """``n`` of ``images`` in the order of the draw; ``balanced``: one class after the other.
 
     Raises:
-        Refused: fewer than ``n`` are there.
+        Refused: fewer than ``n`` are there, or they have no labels to balance by.
     """
     if n < 1 or n > len(images):
         raise Refused(
             f"{n} calibration images were asked of {where}, which has {len(images)} for that; "
             f"choose from 1 to {len(images)}."
         )
-    return subset(images, shuffled(images.ids, seed)[:n])
+    order = shuffled(images.ids, seed)
+    if balanced and images.labels is None:
+        raise Refused(
+            f"The images of {where} have no classes, so they cannot be balanced; sort them into "
+            "one folder for each class, or choose calibration images at random."
+        )
+    return subset(images, (in_turns(order, images.labels) if balanced else order)[:n])
+
+
+def in_turns(order: Sequence[int], labels: Sequence[int]) -> list[int]:
+    """The positions in ``order``, each class taking its turn: counts differ by one at most.
+
+    A class that has no more images is passed over.
+    """
+    seen: dict[int, int] = {}
+    turns = []
+    for place, row in enumerate(order):
+        turn = seen[int(labels[row])] = seen.get(int(labels[row]), 0) + 1
+        turns.append((turn, place, row))
+    return [row for _, _, row in sorted(turns)]
 
 
 def draw_test(images: Images, n: int | None, where: str) -> Images:

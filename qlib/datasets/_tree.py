@@ -45,21 +45,21 @@ class Tree:
         self._drawn: set[str] = set()
         self._tested: set[str] = set()
 
-    def calibration(self, n: int, seed: int) -> Images:
+    def calibration(self, n: int, seed: int, *, balanced: bool = False) -> Images:
         """``n`` images that no earlier `test` has handed out; labels may be None.
 
         Raises:
             Refused: fewer than ``n`` are there.
         """
         if self._train is not None:
-            return draw_calibration(self._train, n, seed, self.where)
+            return draw_calibration(self._train, n, seed, self.where, balanced=balanced)
         free = _without(self._test, self._tested)
         if self._tested and n > len(free):
             raise Refused(
                 f"{n} calibration images were asked of {self.where}, and {len(free)} are left "
                 "after the test images; draw the calibration images first, or fewer."
             )
-        drawn = draw_calibration(free, n, seed, self.where)
+        drawn = draw_calibration(free, n, seed, self.where, balanced=balanced)
         self._drawn.update(drawn.ids)
         return drawn
 

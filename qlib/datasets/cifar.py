@@ -32,10 +32,10 @@ class Cifar(Dataset):
     def classes(self) -> tuple[str, ...]:
         return tuple(self._held_out.classes)
 
-    def calibration(self, n: int, seed: int) -> Images:
+    def calibration(self, n: int, seed: int, *, balanced: bool = False) -> Images:
         part = self._part(train=True)
         images = from_array(part.data, part.targets, f"{self._name}/train")
-        return draw_calibration(images, n, seed, self._name)
+        return draw_calibration(images, n, seed, self._name, balanced=balanced)
 
     def test(self, n: int | None = None) -> Images:
         part = self._held_out

@@ -42,8 +42,8 @@ class Digits(Dataset):
     def classes(self) -> tuple[str, ...]:
         return tuple("0123456789")
 
-    def calibration(self, n: int, seed: int) -> Images:
-        return draw_calibration(self.training(), n, seed, "digits")
+    def calibration(self, n: int, seed: int, *, balanced: bool = False) -> Images:
+        return draw_calibration(self.training(), n, seed, "digits", balanced=balanced)
 
     def test(self, n: int | None = None) -> Images:
         return draw_test(self._images(self._test), n, "digits")

@@ -31,8 +31,9 @@ class FashionMnist(Dataset):
     def classes(self) -> tuple[str, ...]:
         return tuple(self._held_out.classes)
 
-    def calibration(self, n: int, seed: int) -> Images:
-        return draw_calibration(self._images(self._part(train=True), "train"), n, seed, NAME)
+    def calibration(self, n: int, seed: int, *, balanced: bool = False) -> Images:
+        images = self._images(self._part(train=True), "train")
+        return draw_calibration(images, n, seed, NAME, balanced=balanced)
 
     def test(self, n: int | None = None) -> Images:
         return draw_test(self._images(self._held_out, "test"), n, NAME)

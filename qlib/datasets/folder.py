@@ -34,8 +34,8 @@ class Folder(Dataset):
     def classes(self) -> tuple[str, ...]:
         return tuple(self._tree.folders)
 
-    def calibration(self, n: int, seed: int) -> Images:
-        return self._tree.calibration(n, seed)
+    def calibration(self, n: int, seed: int, *, balanced: bool = False) -> Images:
+        return self._tree.calibration(n, seed, balanced=balanced)
 
     def test(self, n: int | None = None) -> Images:
         return self._tree.test(n)

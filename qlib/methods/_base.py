@@ -8,6 +8,7 @@ from qlib import _params
 
 if TYPE_CHECKING:  # the app reads a method's fields without loading torch
     from qlib.calibration import Calibration
+    from qlib.methods._design import Design
     from qlib.model import QuantModel
     from qlib.records import Report
     from qlib.scheme import BitPlan
@@ -37,6 +38,10 @@ class Method(ABC):
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
     ) -> None:
         """Quantize ``model`` in place as ``plan`` says; afterwards every rounding is hard."""
+
+    def design(self) -> "Design | None":
+        """The choices that these settings are a point of; None where they are something else."""
+        return None
 
 
 Base = Method

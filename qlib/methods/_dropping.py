@@ -22,16 +22,16 @@ def dropping(
     """
     import torch
 
-    from qlib.functional import KeepMask
+    from qlib.functional import KeepMask, take
 
     masks = KeepMask(keep, generator)
 
     def mixed(at: "Tensor") -> "Tensor":
-        x = unit.inputs[at]
+        x = take(unit.inputs, at)
         if unit.boundary is not None and unit.boundary.quantizer is not None:
             x = unit.boundary.quantizer(x)
         mask = masks.like(x)
-        return x if mask is None else torch.lerp(unit.float_inputs[at], x, mask)
+        return x if mask is None else torch.lerp(take(unit.float_inputs, at), x, mask)
 
     inner = [p.quantizer for p in unit.points() if p.quantizer and p is not unit.boundary]
     if unit.boundary is not None:

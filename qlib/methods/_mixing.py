@@ -30,6 +30,8 @@ class Mixing:
         middle, low: γ₂ and γ₃, what the distances of the middle and of the low output to the high
             one weigh beside γ₁ = 1, the distance of their mixture to the float output.
         detach: do these two teach the lower widths alone?
+        alone: is the output at one of the drawn widths compared with the float one, and nothing
+            else? (What a random width in each step gives without the paper's loss.)
     """
 
     unit: "Unit"
@@ -42,6 +44,7 @@ class Mixing:
     detach: bool
     batch: int
     generator: "torch.Generator"
+    alone: bool = False
     _masks: "KeepMask" = field(init=False)
     _shared: dict[int, "Tensor | None"] = field(default_factory=dict)
 
@@ -52,11 +55,15 @@ class Mixing:
 
     def loss(self, at: "Tensor") -> "Tensor":
         """Of the calibration images at these indices, a scalar."""
+        from qlib.functional import take
+
         self._shared.clear()
         drawn = [self._one(group) for group in self.groups]
         x = self._input(at, drawn)
+        if self.alone:
+            drawn = [self._one(drawn)] * 3
         outputs = {bits: self._output(bits, x) for bits in dict.fromkeys(drawn)}
-        return self._distilled(drawn, outputs, self.unit.targets[at])
+        return self._distilled(drawn, outputs, take(self.unit.targets, at))
 
     def _one(self, choices: Sequence) -> object:
         import torch
@@ -70,6 +77,8 @@ class Mixing:
     def _input(self, at: "Tensor", drawn: list[int]) -> "Tensor":
         import torch
 
+        from qlib.functional import take
+
         low, *others = drawn
         if self.case == "two":
             rest = self._mixture(at, others, self.shares[1:])
@@ -81,14 +90,16 @@ class Mixing:
             widths, shares = [self._one(drawn)], (1.0,)
         mixed = self._mixture(at, widths, shares)
         mask = self._masks.like(mixed)
-        return mixed if mask is None else torch.lerp(self.unit.float_inputs[at], mixed, mask)
+        return mixed if mask is None else torch.lerp(take(self.unit.float_inputs, at), mixed, mask)
 
     def _mixture(self, at: "Tensor", widths: list[int], shares: Sequence[float]) -> "Tensor":
         return _blend(widths, shares, {bits: self._feature(at, bits) for bits in set(widths)})
 
     def _feature(self, at: "Tensor", bits: int) -> "Tensor":
         """What reaches the unit in the network at ``bits``, quantized where it enters."""
-        x, boundary = self.unit.at[bits][at], self.unit.boundary
+        from qlib.functional import take
+
+        x, boundary = take(self.unit.at[bits], at), self.unit.boundary
         if boundary is None or boundary.quantizer is None:
             return x
         boundary.choose(bits)

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 from qlib._params import param
 from qlib.methods._base import Method
+from qlib.methods._design import Design
 
 if TYPE_CHECKING:
-    from qlib.calibration import Calibration, Unit
+    from qlib.calibration import Calibration
     from qlib.model import QuantModel
     from qlib.records import Report
     from qlib.scheme import BitPlan
@@ -44,34 +45,25 @@ class AdaQuant(Method):
     zero_rate: float = param(1e-2, "Learning rate of the zero-points, in steps.", low=0.0, high=1.0)
     batch: int = param(32, "Images for each step.", low=1, high=1024)
 
+    def design(self) -> Design:
+        return Design(
+            learn="shift",
+            unit="layer",
+            inputs="float" if self.inputs == "parallel" else "quantized",
+            penalty=0.0,
+            steps=self.steps,
+            schedule="cosine",
+            rate=self.rate,
+            bias_rate=self.bias_rate,
+            step_rate=self.step_rate,
+            act_rate=self.act_rate,
+            zero_rate=self.zero_rate,
+            batch=self.batch,
+        )
+
     def apply(
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
     ) -> None:
-        from qlib.reconstruct import Rate, reconstruct
+        from qlib.methods._fitting import fit
 
-        data.attach(model, plan)
-        rates = {"shift": self.rate, "bias": self.bias_rate, "step": self.step_rate,
-                 "scale": self.act_rate, "zero": self.zero_rate}  # fmt: skip
-        for unit in data.walk(model, by="layer", weights=True, inputs=True):
-            _free(unit)
-            reconstruct(
-                unit,
-                learn={role: Rate(rate, cosine=True) for role, rate in rates.items()},
-                inputs=(lambda at: unit.float_inputs[at]) if self.inputs == "parallel" else None,  # noqa: B023
-                steps=self.steps,
-                batch=self.batch,
-                generator=data.generator,
-                report=report,
-            )
-
-
-def _free(unit: "Unit") -> None:
-    """Let the unit's weights, grids and biases move; they start where nearest has them."""
-    from qlib.quantizers.shifted import Shifted
-
-    unit.replace_weights(Shifted.around)
-    for point in unit.points():
-        point.quantizer = Shifted.around(point.quantizer) if point.quantizer else None
-    for layer in unit.weighted:
-        if layer.weight_point.quantizer is not None:
-            layer.correct_bias()
+        fit(self.design(), model, plan, data, report)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from qlib._params import param
 from qlib.methods._base import Method
+from qlib.methods._design import Design
 
 if TYPE_CHECKING:
     from qlib.calibration import Calibration
@@ -32,22 +33,23 @@ class AdaRound(Method):
     penalty: float = param(0.01, "Weight λ of the term that makes rounding hard.", low=0.0)
     batch: int = param(32, "Images for each step.", low=1, high=1024)
 
+    def design(self) -> Design:
+        return Design(
+            learn="up-or-down",
+            unit="layer",
+            inputs="quantized",
+            acts=False,
+            hardening="cosine",
+            penalty=self.penalty,
+            steps=self.steps,
+            rate=self.rate,
+            act_rate=0.0,
+            batch=self.batch,
+        )
+
     def apply(
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
     ) -> None:
-        from qlib.quantizers.soft_round import SoftRound
-        from qlib.reconstruct import Decay, Rate, reconstruct
+        from qlib.methods._fitting import fit
 
-        data.attach(model, plan)
-        for unit in data.walk(model, by="layer", weights=True, inputs=False):
-            unit.replace_weights(SoftRound.around)
-            reconstruct(
-                unit,
-                learn={"rounding": Rate(self.rate)},
-                steps=self.steps,
-                batch=self.batch,
-                penalty=self.penalty,
-                decay=Decay(cosine=True),
-                generator=data.generator,
-                report=report,
-            )
+        fit(self.design(), model, plan, data, report)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from qlib._params import param
 from qlib.methods._base import Method
+from qlib.methods._design import Design
 
 if TYPE_CHECKING:
     from qlib.calibration import Calibration, Unit
@@ -51,43 +52,39 @@ class Brecq(Method):
     error: str = param("mse", "How an output error is weighed.", choices=("mse", "fisher"))
     batch: int = param(32, "Images for each step.", low=1, high=1024)
 
+    def design(self) -> Design | None:
+        """None as published: a second walk is no choice of the first."""
+        return self._rounding() if self.acts == "joint" else None
+
+    def _rounding(self) -> Design:
+        joint = self.acts == "joint"
+        return Design(
+            learn="up-or-down",
+            unit="block",
+            inputs="quantized",
+            acts=joint,
+            error=self.error,
+            penalty=self.penalty,
+            steps=self.steps,
+            rate=self.rate,
+            act_rate=self.act_rate if joint else 0.0,
+            batch=self.batch,
+        )
+
     def apply(
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
     ) -> None:
-        joint = self.acts == "joint"
-        data.attach(model, plan)
-        for unit in data.walk(model, weights=True, inputs=joint):
-            self._learn_rounding(unit, data, report, joint=joint)
-        if joint:
+        from qlib.methods._fitting import fit
+
+        fit(self._rounding(), model, plan, data, report)
+        if self.acts == "joint":
             return
         data.attach_inputs(model, plan, weights_quantized=True)
         for unit in data.walk(model, weights=True, inputs=True):
             self._learn_act_steps(unit, data, report)
 
-    def _learn_rounding(
-        self, unit: "Unit", data: "Calibration", report: "Report", *, joint: bool
-    ) -> None:
-        from qlib.quantizers.soft_round import SoftRound
-        from qlib.reconstruct import Rate, reconstruct
-
-        unit.replace_weights(SoftRound.around)
-        importance = None
-        if self.error == "fisher":
-            importance = data.output_gradients(unit.model, unit).square_()
-            importance /= importance.mean().clamp(min=1e-30)
-        steps_too = {"scale": Rate(self.act_rate, cosine=True)} if joint else {}
-        reconstruct(
-            unit,
-            learn={"rounding": Rate(self.rate), **steps_too},
-            steps=self.steps,
-            batch=self.batch,
-            importance=importance,
-            penalty=self.penalty,
-            generator=data.generator,
-            report=report,
-        )
-
     def _learn_act_steps(self, unit: "Unit", data: "Calibration", report: "Report") -> None:
+        from qlib.functional import take
         from qlib.reconstruct import Rate, reconstruct
 
         reconstruct(
@@ -95,7 +92,7 @@ class Brecq(Method):
             learn={"scale": Rate(self.act_rate, cosine=True)},
             steps=self.act_steps,
             batch=self.batch,
-            inputs=lambda at: unit.float_inputs[at],  # clean inputs, as in the published code
+            inputs=lambda at: take(unit.float_inputs, at),  # clean inputs, as in the published code
             power=2.4,
             generator=data.generator,
             report=report,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from qlib._params import param
 from qlib.methods._base import Method
-from qlib.methods._dropping import dropping
+from qlib.methods._design import Design
 
 if TYPE_CHECKING:
     from qlib.calibration import Calibration
@@ -36,26 +36,24 @@ class FlexRound(Method):
     act_rate: float = param(4e-4, "Learning rate of the activation scales.", low=0.0, high=1.0)
     batch: int = param(32, "Images for each step.", low=1, high=1024)
 
+    def design(self) -> Design:
+        return Design(
+            learn="divisors",
+            unit="block",
+            inputs="mixed",
+            keep=self.keep,
+            penalty=0.0,
+            steps=self.steps,
+            schedule="cosine",
+            rate=self.rate,
+            step_rate=self.step_rate,
+            act_rate=self.act_rate,
+            batch=self.batch,
+        )
+
     def apply(
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
     ) -> None:
-        from qlib.quantizers.flex_round import FlexRound as Divided
-        from qlib.reconstruct import Rate, reconstruct
+        from qlib.methods._fitting import fit
 
-        data.attach(model, plan)
-        for unit in data.walk(model, weights=True, inputs=True):
-            unit.replace_weights(Divided.around)
-            with dropping(unit, self.keep, data.generator) as mixed:
-                reconstruct(
-                    unit,
-                    learn={
-                        "rounding": Rate(self.rate, cosine=True),
-                        "step": Rate(self.step_rate, cosine=True),
-                        "scale": Rate(self.act_rate, cosine=True),
-                    },
-                    inputs=mixed,
-                    steps=self.steps,
-                    batch=self.batch,
-                    generator=data.generator,
-                    report=report,
-                )
+        fit(self.design(), model, plan, data, report)

@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING
 
 from qlib._params import param
 from qlib.methods._base import Method
+from qlib.methods._design import Design
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from qlib.calibration import Calibration, Unit
+    from qlib.calibration import Calibration
     from qlib.model import QuantModel
     from qlib.records import Report
     from qlib.scheme import BitPlan
@@ -42,39 +41,24 @@ class Nupes(Method):
     act_rate: float = param(1e-3, "Learning rate of input ranges, relative.", low=0.0, high=1.0)
     batch: int = param(32, "Images for each step.", low=1, high=1024)
 
+    def design(self) -> Design:
+        return Design(
+            learn="power",
+            exponents=self.by,
+            unit="block",
+            inputs="quantized",
+            penalty=0.0,
+            steps=self.steps,
+            schedule="cosine",
+            rate=self.rate,
+            exponent_rate=self.exponent_rate,
+            act_rate=self.act_rate,
+            batch=self.batch,
+        )
+
     def apply(
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
     ) -> None:
-        from qlib.methods._power import attach, exponents
-        from qlib.reconstruct import Rate, reconstruct
+        from qlib.methods._fitting import fit
 
-        data.attach(model, plan)
-        searched = exponents(model, plan, data, report, by=self.by, share="layer", norm=2.0)
-        shared = attach(model, plan, data, searched)
-        for unit in data.walk(model, weights=True, inputs=True):
-            _free(unit, shared)
-            reconstruct(
-                unit,
-                learn={
-                    "rounding": Rate(self.rate, cosine=True),
-                    "scale": Rate(self.act_rate, cosine=True),
-                    "exponent": Rate(self.exponent_rate, cosine=True),
-                },
-                steps=self.steps,
-                batch=self.batch,
-                generator=data.generator,
-                report=report,
-            )
-
-
-def _free(unit: "Unit", exponents: "dict[str, nn.Parameter]") -> None:
-    """Let the unit's codes, ranges and exponents move; values stay what they were."""
-    from qlib.quantizers.free_power import FreePower
-
-    for name, layer in unit.layers.items():
-        if layer in unit.weighted and layer.weight_point.quantizer is not None:
-            fitted = layer.weight_point.quantizer
-            layer.weight_point.fill(FreePower.around(fitted, layer.weight, exponents[name]))
-    for point in unit.points():
-        if point.quantizer is not None:
-            point.quantizer.hold_reach()
+        fit(self.design(), model, plan, data, report)

@@ -63,6 +63,13 @@ class PTMQ(Method):
         "or all three, with the float one dropped in.",
         choices=("one", "two", "three"),
     )
+    compared: str = param(
+        "mixture",
+        "What is held against the float output: the mixture of the outputs at the three widths, or "
+        "the output at one of them alone, drawn at each step (without distillation, a third of "
+        "the cost).",
+        choices=("mixture", "one width"),
+    )
     low_share: float = param(1 / 3, "Share of the low width in the mixture.", low=0.0, high=1.0)
     middle_share: float = param(1 / 3, "Share of the middle width in it.", low=0.0, high=1.0)
     distil_middle: float = param(0.1, "Weight of the distance of middle to high.", low=0.0)
@@ -121,7 +128,7 @@ class PTMQ(Method):
         unit.replace_weights(self._soft)
         mixed = Mixing(
             unit, groups, self.shares, self.case, self.keep, self.distil_middle, self.distil_low,
-            self.detach, self.batch, data.generator,
+            self.detach, self.batch, data.generator, alone=self.compared == "one width",
         )  # fmt: skip
         with mixing(mixed, drop_inside=self.drop_inside):
             reconstruct(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from qlib._params import param
 from qlib.methods._base import Method
-from qlib.methods._dropping import dropping
+from qlib.methods._design import Design
 
 if TYPE_CHECKING:
     from qlib.calibration import Calibration
@@ -38,23 +38,22 @@ class QDrop(Method):
     penalty: float = param(0.01, "Weight λ of the term that makes rounding hard.", low=0.0)
     batch: int = param(32, "Images for each step.", low=1, high=1024)
 
+    def design(self) -> Design:
+        return Design(
+            learn="up-or-down",
+            unit="block",
+            inputs="mixed",
+            keep=self.keep,
+            penalty=self.penalty,
+            steps=self.steps,
+            rate=self.rate,
+            act_rate=self.act_rate,
+            batch=self.batch,
+        )
+
     def apply(
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
     ) -> None:
-        from qlib.quantizers.soft_round import SoftRound
-        from qlib.reconstruct import Rate, reconstruct
+        from qlib.methods._fitting import fit
 
-        data.attach(model, plan)
-        for unit in data.walk(model, weights=True, inputs=True):
-            unit.replace_weights(SoftRound.around)
-            with dropping(unit, self.keep, data.generator) as mixed:
-                reconstruct(
-                    unit,
-                    learn={"rounding": Rate(self.rate), "scale": Rate(self.act_rate, cosine=True)},
-                    inputs=mixed,
-                    steps=self.steps,
-                    batch=self.batch,
-                    penalty=self.penalty,
-                    generator=data.generator,
-                    report=report,
-                )
+        fit(self.design(), model, plan, data, report)

@@ -43,14 +43,15 @@ class SharedRound(Switchable):
                 the "mean" of all.
         """
         grids = _nested(fitted) if nested else {b: fitted.at(b) for b in fitted.widths}
-        made = cls({b: SoftRound.around(q, weight) for b, q in grids.items()}, nested=nested)
+        soft = {b: SoftRound(q.scale, q.zero_point, q.scheme) for b, q in grids.items()}
+        made = cls(soft, nested=nested)
         made.bits = fitted.bits
         with torch.no_grad():
-            for b in made.widths:
-                made.at(b).floor = made._floor(weight, b)
-            up = nn.Parameter(undecided(made._fraction(weight, start)), requires_grad=False)
-        for soft in made.members:
-            soft.up = up
+            floors = {b: made._floor(weight, b) for b in made.widths}
+            fraction = made._fraction(weight, floors, start)
+            up = nn.Parameter(undecided(fraction), requires_grad=False)
+            for b, floor in floors.items():
+                made.at(b).stand_on(floor, up)
         return made
 
     @classmethod
@@ -113,13 +114,13 @@ class SharedRound(Switchable):
             floor.clamp_(q.low, q.high).div_(2.0 ** (self.widths[-1] - bits)).floor_()
         return floor
 
-    def _fraction(self, x: Tensor, start: str) -> Tensor:
+    def _fraction(self, x: Tensor, floors: dict[int, Tensor], start: str) -> Tensor:
         """How far above its floor each weight lies, in steps: of one width, or the mean of all."""
         last = len(self.widths) - 1
         one = {"lowest": 0, "middle": last // 2, "highest": last}.get(start)
         of = self.widths if one is None else (self.widths[one],)
         split = self.scheme.granularity.split(x)
-        found = [(split / self.at(b).scale - self.at(b).floor).clamp_(0, 1) for b in of]
+        found = [(split / self.at(b).scale - floors[b]).clamp_(0, 1) for b in of]
         return sum(found[1:], found[0]) / len(found)
 
 

@@ -27,6 +27,7 @@ class FlexRound(Quantizer):
     def __init__(self, scale: Tensor, zero_point: Tensor, scheme: Scheme) -> None:
         super().__init__(scale, zero_point, scheme)
         self.factors: nn.ParameterList | None = None
+        self.register_buffer("held", None)
         self.soft = True
 
     @classmethod
@@ -45,6 +46,10 @@ class FlexRound(Quantizer):
         ones = [nn.Parameter(weight.new_ones(shape), requires_grad=False) for shape in shapes]
         self.factors = nn.ParameterList(ones)
 
+    def hold(self, held: Tensor, weight: Tensor) -> None:
+        """Divide by nothing where ``held`` is True: nearest, on the grid as it is learned."""
+        self.held = held
+
     def divided(self, x: Tensor) -> Tensor:
         """x/S, same shape."""
         if self.factors is None:
@@ -52,7 +57,7 @@ class FlexRound(Quantizer):
         own, *shared = self.factors
         for factor in shared:
             own = own * factor
-        return x / own
+        return x / (own if self.held is None else own.masked_fill(self.held, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         split = self.scheme.granularity.split(self.divided(x))

@@ -30,6 +30,7 @@ class FreePower(Power):
     ) -> None:
         super().__init__(scale, zero_point, scheme, exponent)
         self.latent: nn.Parameter | None = None
+        self.register_buffer("held", None)
 
     @classmethod
     def around(cls, fitted: Power, weight: Tensor, exponent: nn.Parameter) -> "FreePower":
@@ -51,6 +52,11 @@ class FreePower(Power):
         steps = self.scheme.granularity.split(codes) - self.zero_point
         self.latent = nn.Parameter(steps, requires_grad=False)
 
+    @torch.no_grad()
+    def hold(self, held: Tensor, weight: Tensor) -> None:
+        """Leave the codes where ``held`` is True as nearest has them before learning."""
+        self.held, self.first = self.scheme.granularity.split(held), self.latent.round()
+
     def forward(self, x: Tensor) -> Tensor:
         if self.latent is None:
             self.start(x)
@@ -71,6 +77,8 @@ class FreePower(Power):
         super().keep_positive()
         if self.latent is not None and self.latent.requires_grad:
             self.latent.clamp_(self.low, self.high)
+            if self.held is not None:
+                self.latent.copy_(torch.where(self.held, self.first, self.latent))
 
     @torch.no_grad()
     def harden(self) -> None:

@@ -27,6 +27,7 @@ class Shifted(Quantizer):
         self.stretch = nn.Parameter(torch.ones_like(self.scale), requires_grad=False)
         self.zero = nn.Parameter(self.zero_point.clone(), requires_grad=False)
         self.shift: nn.Parameter | None = None
+        self.register_buffer("held", None)
         self.soft = True
 
     @classmethod
@@ -37,6 +38,10 @@ class Shifted(Quantizer):
             none = torch.zeros_like(nearest.scheme.granularity.split(weight))
             made.shift = nn.Parameter(none, requires_grad=False)
         return made
+
+    def hold(self, held: Tensor, weight: Tensor) -> None:
+        """Leave the shift at 0 where ``held`` is True: nearest, on the grid as it is learned."""
+        self.held = self.scheme.granularity.split(held)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._rounded(x)[0].reshape(x.shape)
@@ -60,6 +65,8 @@ class Shifted(Quantizer):
             self.stretch.clamp_(min=LEAST)
         if self.zero.requires_grad:
             self.zero.clamp_(self.scheme.qmin, self.scheme.qmax)
+        if self.held is not None:
+            self.shift.masked_fill_(self.held, 0)
 
     @torch.no_grad()
     def harden(self) -> None:

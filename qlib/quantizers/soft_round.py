@@ -10,6 +10,7 @@ from qlib.quantizers._base import Quantizer
 from qlib.scheme import Scheme
 
 STRETCH = (1.1, -0.1)  # ζ, γ: let h reach 1 and 0
+SURE = 1e30  # a V that nothing moves: h is 0 or 1, its slope 0
 EDGE = 1e-4  # keeps V finite and its gradient alive for weights that lie on the grid
 
 
@@ -27,6 +28,8 @@ class SoftRound(Quantizer):
         super().__init__(scale, zero_point, scheme)
         self.up: nn.Parameter | None = None
         self.soft = True
+        self._base: Tensor | None = None
+        self._step: Tensor | None = None
 
     @classmethod
     def around(cls, nearest: Quantizer, weight: Tensor) -> "SoftRound":
@@ -40,8 +43,19 @@ class SoftRound(Quantizer):
         """Set V from the fractional parts of ``weight / scale``."""
         ratio = self.scheme.granularity.split(weight) / self.scale
         floor = ratio.floor()
-        self.register_buffer("floor", floor)  # ⌊w/s⌋, in steps from 0.0
-        self.up = nn.Parameter(undecided(ratio - floor), requires_grad=False)
+        self.stand_on(floor, nn.Parameter(undecided(ratio - floor), requires_grad=False))
+
+    def stand_on(self, floor: Tensor, up: nn.Parameter) -> None:
+        """Take V and ⌊w/s⌋, in steps from 0.0; both shaped like the weight's split."""
+        self.register_buffer("floor", floor)
+        self.up = up
+
+    @torch.no_grad()
+    def hold(self, held: Tensor, weight: Tensor) -> None:
+        """Leave the weights where ``held`` is True at their nearest level."""
+        split = self.scheme.granularity.split
+        up = (split(weight) / self.scale).round() - self.floor
+        self.up.copy_(torch.where(split(held), (2 * up - 1) * SURE, self.up))
 
     def h(self) -> Tensor:
         """Rounding as a number in [0, 1]; 0 or 1 once hard."""
@@ -55,10 +69,21 @@ class SoftRound(Quantizer):
         if self.up is None:
             self.start(x)
         if self.soft and torch.is_grad_enabled() and self.up.requires_grad:
-            y = _SoftRound.apply(self.up, self.floor, self.scale, self.low, self.high)
+            y = _SoftRound.apply(self.up, *self._line())
         else:
             y = (self.floor + self.h()).clamp(self.low, self.high) * self.scale
         return y.reshape(x.shape)
+
+    def _line(self) -> tuple[Tensor, Tensor]:
+        """ŵ = base + h·step, worked out once: whether a weight is clipped does not depend on h.
+
+        With ⌊w/s⌋ below the grid or at its upper end both choices give the same level: step is 0.
+        """
+        if self._base is None:
+            inside = (self.floor >= self.low) & (self.floor < self.high)
+            self._base = self.floor.clamp(self.low, self.high) * self.scale
+            self._step = inside * self.scale
+        return self._base, self._step
 
     def codes(self, x: Tensor) -> Tensor:
         steps = (self.floor + self.h().round()).clamp(self.low, self.high)
@@ -78,8 +103,8 @@ class SoftRound(Quantizer):
         """Add the gradient of ``weight · penalty(beta)`` to V's, without building a graph."""
         sigma = torch.sigmoid(self.up)
         h = _stretched(sigma)
-        u = 2 * h.clamp(0, 1) - 1
-        slope = u.abs().pow_(beta - 1).copysign_(u).mul_(_slope(sigma, h))
+        u = h.clamp(0, 1).mul_(2).sub_(1)
+        slope = _to_v(u.abs().pow_(beta - 1).copysign_(u), sigma, h)
         self.up.grad.sub_(slope, alpha=2 * beta * weight)
 
     @torch.no_grad()
@@ -88,6 +113,7 @@ class SoftRound(Quantizer):
         if self.soft:
             self.up = nn.Parameter((self.up >= 0).to(self.up.dtype), requires_grad=False)
             self.soft = False
+            self._base = self._step = None
 
 
 def undecided(fraction: Tensor) -> Tensor:
@@ -98,30 +124,27 @@ def undecided(fraction: Tensor) -> Tensor:
 
 def _stretched(sigma: Tensor) -> Tensor:
     zeta, gamma = STRETCH
-    return sigma * (zeta - gamma) + gamma
+    return (sigma * (zeta - gamma)).add_(gamma)
 
 
-def _slope(sigma: Tensor, h: Tensor) -> Tensor:
-    """∂h/∂V: 0 where h is clamped."""
+def _to_v(grad: Tensor, sigma: Tensor, h: Tensor) -> Tensor:
+    """A gradient for h(V) on its way back to V: 0 where h is clamped."""
     zeta, gamma = STRETCH
-    slope = (1 - sigma).mul_(sigma).mul_(zeta - gamma)
-    return slope.mul_((h > 0) & (h < 1))
+    moving = torch.ops.aten.hardtanh_backward(grad, h, 0.0, 1.0)
+    return torch.ops.aten.sigmoid_backward(moving, sigma).mul_(zeta - gamma)
 
 
 class _SoftRound(torch.autograd.Function):
-    """s·clamp(floor + h(V), low, high) with the gradient for V alone."""
+    """base + h(V)·step with the gradient for V alone."""
 
     @staticmethod
-    def forward(ctx, up, floor, scale, low, high):
+    def forward(ctx, up, base, step):
         sigma = torch.sigmoid(up)
         h = _stretched(sigma)
-        steps = h.clamp(0, 1).add_(floor)
-        clipped = steps.clamp(low, high)
-        ctx.save_for_backward(sigma, h, clipped == steps, scale)
-        return clipped.mul_(scale)
+        ctx.save_for_backward(sigma, h, step)
+        return torch.addcmul(base, h.clamp(0, 1), step)
 
     @staticmethod
     def backward(ctx, grad):
-        sigma, h, inside, scale = ctx.saved_tensors
-        slope = _slope(sigma, h).mul_(inside).mul_(scale)
-        return slope.mul_(grad.reshape(slope.shape)), None, None, None, None
+        sigma, h, step = ctx.saved_tensors
+        return _to_v(grad.reshape(step.shape) * step, sigma, h), None, None

@@ -19,20 +19,33 @@ def label(name: str) -> str:
 def fields(owner: type, prefix: str, *, columns: int = 3, only: tuple[str, ...] = ()) -> dict:
     """One widget per field of ``owner`` (or of those in ``only``); returns the values by name.
 
-    Widgets are bound to the URL under ``PREFIX.NAME``.
+    Fields of one group stand together under its heading. A field that has no say with what
+    another one says now is greyed. Widgets are bound to the URL under ``PREFIX.NAME``.
     """
     shown = {n: p for n, p in params(owner).items() if not only or n in only}
     values = {}
-    cells = st.columns(columns)
-    for place, (name, p) in enumerate(shown.items()):
-        with cells[place % columns]:
-            values[name] = field(p, f"{prefix}.{name}")
+    for group in dict.fromkeys(p.group for p in shown.values()):
+        if group:
+            st.markdown(f"**{group}**")
+        cells = st.columns(columns)
+        members = (p for p in shown.values() if p.group == group)
+        for place, p in enumerate(members):
+            with cells[place % columns]:
+                values[p.name] = field(p, f"{prefix}.{p.name}", idle=_idle(p, values))
     return values
 
 
-def field(p: Param, key: str, *, name: str | None = None) -> Any:
+def _idle(p: Param, values: dict) -> bool:
+    """Does another field, drawn before, take this one's say away?"""
+    if p.when is None or p.when[0] not in values:
+        return False
+    return values[p.when[0]] not in p.when[1]
+
+
+def field(p: Param, key: str, *, name: str | None = None, idle: bool = False) -> Any:
     """The widget of one field; its value has the field's type and lies within its limits."""
     shown = {"label": name or label(p.name), "key": key, "help": p.help, "bind": "query-params"}
+    shown["disabled"] = idle
     if p.type is bool:
         return st.toggle(value=p.default, **shown)
     if p.choices is not None:

@@ -42,7 +42,9 @@ def cards() -> None:
     key = method_now()
     owner = discover("methods")[key]
     steps = [n for n, p in params(owner).items() if _counts_steps(p)]
-    many = ", ".join(f"{owner.paper_settings.get(n, 0):,} {forms.label(n).lower()}" for n in steps)
+    many = [n for n in steps if n in owner.paper_settings]
+    told = ", ".join(f"{owner.paper_settings[n]:,} {forms.label(n).lower()}" for n in many)
+    private = "the app's own steps, as the paper's are not public" if steps else "nothing to learn"
     shown = (
         (
             "Quick look",
@@ -61,8 +63,8 @@ def cards() -> None:
         (
             "Paper settings",
             ":material/menu_book:",
-            f"As published: {many or 'nothing to learn'}, activations at "
-            f"{owner.paper_placement}." + (" Takes long." if many else ""),
+            f"As published: {told or private}, activations at "
+            f"{owner.paper_placement}." + (" Takes long." if steps else ""),
             (published(owner), PAPER_CALIB, owner.paper_placement),
         ),
     )

@@ -6,13 +6,15 @@ from qlib import specs
 from qlib._params import params
 from qlib._registry import discover
 from qlib.records import RunSpec
-from qlib.ui import forms, pickers
+from qlib.ui import designs, forms, pickers
 
 SPEC = params(RunSpec)
 SPEC_KEYS = {  # fields of a specification that have a widget of their own, and its key
     "calib": "calib",
+    "calib_choice": "choice",
     "seed": "seed",
     "device": "device",
+    "precision": "prec",
     "edge_layers": "edge",
     "placement": "place",
     "weight_observer": "wobs",
@@ -41,6 +43,7 @@ def draft() -> RunSpec:
         act_bits = pickers.bits("Activation", "a")
     owner = discover("methods")[method]
     with _part(f"Settings of {owner.title}", ":material/tune:", "part_method"):
+        designs.start_from(method)
         settings = forms.fields(owner, method)
         if not settings:
             st.caption(f"{owner.title} has nothing to set: it learns nothing.")
@@ -75,6 +78,7 @@ def _images() -> dict:
             placeholder="as above",
             help="Calibrate on other images, for example folder:/data/photos. They need no labels.",
         )
+        choice = _field("calib_choice", "Calibration images are")
     with two:
         test = st.number_input(
             "Held-out test images",
@@ -89,7 +93,9 @@ def _images() -> dict:
         seed = _field("seed")
     with three:
         device = _field("device")
+        precision = _field("precision", "Learn in")
     found = {"calib": calib, "calib_data": other.strip() or None, "seed": seed, "device": device}
+    found |= {"calib_choice": choice, "precision": precision}
     return found | {"test": int(test) if test else None}
 
 
