@@ -15,6 +15,7 @@ from qlib.calibration import Calibration
 from qlib.model import QuantModel
 from qlib.points import QuantLayer
 from qlib.quantizers._base import Quantizer
+from qlib.quantizers.free_power import FreePower
 from qlib.quantizers.given import Given
 from qlib.quantizers.power import Power
 from qlib.records import Event, Refused, Report
@@ -41,7 +42,7 @@ def tune_norms(model: QuantModel, data: Calibration, report: Report) -> None:
     it or not, on inputs from the layers tuned before. What statistics should be is measured on the
     same images, where the paper takes the norm's own β and γ. A channel's factor r goes into its
     weight scale and its offset into the bias: codes stay, a device pays nothing. Where a channel
-    has no scale of its own, or the grid is bent, only the mean is mended.
+    has no scale of its own only the mean is mended.
     """
     for unit in data.walk(model, by="layer", weights=True, inputs=True):
         (layer,) = unit.weighted
@@ -52,7 +53,7 @@ def tune_norms(model: QuantModel, data: Calibration, report: Report) -> None:
         with model.quantized(weights=False, inputs=False):
             want, wanted = _channels(layer, unit.float_inputs, data.batch)
         ratio = torch.where(spread > 1e-6 * wanted, wanted / spread, torch.ones_like(spread))
-        if isinstance(fitted, Power) or fitted.scheme.granularity.kind == "tensor":
+        if fitted.scheme.granularity.kind == "tensor":
             ratio = torch.ones_like(ratio)
         else:
             layer.weight_point.fill(_stretched(fitted, layer.weight, ratio))
@@ -74,10 +75,16 @@ def _channels(layer: QuantLayer, inputs: Tensor, batch: int) -> tuple[Tensor, Te
     return mean.to(inputs.dtype), spread.to(inputs.dtype)
 
 
-def _stretched(fitted: Quantizer, weight: Tensor, ratio: Tensor) -> Given:
-    """The same codes on grids whose steps are ``ratio`` (out,) times as long."""
+def _stretched(fitted: Quantizer, weight: Tensor, ratio: Tensor) -> Quantizer:
+    """The same codes on grids whose levels are ``ratio`` (out,) times as far from 0."""
+    ratio = ratio.reshape(-1, *(1,) * (fitted.scale.dim() - 1))
+    if isinstance(fitted, Power):  # its scale belongs to the bent axis
+        made = FreePower(fitted.scale * ratio**fitted.exponent, fitted.zero_point, fitted.scheme,
+                         fitted.exponent)  # fmt: skip
+        made.keep(fitted.codes(weight))
+        return made
     made = Given.of(fitted, fitted.codes(weight))
-    made.scale.mul_(ratio.reshape(-1, *(1,) * (made.scale.dim() - 1)))
+    made.scale.mul_(ratio)
     return made
 
 

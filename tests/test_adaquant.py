@@ -157,10 +157,12 @@ def test_fresh_ranges_take_corrections_away() -> None:
 
 def test_bias_alone_learns_the_mean_of_what_is_missing() -> None:
     """Least squares in the bias alone has a closed form: the mean residual of each channel."""
-    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 7)).requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(192, 7)).requires_grad_(False)
     x = pictures(64)[0] + 0.5
     model = QuantModel(net, x[:2])
-    made = plan(model, 3, 3, "same")
+    made = plan(model, 2, 3, "same")
     recipe = method("adaquant", 600, **STILL | {"bias_rate": 0.05, "batch": 64})
     recipe.apply(model, made, calibration(x), ignore)
     layer = model.layers["1"]
@@ -376,7 +378,7 @@ def output_statistics(layer: QuantLayer, x: Tensor) -> tuple[Tensor, Tensor]:
     return rows.mean(0), rows.std(0, correction=0)
 
 
-@pytest.mark.parametrize("name", ["nearest", "brecq", "adaquant", "gptq"])
+@pytest.mark.parametrize("name", ["nearest", "brecq", "adaquant", "gptq", "powerquant", "nupes"])
 def test_tuned_statistics_are_those_of_the_float_network_and_codes_stay(name: str) -> None:
     x = pictures(32)[0]
     model, data = quantizable(), calibration(x)
@@ -423,13 +425,12 @@ def test_grids_of_groups_are_stretched_by_channel() -> None:
         assert (ratio - 1).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["powerquant", "nearest"])
-def test_on_bent_grids_and_on_a_tensor_s_one_scale_only_the_mean_is_mended(name: str) -> None:
+def test_on_a_tensor_s_one_scale_only_the_mean_is_mended() -> None:
     x = pictures(32)[0]
     model, data = quantizable(), calibration(x)
-    grid = Scheme(3, granularity=PER_TENSOR if name == "nearest" else PER_CHANNEL)
+    grid = Scheme(3, granularity=PER_TENSOR)
     made = BitPlan(dict.fromkeys(model.weighted(), grid), plan(model).inputs)
-    method(name).apply(model, made, data, ignore)
+    method("nearest").apply(model, made, data, ignore)
     before = {n: m.weight_point.quantizer(m.weight) for n, m in model.weighted().items()}
     tune_norms(model, data, ignore)
     for unit in data.walk(model, by="layer"):
@@ -444,11 +445,13 @@ def test_on_bent_grids_and_on_a_tensor_s_one_scale_only_the_mean_is_mended(name:
 def test_statistics_are_those_of_norms_opened_estimated_anew_and_folded_again() -> None:
     """The published way: behind each convolution a norm that gives the float network's mean and
     spread, whose running statistics are taken from the quantized network, layer by layer."""
-    net = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.Conv2d(8, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.Conv2d(8, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        )  # fmt: skip
     x = pictures(48)[0]
     with torch.no_grad():
         net(x)  # running statistics that are not 0 and 1

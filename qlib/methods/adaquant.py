@@ -38,7 +38,7 @@ class AdaQuant(Method):
         "A layer is fitted on inputs from the quantized layers before it, or on float inputs.",
         choices=("sequential", "parallel"),
     )
-    rate: float = param(3e-3, "Learning rate of the weight shifts, in steps.", low=0.0, high=1.0)
+    rate: float = param(1e-2, "Learning rate of the weight shifts, in steps.", low=0.0, high=1.0)
     bias_rate: float = param(1e-3, "Learning rate of the biases.", low=0.0, high=1.0)
     step_rate: float = param(1e-3, "Learning rate of weight scales, relative.", low=0.0, high=1.0)
     act_rate: float = param(1e-3, "Learning rate of input scales, relative.", low=0.0, high=1.0)

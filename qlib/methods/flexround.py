@@ -31,7 +31,7 @@ class FlexRound(Method):
 
     steps: int = param(500, "Optimisation steps for each block.", low=0, high=100_000)
     keep: float = param(0.5, "Chance that an activation stays quantized.", low=0.0, high=1.0)
-    rate: float = param(3e-3, "Learning rate of the factors.", low=0.0, high=1.0)
+    rate: float = param(1e-2, "Learning rate of the factors.", low=0.0, high=1.0)
     step_rate: float = param(1e-4, "Learning rate of the weight scales.", low=0.0, high=1.0)
     act_rate: float = param(4e-4, "Learning rate of the activation scales.", low=0.0, high=1.0)
     batch: int = param(32, "Images for each step.", low=1, high=1024)

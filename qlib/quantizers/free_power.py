@@ -47,6 +47,12 @@ class FreePower(Power):
         self.latent = nn.Parameter(steps, requires_grad=False)
 
     @torch.no_grad()
+    def keep(self, codes: Tensor) -> None:
+        """Take codes that are known, as whole floats shaped like the weight."""
+        steps = self.scheme.granularity.split(codes) - self.zero_point
+        self.latent = nn.Parameter(steps, requires_grad=False)
+
+    @torch.no_grad()
     def hold(self, held: Tensor, weight: Tensor) -> None:
         """Leave the codes where ``held`` is True as nearest has them before learning."""
         self.held, self.first = self.scheme.granularity.split(held), self.latent.round()
