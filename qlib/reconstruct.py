@@ -17,6 +17,7 @@ from qlib.records import Event, Refused, Report
 from qlib.snapshots import look, moments
 
 CHECK_EVERY = 50  # steps between looks at the loss: looking makes a GPU wait
+NEAR = 0.05  # of 0 or 1: a soft choice counts as decided
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def reconstruct(
     penalty: float = 0.0,
     decay: Decay = Decay(),
     method: str = "adam",
+    settled: float = 0.0,
     report: Report,
 ) -> None:
     """Fit what the unit's quantizers offer for the roles in ``learn``; then they are hard.
@@ -76,6 +78,8 @@ def reconstruct(
         objective: indices (batch,) → what is made small, in place of that error of one pass; see
             `squared_error`.
         method: the optimiser, by a name that `qlib.optimizers` knows.
+        settled: stop early when at most this share of the soft choices is still undecided (looked
+            at every `CHECK_EVERY` steps, after the penalty's warm-up); 0: never.
 
     Raises:
         Refused: the loss became infinite or not a number; the unit and the step are named. The
@@ -115,6 +119,15 @@ def reconstruct(
             at = (unit.title, unit.index, unit.of, step + 1, steps)
             seen = look(unit) if step + 1 in looks else {}
             report(Event("reconstruct", *at, loss.detach(), pushed, **seen))
+            if settled and step % CHECK_EVERY == 0 and beta and undecided(soft) <= settled:
+                break
+
+
+def undecided(soft: list[Quantizer]) -> float:
+    """The share of soft choices that are farther than `NEAR` from being hard."""
+    values = [q.soft_values() for q in soft]
+    count = sum(int(((v > NEAR) & (v < 1 - NEAR)).sum()) for v in values)
+    return count / sum(v.numel() for v in values)
 
 
 def _optimizer(groups: list[tuple[list, Rate]], name: str) -> torch.optim.Optimizer:

@@ -159,6 +159,30 @@ def test_error_sums_over_channels_and_averages_over_the_rest() -> None:
         assert float(events[0].loss) == pytest.approx(float(want), rel=1e-4)
 
 
+def test_a_unit_may_stop_once_its_choices_are_made() -> None:
+    """The same steps until then."""
+    x = torch.randn(256, 6, generator=rng(1))
+    weight = [[0.45, 0.35, -0.3, 1.2, -0.7, 0.1]]
+
+    def learned(**changes: object) -> tuple[Tensor, list[int]]:
+        unit, events = linear_unit(weight, x), []
+        reconstruct(unit, learn={"rounding": Rate(3e-2)}, steps=1000, generator=rng(),
+                    penalty=1.0, report=events.append, **changes)  # fmt: skip
+        layer = unit.layers["0"]
+        assert not layer.weight_point.quantizer.soft
+        return layer.weight_point.quantizer.codes(layer.weight), [e.step for e in events]
+
+    _, every = learned()
+    _, some = learned(settled=0.2)  # five of six
+    assert every[-1] == 1000
+    assert 500 < some[-1] < 1000
+    assert some == every[: len(some)]
+    nearest = torch.tensor([[0.0, 0, 0, 1, -1, 0]])
+    codes, few = learned(settled=0.9)
+    assert few[-1] == 201  # as soon as the penalty has begun
+    assert torch.equal(codes, nearest)  # soft values stood where they had started
+
+
 def test_activation_scale_is_learned_and_cooled() -> None:
     """A scale that is twice too large finds its way; the rate falls to zero as a cosine."""
     net = nn.Sequential(nn.Linear(4, 4, bias=False)).requires_grad_(False)

@@ -98,6 +98,10 @@ class Design:
         choices=("linear", "cosine"), group=SMALL, when=("learn", ("up-or-down",)),
     )  # fmt: skip
     steps: int = param(500, "Optimisation steps for each unit.", low=0, high=100_000, group=HOW)
+    settled: float = param(
+        0.0, "A unit stops early when at most this share of its choices is undecided; 0: never.",
+        low=0.0, high=1.0, group=HOW, when=("learn", ("up-or-down",)),
+    )  # fmt: skip
     optimizer: str = param(
         "adam", "What turns gradients into steps; each needs rates of its own.",
         choices=OPTIMIZERS, group=HOW,

@@ -84,6 +84,8 @@ def _unusual(
     told = measured(design, unit, data, inputs)
     if design.hardening == "cosine":
         told["decay"] = loop.Decay(cosine=True)
+    if design.settled:
+        told["settled"] = design.settled
     if design.optimizer != "adam":
         told["method"] = design.optimizer
     return told
