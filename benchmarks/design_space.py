@@ -46,7 +46,7 @@ def changes() -> Iterator[Change]:
     longer = {"unit": "network", "steps": LONG}
     for more in ({"unit": "layer"}, {"unit": "stage"}, {"unit": "network"}, longer):
         yield "unit", _named(more), more, {}
-    for more in ({"inputs": "float"}, {"inputs": "quantized"}, {"acts": False}):
+    for more in ({"inputs": "float"}, {"inputs": "quantized"}, {"quantize_acts": False}):
         yield "inputs", _named(more), more, {}
     for error in ("l1", "lp", "fisher", "cosine"):
         yield "error", f"error {error}", {"error": error}, {}

@@ -62,7 +62,13 @@ def loss_at_two_bits(**changes: Any) -> float:
     common = torch.randn(64, 1, 1, 1, generator=rng)
     x = (common + 0.3 * torch.randn(64, 2, 4, 4, generator=rng)) / 8
     model, data = QuantModel(net, x[:2]), calibration(x)
-    still = {"inputs": "quantized", "acts": False, "act_rate": 0.0, "steps": 300, "batch": 32}
+    still = {
+        "inputs": "quantized",
+        "quantize_acts": False,
+        "act_rate": 0.0,
+        "steps": 300,
+        "batch": 32,
+    }
     recipe = Custom(**still | changes)
     recipe.apply(model, plan(model, 2, 8, "same"), data, ignore)
     model.switch(weights=True, inputs=False)
@@ -295,7 +301,7 @@ def test_a_network_that_is_no_chain_has_no_stages() -> None:
 
 def test_mixed_without_activations_lies_between_both_networks() -> None:
     """keep = 1 are the quantized inputs, keep = 0 the float ones: the axis has both as its ends."""
-    still = {"acts": False, "act_rate": 0.0, "steps": 15}
+    still = {"quantize_acts": False, "act_rate": 0.0, "steps": 15}
     mixed = applied("custom", inputs="mixed", keep=1.0, **still)  # no mask is drawn
     assert same(codes(mixed), codes(applied("custom", inputs="quantized", **still)))
     fed = {}
@@ -306,7 +312,7 @@ def test_mixed_without_activations_lies_between_both_networks() -> None:
         model, data = quantizable(), calibration()
         data.attach(model, plan(model, 2, 4))
         *_, unit = data.walk(model, inputs=False)
-        with _feeding(Design(acts=False, **given), unit, data) as inputs:
+        with _feeding(Design(quantize_acts=False, **given), unit, data) as inputs:
             every = torch.arange(len(unit.targets))
             fed[name] = unit.inputs if inputs is None else inputs(every)
 
