@@ -8,6 +8,7 @@ other calibration images. Rows go to ``benchmarks/results/design_space.csv`` as 
 """
 
 import argparse
+import math
 import statistics
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,11 +18,12 @@ from typing import Any
 from benchmarks._table import Table, machine, markdown
 from benchmarks.accuracy import DIGITS
 from benchmarks.multibit import Bench, Line, Network
-from qlib.statistics import paired_difference, wilson
+from qlib.statistics import paired_difference
 
 BASE = "base"
 LONG = 1200  # steps of a whole network, which is one unit where others have six or more
 IDENTITY = ("model", "weight_bits", "act_bits", "steps", "axis", "choice", "seed")
+SETTING = IDENTITY[1:-1]
 COLUMNS = (*IDENTITY, "n", "top1", "gained", "lost", "agreement", "kl", "seconds", "threads",
            "torch")  # fmt: skip
 
@@ -137,44 +139,62 @@ def _result(bench: Bench, line: Line) -> tuple[dict[str, object], Any]:
 
 
 def summary(rows: list[Mapping[str, str]]) -> list[dict[str, object]]:
-    """One line for each choice and network: means over seeds, and the difference to the base.
+    """One line for each choice: top-1 of each network, and the difference to the base over all.
 
-    Both intervals are those of one seed's images: the same images under every seed are not new
-    ones.
+    Only networks and seeds that every choice was measured with count. The interval is that of one
+    seed's images, every network's together: the same images under another seed are not new ones.
+    "KL": the divergence from the float network's answers as a multiple of the base's (geometric
+    mean over networks and seeds), which tells more than the few images whose answer changes.
     """
+    rows = _complete(rows)
     groups: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
     for row in rows:
-        groups.setdefault(tuple(row[c] for c in IDENTITY[:-1]), []).append(row)
-    ordered = sorted(groups.items(), key=lambda item: item[0][:4])  # networks together, stable
-    return [_line(key, found) for key, found in ordered]
+        groups.setdefault(tuple(row[c] for c in SETTING), []).append(row)
+    base = {_draw(row): float(row["kl"]) for row in rows if row["choice"] == BASE}
+    return [_line(key, found, base) for key, found in groups.items()]
 
 
-def _line(key: tuple[str, ...], found: list[Mapping[str, str]]) -> dict[str, object]:
-    model, w, a, steps, axis, choice = key
-    mean = {
-        c: statistics.fmean(float(row[c]) for row in found)
-        for c in ("top1", "gained", "lost", "kl", "seconds")
-    }
-    n = int(found[0]["n"])
-    low, high = wilson(round(mean["top1"] / 100 * n), n)
-    gained, lost = round(mean["gained"]), round(mean["lost"])
+def _draw(row: Mapping[str, str]) -> tuple[str, ...]:
+    """Network, bits, steps and seed: what a row shares with its base."""
+    return tuple(row[c] for c in IDENTITY if c not in ("axis", "choice"))
+
+
+def _complete(rows: list[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    seen: dict[tuple[str, ...], set[str]] = {}
+    for row in rows:
+        seen.setdefault(_draw(row), set()).add(row["choice"])
+    wanted = {choice for _, choice, *_ in changes()}
+    return [row for row in rows if wanted <= seen[_draw(row)]]
+
+
+def _line(
+    key: tuple[str, ...], found: list[Mapping[str, str]], base: Mapping[tuple[str, ...], float]
+) -> dict[str, object]:
+    w, a, steps, axis, choice = key
+    models = sorted({row["model"] for row in found}, key=DIGITS.index)
+    of = {model: [row for row in found if row["model"] == model] for model in models}
+    sums = {c: sum(_mean(rows, c) for rows in of.values()) for c in ("gained", "lost", "n")}
+    gained, lost, n = (round(sums[c]) for c in ("gained", "lost", "n"))
     least, most = paired_difference(gained, lost, n)
-    compared = axis != BASE
+    ratios = [math.log(float(row["kl"]) / base[_draw(row)]) for row in found]
+    compared = choice != BASE
     return {
-        "network": model,
         "bits": f"W{w}A{a}",
         "steps": steps,
         "axis": axis,
         "choice": choice,
-        "seeds": len(found),
+        "seeds": len({row["seed"] for row in found}),
+        **{model: f"{_mean(of[model], 'top1'):.2f}" for model in models},
         "n": n,
-        "top-1": f"{mean['top1']:.2f}",
-        "95 % of n": f"{100 * low:.1f}–{100 * high:.1f}",
-        "to base": f"{100 * (mean['gained'] - mean['lost']) / n:+.2f}" if compared else "",
+        "to base": f"{100 * (sums['gained'] - sums['lost']) / n:+.2f}" if compared else "",
         "95 % of it": f"{100 * least:+.1f} to {100 * most:+.1f}" if compared else "",
-        "KL": f"{mean['kl']:.4f}",
-        "seconds": f"{mean['seconds']:.1f}",
+        "KL": f"{math.exp(statistics.fmean(ratios)):.2f}",
+        "seconds": f"{_mean(found, 'seconds'):.0f}",
     }
+
+
+def _mean(rows: list[Mapping[str, str]], column: str) -> float:
+    return statistics.fmean(float(row[column]) for row in rows)
 
 
 def _arguments() -> argparse.Namespace:
