@@ -2,14 +2,14 @@
 
 Each table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; what is between is replaced
 by the rows of ``benchmarks/results/accuracy.csv`` whose network begins with NAME; the tables
-``noise`` and ``multibit`` are those of ``noise.csv`` and ``multibit.csv``.
+``noise``, ``multibit`` and ``design_space`` are those of the files of these names.
 """
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks import multibit, noise
+from benchmarks import design_space, multibit, noise
 from benchmarks._table import Table, markdown
 from benchmarks.accuracy import COLUMNS, summary
 
@@ -24,6 +24,9 @@ def measured() -> tuple[Lines, dict[str, Lines]]:
     """What `filled` takes, from the stored rows."""
     return summary(Table("accuracy", COLUMNS, fresh=False).rows()), {
         "noise": noise.summary(Table("noise", noise.COLUMNS, fresh=False).rows()),
+        "design_space": design_space.summary(
+            Table("design_space", design_space.COLUMNS, fresh=False).rows()
+        ),
         "multibit": multibit.summary(Table("multibit", multibit.COLUMNS, fresh=False).rows()),
     }
 
