@@ -404,15 +404,16 @@ def test_every_optimizer_learns(name: str) -> None:
 
 
 def test_sign_steps_have_one_size() -> None:
-    from qlib.optimizers import optimizer
+    from qlib import optimizers
 
     p = torch.nn.Parameter(torch.tensor([1.0, 1.0, 1.0]))
-    made = optimizer("sign-sgd", [{"params": [p], "lr": 0.25}])
+    made = optimizers.optimizer("sign-sgd", [{"params": [p], "lr": 0.25}])
     p.grad = torch.tensor([1e-6, -1e6, 0.0])
     made.step()
     assert p.tolist() == [0.75, 1.25, 1.0]
+    assert optimizers.OPTIMIZERS == OPTIMIZERS  # a form reads the one, without torch
     with pytest.raises(ValueError, match="There is no optimizer 'lion'; there are adam, adamw"):
-        optimizer("lion", [])
+        optimizers.optimizer("lion", [])
 
 
 def test_a_schedule_is_the_weights_own() -> None:
