@@ -2,14 +2,15 @@
 
 Each table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; what is between is replaced
 by the rows of ``benchmarks/results/accuracy.csv`` whose network begins with NAME; the tables
-``noise``, ``multibit`` and ``multibit_ablations`` are those of the files with these names.
+``noise``, ``multibit``, ``multibit_ablations`` and ``design_space`` are those of the files with
+these names.
 """
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks import multibit, noise
+from benchmarks import design_space, multibit, noise
 from benchmarks._table import Table, markdown
 from benchmarks.accuracy import COLUMNS, summary
 
@@ -23,6 +24,7 @@ Lines = list[dict[str, object]]
 def measured() -> tuple[Lines, dict[str, Lines]]:
     """What `filled` takes, from the stored rows."""
     others = {"noise": noise, "multibit": multibit, "multibit_ablations": multibit}
+    others["design_space"] = design_space
     return summary(Table("accuracy", COLUMNS, fresh=False).rows()), {
         name: of.summary(Table(name, of.COLUMNS, fresh=False).rows()) for name, of in others.items()
     }

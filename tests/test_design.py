@@ -62,7 +62,13 @@ def loss_at_two_bits(**changes: Any) -> float:
     common = torch.randn(64, 1, 1, 1, generator=rng)
     x = (common + 0.3 * torch.randn(64, 2, 4, 4, generator=rng)) / 8
     model, data = QuantModel(net, x[:2]), calibration(x)
-    still = {"inputs": "quantized", "acts": False, "act_rate": 0.0, "steps": 300, "batch": 32}
+    still = {
+        "inputs": "quantized",
+        "quantize_acts": False,
+        "act_rate": 0.0,
+        "steps": 300,
+        "batch": 32,
+    }
     recipe = Custom(**still | changes)
     recipe.apply(model, plan(model, 2, 8, "same"), data, ignore)
     model.switch(weights=True, inputs=False)
@@ -294,7 +300,7 @@ def test_a_network_that_is_no_chain_has_no_stages() -> None:
 
 def test_mixed_without_activations_lies_between_both_networks() -> None:
     """keep = 1 are the quantized inputs, keep = 0 the float ones: the axis has both as its ends."""
-    still = {"acts": False, "act_rate": 0.0, "steps": 15}
+    still = {"quantize_acts": False, "act_rate": 0.0, "steps": 15}
     mixed = applied("custom", inputs="mixed", keep=1.0, **still)  # no mask is drawn
     assert same(codes(mixed), codes(applied("custom", inputs="quantized", **still)))
     fed = {}
@@ -305,7 +311,7 @@ def test_mixed_without_activations_lies_between_both_networks() -> None:
         model, data = quantizable(), calibration()
         data.attach(model, plan(model, 2, 4))
         *_, unit = data.walk(model, inputs=False)
-        with _feeding(Design(acts=False, **given), unit, data) as inputs:
+        with _feeding(Design(quantize_acts=False, **given), unit, data) as inputs:
             every = torch.arange(len(unit.targets))
             fed[name] = unit.inputs if inputs is None else inputs(every)
 
@@ -397,15 +403,16 @@ def test_every_optimizer_learns(name: str) -> None:
 
 
 def test_sign_steps_have_one_size() -> None:
-    from qlib.optimizers import optimizer
+    from qlib import optimizers
 
     p = torch.nn.Parameter(torch.tensor([1.0, 1.0, 1.0]))
-    made = optimizer("sign-sgd", [{"params": [p], "lr": 0.25}])
+    made = optimizers.optimizer("sign-sgd", [{"params": [p], "lr": 0.25}])
     p.grad = torch.tensor([1e-6, -1e6, 0.0])
     made.step()
     assert p.tolist() == [0.75, 1.25, 1.0]
+    assert optimizers.OPTIMIZERS == OPTIMIZERS  # a form reads the one, without torch
     with pytest.raises(ValueError, match="There is no optimizer 'lion'; there are adam, adamw"):
-        optimizer("lion", [])
+        optimizers.optimizer("lion", [])
 
 
 def test_a_schedule_is_the_weights_own() -> None:

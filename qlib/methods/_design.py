@@ -79,7 +79,7 @@ class Design:
         0.5, "Chance that an element of mixed activations is the quantized one.",
         low=0.0, high=1.0, group=SEES, when=("inputs", ("mixed",)),
     )  # fmt: skip
-    acts: bool = param(
+    quantize_acts: bool = param(
         True, "Activations are quantized while weights are learned.", group=SEES
     )  # fmt: skip
     batch: int = param(32, "Images for each step.", low=1, high=1024, group=SEES)

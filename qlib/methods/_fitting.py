@@ -43,7 +43,7 @@ def fit(
     data.attach(model, plan)
     bent = design.learn == "power"
     exponents = _power_grids(design, model, plan, data, report) if bent else {}
-    for unit in data.walk(model, by=design.unit, weights=True, inputs=design.acts):
+    for unit in data.walk(model, by=design.unit, weights=True, inputs=design.quantize_acts):
         still = held(design, unit, data)
         _free(unit, design, exponents)
         for layer, mask in zip(unit.weighted, still, strict=True):
@@ -136,7 +136,7 @@ def _feeding(
         yield None
     elif design.inputs == "float":
         yield lambda at: take(unit.float_inputs, at)
-    elif design.acts:
+    elif design.quantize_acts:
         with dropping(unit, design.keep, data.generator) as mixed:
             yield mixed
     else:  # nothing is quantized inside that could be dropped

@@ -38,7 +38,7 @@ class AdaRound(Method):
             learn="up-or-down",
             unit="layer",
             inputs="quantized",
-            acts=False,
+            quantize_acts=False,
             hardening="cosine",
             penalty=self.penalty,
             steps=self.steps,

@@ -62,7 +62,7 @@ class Brecq(Method):
             learn="up-or-down",
             unit="block",
             inputs="quantized",
-            acts=joint,
+            quantize_acts=joint,
             error=self.error,
             penalty=self.penalty,
             steps=self.steps,

@@ -22,7 +22,7 @@ class Custom(Design, Method):
     """
 
     title = "Your own"
-    paper = "after Yvinec et al., 2023, arXiv 2308.07662"
+    paper = "Study: Yvinec et al., 2023, arXiv 2308.07662"
     promise = "Starts from a named method; you change what is learned, where, on what, and how."
     cost = "minutes"
 
