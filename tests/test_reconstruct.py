@@ -178,7 +178,7 @@ def test_a_unit_may_stop_once_its_choices_are_made() -> None:
     assert 500 < some[-1] < 1000
     assert some == every[: len(some)]
     nearest = torch.tensor([[0.0, 0, 0, 1, -1, 0]])
-    codes, few = learned(settled=0.9)
+    codes, few = learned(settled=1.0)
     assert few[-1] == 201  # as soon as the penalty has begun
     assert torch.equal(codes, nearest)  # soft values stood where they had started
 
