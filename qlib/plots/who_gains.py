@@ -132,9 +132,11 @@ def _quadrants(parts: Parts, xs: Ends, ys: Ends) -> None:
     parts.area(_theme.rgba(_noise.HELP, 0.1), x0=1, x1=xs[1], y0=ys[0], y1=1)
     parts.area(_theme.rgba(_noise.HARM, 0.1), x0=xs[0], x1=1, y0=1, y1=ys[1])
     # in the corners that theory's line stays clear of; 0 is the place of 1 on a logarithmic axis
-    ends = {"y": 0, "xref": "paper", "align": "left"}
-    parts.note("between levels:<br><b>helps</b>", x=0.995, xanchor="right", yanchor="top", **ends)
-    parts.note("on levels:<br><b>hurts</b>", x=0.005, xanchor="left", yanchor="bottom", **ends)
+    for text, x, side, up in (
+        ("between levels:<br><b>helps</b>", 0.995, "right", "top"),
+        ("on levels:<br><b>hurts</b>", 0.005, "left", "bottom"),
+    ):
+        parts.note(text, x=x, y=0, xref="paper", xanchor=side, align=side, yanchor=up)
 
 
 def _theory(parts: Parts, info: WhoGains, xs: Ends) -> None:
