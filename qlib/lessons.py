@@ -17,7 +17,8 @@ One file ``assets/lessons/NAME.json`` is one lesson; NAME is its address (``less
           "right": 1,
           "reveal": "{input.clipped:.1%} of the values lie outside the grid.",
           "runs": {"brecq": {"q": "brecq"}},       optional: further runs that are spoken of
-          "hide": ["q", "b"]                       optional: keys of elements to hide
+          "hide": ["q", "b"],                      optional: keys of elements to hide
+          "show": ["b"]                            optional: those that come back with the answer
         }
       ]
     }
@@ -28,7 +29,8 @@ is shown and read. **right** is the place of the right choice (from 0), or a lis
 expression per choice: the choice whose expression is largest is right (a true condition is larger
 than a false one). **hide** names keys of widgets and containers (``q``, ``b``, ``layer``,
 ``context``, ``try-this``); ``answer`` is the sentence under the page's title and ``titles`` are
-those of the figures, which both tell what a question asks. The same list can stand in an address:
+those of the figures, which both tell what a question asks. **show** names those of them that are
+the evidence: they appear once a guess is made. The same list can stand in an address:
 ``hide=q,b``. The card names the right choice before the **reveal**, which need not repeat it.
 
 In **text**, **question**, **choices** and **reveal**, ``{expression}`` or ``{expression:format}``
@@ -88,6 +90,11 @@ class Step:
     reveal: str = ""
     runs: dict[str, dict[str, str]] = field(default_factory=dict)
     hide: tuple[str, ...] = ()
+    show: tuple[str, ...] = ()
+
+    def hidden(self, *, guessed: bool) -> tuple[str, ...]:
+        """What is hidden before and after the guess."""
+        return tuple(k for k in self.hide if not (guessed and k in self.show))
 
     @property
     def params(self) -> dict[str, str]:
@@ -147,7 +154,7 @@ def load(name: str, folder: Path | None = None) -> Lesson:
 
 def _step(body: Mapping[str, Any], shared: Mapping[str, Any]) -> Step:
     made = dict(body) | {"set": dict(shared) | body.get("set", {})}
-    for key in ("choices", "hide"):
+    for key in ("choices", "hide", "show"):
         made[key] = tuple(made.get(key, ()))
     if isinstance(made.get("right"), list):
         made["right"] = tuple(made["right"])
@@ -168,6 +175,8 @@ def _wrong(step: Step) -> str:
         return f"right is {step.right}, and there are {len(step.choices)} choices (from 0)"
     if isinstance(step.right, tuple) and len(step.right) != len(step.choices):
         return "right has one expression per choice"
+    if not set(step.show) <= set(step.hide):
+        return "show names only what hide names"
     if {"lesson", "step"} & set(step.set):
         return "set does not name the lesson or the step"
     return ""

@@ -26,6 +26,17 @@ FLAGS = [
     "--disable-sync",
 ]
 PATIENCE = 30_000  # ms: a busy machine is slow, not wrong
+CLIPBOARD = ["clipboard-read", "clipboard-write"]
+READY = """() => {
+  const all = css => [...document.querySelectorAll(css)];
+  const app = document.querySelector('[data-testid=stApp]');
+  return app.dataset.testScriptState === 'notRunning' && all('.st-key-linkbar').length === 1
+    && !all('[data-stale=true]').length && !all('[data-testid=stSkeleton]').length
+    && all('.st-key-context [data-testid=stSelectbox]')
+       .every(e => (e.querySelector('input') || {}).value)
+    && all('[data-testid=stPlotlyChart]')
+       .every(e => !e.checkVisibility() || e.querySelector('.gtitle'));
+}"""
 
 
 @dataclass(frozen=True)
@@ -164,3 +175,18 @@ def window(chromium):
     yield made
     made.close()
     assert made.outside == []
+
+
+def settled(page) -> None:
+    """The script has run through, and everything that it drew is there."""
+    page.wait_for_timeout(300)
+    page.wait_for_function(READY)
+    page.wait_for_timeout(500)
+    page.wait_for_function(READY)
+
+
+def copied(page) -> str:
+    page.context.grant_permissions(CLIPBOARD)
+    page.get_by_role("button", name="Copy link").click()
+    page.get_by_role("button", name="Copied").wait_for()
+    return page.evaluate("navigator.clipboard.readText()")

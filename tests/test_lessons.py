@@ -138,6 +138,7 @@ def test_a_lesson_is_read(folder):
         ({"choices": ["one"], "right": 0}, "two choices or more"),
         ({"right": 2}, "right is 2, and there are 2 choices"),
         ({"right": ["top1"]}, "one expression per choice"),
+        ({"hide": ["q"], "show": ["b"]}, "show names only what hide names"),
         ({"set": {"step": 3}}, "does not name the lesson"),
         ({"colour": "red"}, "colour"),
     ],
@@ -234,6 +235,17 @@ def test_guess_then_reveal(app):
     guess.set_value([1]) if isinstance(guess.value, list) else guess.set_value(1)
     at.run()
     assert at.success[0].value.startswith("**Right.**") and reveal in at.success[0].value
+
+
+def test_the_evidence_appears_with_the_answer(app, folder):
+    hide = {"hide": ["answer", "strip-figure", "bits-figure"], "show": ["strip-figure"]}
+    write(folder, STEP | hide, name="two")
+    at = follow(app, lesson="two", step="1")
+    assert ".st-key-answer, .st-key-strip-figure, .st-key-bits-figure {" in styles(at)
+    guess = at.get("pills")[0]
+    guess.set_value([0]) if isinstance(guess.value, list) else guess.set_value(0)
+    at.run()
+    assert ".st-key-answer, .st-key-bits-figure {" in styles(at)
 
 
 def test_next_and_previous_move(app):

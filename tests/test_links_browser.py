@@ -6,7 +6,14 @@ from pathlib import Path
 import fake_noise
 import fake_profiles
 import pytest
-from browser_kit import Server, chromium, serving, window  # noqa: F401 (fixtures)
+from browser_kit import (  # noqa: F401 (fixtures)
+    CLIPBOARD,
+    chromium,
+    copied,
+    serving,
+    settled,
+    window,
+)
 
 from qlib import store
 from qlib.records import RunSpec
@@ -26,7 +33,6 @@ VIEWS = {  # a view of each page that is not the one it opens with
     "compare": "m=digits-vit&b=W4A4&x=size",
     "run": "method=QDrop&w=3&calib=99",
 }
-CLIPBOARD = ["clipboard-read", "clipboard-write"]
 FOCUS = """() => { let e = document.activeElement, keys = [];
   const inner = e.shadowRoot && e.shadowRoot.activeElement;
   for (let p = e; p; p = p.parentElement)
@@ -54,26 +60,6 @@ def server(tmp_path_factory, demo):
         yield running
 
 
-READY = """() => {
-  const all = css => [...document.querySelectorAll(css)];
-  const app = document.querySelector('[data-testid=stApp]');
-  return app.dataset.testScriptState === 'notRunning' && all('.st-key-linkbar').length === 1
-    && !all('[data-stale=true]').length && !all('[data-testid=stSkeleton]').length
-    && all('.st-key-context [data-testid=stSelectbox]')
-       .every(e => (e.querySelector('input') || {}).value)
-    && all('[data-testid=stPlotlyChart]')
-       .every(e => !e.checkVisibility() || e.querySelector('.gtitle'));
-}"""
-
-
-def settled(page) -> None:
-    """The script has run through, and everything that it drew is there."""
-    page.wait_for_timeout(300)
-    page.wait_for_function(READY)
-    page.wait_for_timeout(500)
-    page.wait_for_function(READY)
-
-
 def looks(page) -> dict[str, str]:
     """What a person sees: question, answer, and the values of the bar."""
     found = {"head": page.locator(".st-key-head").inner_text()}
@@ -84,13 +70,6 @@ def looks(page) -> dict[str, str]:
     found["b"] = bits.inner_text() if bits.count() else ""
     found["figures"] = " | ".join(page.locator(".gtitle").all_text_contents())
     return found
-
-
-def copied(page) -> str:
-    page.context.grant_permissions(CLIPBOARD)
-    page.get_by_role("button", name="Copy link").click()
-    page.get_by_role("button", name="Copied").wait_for()
-    return page.evaluate("navigator.clipboard.readText()")
 
 
 @pytest.mark.parametrize("path", VIEWS)

@@ -82,7 +82,7 @@ def test_it_opens_with_the_network_of_many_widths(demo):
     assert "With **PTMQ**, one stored model for all widths, 597 test images show no loss" in said
     assert "**Activations break first**: with only them at 3 bits" in said
     assert "All 6 widths of PTMQ are **one model of 0.92 MB** (float weights" in said
-    assert "stores a model for each width: **5 of" in said
+    assert "stores a model for each width: **5 models, " in said
     assert len(figures(at)) == 4 and all(c.proto.alt for c in at.get("plotly_chart"))
     names = [t["name"] for t in figures(at)[0]["data"] if t.get("mode") == "lines+markers"]
     assert names == [

@@ -62,7 +62,7 @@ def open_page(**query) -> AppTest:
 
 def texts(at: AppTest) -> str:
     parts = [*at.title, *at.markdown, *at.caption, *at.info, *at.warning, *at.error]
-    return "\n".join(p.value for p in parts)
+    return "\n".join(p.value for p in parts).replace("\xa0", " ")
 
 
 def figures(at: AppTest) -> list[dict]:

@@ -117,7 +117,7 @@ def test_every_draw_is_shown(demo, draw):
 def test_layers_at_their_own_reach(demo):
     at = page(layer=HELPED, n_bits="4")
     at.segmented_control(key="n_all").set_value("own").run()
-    assert titles(at)[2].startswith("Each layer at its own reach")
+    assert titles(at)[2].startswith("Who gains: each layer at its own reach")
 
 
 def test_held_out_or_calibration(demo):

@@ -67,7 +67,7 @@ def figures(at: AppTest) -> list[dict]:
 
 def texts(at: AppTest) -> str:
     parts = [*at.title, *at.markdown, *at.caption, *at.info, *at.warning, *at.success, *at.error]
-    return "\n".join(p.value for p in parts)
+    return "\n".join(p.value for p in parts).replace("\xa0", " ")
 
 
 # ---- Start ----------------------------------------------------------------------------------
@@ -77,6 +77,8 @@ def test_start_answers_from_stored_runs(demo):
     at = open_page()
     assert at.title[0].value == "What does quantization do to this model?"
     assert "`digits-vit` is right on" in texts(at)
+    (answer,) = (m.value for m in at.markdown if "is right on" in m.value)
+    assert "\xa0%" in answer and " %" not in answer  # no line begins with a percent sign
     strip, curve = figures(at)
     assert len(strip["layout"]["images"]) == 6
     assert curve["layout"]["yaxis"]["title"]["text"] == "top-1 accuracy (%)"

@@ -156,6 +156,9 @@ def test_units_are_drawn_as_steps_and_fixed_ones_open():
     assert [d[0] for d in fixed["customdata"]] == list(fake_widths.EDGES)
     assert fixed["marker"]["symbol"] == "square-open" and len(free["x"]) == 6
     assert body["layout"]["xaxis"]["ticktext"] == ["patch", *"012345", "head"]
+    assert body["layout"]["xaxis"]["title"]["text"].endswith("; dashed: 4 bits everywhere")
+    below = check(unit_bits.figure(info, level=5))["data"][1]["textposition"]  # clear of the line
+    assert below == [*["bottom center"] * 5, "top center"]
     assert "blocks.5 8" in unit_bits.alt(info) and "head 8 (fixed)" in unit_bits.alt(info)
     same = unit_bits.info(BLOCKS, dict.fromkeys(FREE, 5))
     assert unit_bits.headline(same) == "Every unit has 5 bits"

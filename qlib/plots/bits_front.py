@@ -12,6 +12,7 @@ from qlib.plots import _theme
 COSTS = {"weight_mb": "weights (MB)", "gbops": "bit-operations per image (billion)"}
 UNITS = {"weight_mb": "MB", "gbops": "billion bit-operations"}
 STYLE = "ptmq"
+HEIGHT = _theme.HELPER_HEIGHT + 50  # as the steps beside it
 MOST = 300  # points drawn of a long front
 LEAST = 1e-7  # nats: a logarithmic axis has no zero
 
@@ -83,7 +84,7 @@ def headline(info: BitsFront) -> str:
         return f"{bits} bits everywhere would do no more damage for no more {unit}"
     ratio = mark.kl / max(info.now.kl, LEAST)
     extra = info.now.cost / mark.cost - 1
-    price = "for the same cost" if extra < 0.005 else f"for {extra:.0%} more"
+    price = "for the same cost" if extra < 0.005 else f"for {100 * extra:.0f} % more cost"
     return f"{ratio:.1f} times less predicted damage than {bits} bits everywhere, {price}"
 
 
@@ -107,6 +108,7 @@ def figure(info: BitsFront, *, dark: bool = False, large: bool = False) -> go.Fi
         mode="markers+text",
         text=[str(b) for b in info.equal],
         textposition="top right",
+        cliponaxis=False,
         textfont={"size": _theme.SMALL, "color": _theme.faint(dark)},
         marker={"symbol": "diamond", "size": 9, "color": _theme.GREY},
         hovertemplate=_hover("%{text} bits everywhere", info.by),
@@ -129,7 +131,7 @@ def figure(info: BitsFront, *, dark: bool = False, large: bool = False) -> go.Fi
     )  # fmt: skip
     figure.update_layout(showlegend=False, hovermode="closest")
     return _theme.frame(
-        figure, title=headline(info), height=_theme.HELPER_HEIGHT, dark=dark, width=56, large=large
+        figure, title=headline(info), height=HEIGHT, dark=dark, width=46, large=large
     )
 
 

@@ -109,8 +109,10 @@ def _marks(parts: Parts, info: NoiseTricks) -> None:
             text=[NAMES[s][0] for s in STAGES],
             hovertemplate="<b>%{text}</b><br>%{y:.4g} % of the output's energy<extra></extra>",
         )
-    for place, value in enumerate(info.values):
-        parts.note(f"{number(value, 2)} %", x=place, y=value, yshift=15)
+    near = 0.2 * max([*info.values, *info.others])
+    for place, (value, other) in enumerate(zip(info.values, info.others, strict=True)):
+        aside = -15 if 0 < other - value < near else 15  # not on the other mark
+        parts.note(f"{number(value, 2)} %", x=place, y=value, yshift=aside)
 
 
 def alt(info: NoiseTricks) -> str:

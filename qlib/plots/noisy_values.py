@@ -93,27 +93,31 @@ def figure(info: NoisyValues, *, dark: bool = False, large: bool = False) -> go.
             "range": [float(info.edges[0]), float(info.edges[-1])],
             "nticks": 8,
         },
-        "yaxis": {"title": {"text": "values per step (%)"}, "rangemode": "tozero", "nticks": 6},
+        "yaxis": {
+            "title": {"text": "density (1 = all in one step)"},
+            "rangemode": "tozero",
+            "nticks": 6,
+        },
         "hovermode": "closest",
     }
     parts.line(
         x=info.edges,
-        y=100 * np.append(info.before, info.before[-1:]),
+        y=np.append(info.before, info.before[-1:]),
         mode="lines",
         line={"shape": "hv", "width": 1, "color": BEFORE},
         fill="tozeroy",
         fillcolor=_theme.rgba(BEFORE, 0.3),
         name="input x",
-        hovertemplate="%{x:.2f} steps: %{y:.1f} % per step<extra>x</extra>",
+        hovertemplate="%{x:.2f} steps: density %{y:.2f}<extra>x</extra>",
     )
     if info.reach > 0:
         parts.line(
             x=info.at,
-            y=100 * info.after,
+            y=info.after,
             mode="lines",
             line={"width": 2.2, "color": AFTER},
             name="x + noise, expected",
-            hovertemplate="%{x:.2f} steps: %{y:.1f} % per step<extra>x + noise</extra>",
+            hovertemplate="%{x:.2f} steps: density %{y:.2f}<extra>x + noise</extra>",
         )
     tick = {"symbol": "line-ns-open", "size": 12, "color": _theme.ink(dark), "line": {"width": 2}}
     parts.line(
@@ -131,9 +135,9 @@ def figure(info: NoisyValues, *, dark: bool = False, large: bool = False) -> go.
 
 def alt(info: NoisyValues) -> str:
     """The figure in words, with its numbers."""
+    peaks = f"{info.before.max():.2f} per step before and {info.after.max():.2f} after"
     return (
         f"Values of the input of {info.layer} around their peak at {info.bits} bits, in steps of "
         f"{number(info.step)}, with {len(info.levels)} levels in view. {headline(info)}. The peak "
-        f"holds {100 * info.before.max():.0f} % per step before and {100 * info.after.max():.0f} % "
-        "after."
+        f"has a density of {peaks}."
     )

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from qlib.plots import _theme
 
 STYLE = "ptmq"
+HEIGHT = _theme.HELPER_HEIGHT + 50
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,10 @@ def _named(info: UnitBits, bits: int) -> str:
 def figure(
     info: UnitBits, *, dark: bool = False, large: bool = False, level: int | None = None
 ) -> go.Figure:
-    """Steps; filled to the axis; units with one width are open. ``level``: bits to compare with."""
+    """Steps; filled to the axis; units with one width are open.
+
+    ``level``: equal bits for all, which cost no more; dashed, and named under the axis.
+    """
     style, n = _theme.style(STYLE), len(info.units)
     edges = [x for i in range(n) for x in (i - 0.5, i + 0.5)]
     figure = go.Figure()
@@ -98,7 +102,7 @@ def figure(
             y=[u.bits for _, u in some],
             customdata=[[u.name, u.kl] for _, u in some],
             text=[str(u.bits) for _, u in some],
-            textposition="top center",
+            textposition=[_beside(u.bits, level) for _, u in some],
             mode="markers+text",
             textfont={"size": _theme.SMALL, "color": _theme.ink(dark)},
             marker={"symbol": symbol, "size": 8, "color": style.color},
@@ -111,8 +115,10 @@ def figure(
         )
     if level is not None:
         figure.add_hline(y=level, line={"dash": "dash", "width": 1.2, "color": _theme.faint(dark)})
+    equal = f"{'<br>' if large else '; '}dashed: {level} bits everywhere" if level else ""
     figure.update_xaxes(
-        title=f"{_what(info)}, in order of execution", tickvals=list(range(n)), showgrid=False,
+        title=f"{_what(info)}, in order of execution{equal}", tickvals=list(range(n)),
+        showgrid=False,
         tickangle=0,
         ticktext=[_short(u.name, info.shared) for u in info.units], range=[-0.55, n - 0.45],
     )  # fmt: skip
@@ -122,8 +128,13 @@ def figure(
     )  # fmt: skip
     figure.update_layout(showlegend=False, hovermode="closest")
     return _theme.frame(
-        figure, title=headline(info), height=_theme.HELPER_HEIGHT, dark=dark, width=56, large=large
+        figure, title=headline(info), height=HEIGHT, dark=dark, width=56, large=large
     )
+
+
+def _beside(bits: int, level: int | None) -> str:
+    """Where a number stands clear of the dashed line: above its mark, or else under it."""
+    return "bottom center" if level == bits + 1 else "top center"
 
 
 def _short(name: str, shared: str) -> str:

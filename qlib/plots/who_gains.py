@@ -87,8 +87,8 @@ def headline(info: WhoGains) -> str:
         return "No layer to compare"
     counts = f"{len(info.gain)} of {len(info.dots)} layers, hurts {len(info.lose)}"
     if info.reach is None:
-        return f"Each layer at its own reach: noise helps {counts}"
-    return f"Noise of {_noise.steps(info.reach)} helps {counts}"
+        return f"Who gains: each layer at its own reach, noise helps {counts}"
+    return f"Who gains: noise of {_noise.steps(info.reach)} helps {counts}"
 
 
 def figure(
@@ -131,11 +131,12 @@ def _quadrants(parts: Parts, xs: Ends, ys: Ends) -> None:
     parts.rule(x=1, **line)
     parts.area(_theme.rgba(_noise.HELP, 0.1), x0=1, x1=xs[1], y0=ys[0], y1=1)
     parts.area(_theme.rgba(_noise.HARM, 0.1), x0=xs[0], x1=1, y0=1, y1=ys[1])
-    paper = {"xref": "paper", "yref": "paper"}
-    parts.note("values between levels: <b>helps</b>", x=0.995, y=0.01, xanchor="right",
-               yanchor="bottom", **paper)  # fmt: skip
-    parts.note("values on levels: <b>hurts</b>", x=0.005, y=0.99, xanchor="left",
-               yanchor="top", **paper)  # fmt: skip
+    # in the corners that theory's line stays clear of; 0 is the place of 1 on a logarithmic axis
+    for text, x, side, up in (
+        ("between levels:<br><b>helps</b>", 0.995, "right", "top"),
+        ("on levels:<br><b>hurts</b>", 0.005, "left", "bottom"),
+    ):
+        parts.note(text, x=x, y=0, xref="paper", xanchor=side, align=side, yanchor=up)
 
 
 def _theory(parts: Parts, info: WhoGains, xs: Ends) -> None:

@@ -11,7 +11,7 @@ from qlib.plots import _theme
 
 Pair = tuple[int, int]  # bits of weights, bits of activations
 CHOSEN = _theme.COLORS[2]
-ROW = 27  # pixels of a row
+ROW = 38  # pixels of a row
 STATES = {"": "–", "failed": "✕", "queued": "…", "running": "…", "cancelling": "…"}
 SAID = {
     "": "not measured: click, then compute it below",

@@ -43,7 +43,7 @@ def controls(shown: Shown) -> tuple[str, bool, list[str]]:
     """One row: what the axis counts, whether accuracy is cut, which lines are drawn beside."""
     usual = _usual(shown)
     titles = {key: t.title for key, t in shown.tracks.items() if t.equal}
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="large"):
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="large", key="b-axis"):
         cost = st.segmented_control(
             "Along the axis", list(COSTS), format_func=COSTS.get, default="bits", required=True,
             key=COST, bind=URL, width="content",

@@ -70,7 +70,7 @@ def _sides_table(shown: Shown) -> None:
         hide_index=True,
         column_config={
             "Top-1": number(format="%.1f %%", width=70),
-            "KL": number(format="%.2g", width=60, help=word("KL")),
+            "KL": number(format="%.2g", width=74, help=word("KL")),
             "Weights": number(format="%.3f MB", width=90, help=word("size")),
         },
         alt="The chosen widths, each side alone, and both with the most bits",

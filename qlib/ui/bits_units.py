@@ -18,7 +18,7 @@ MIX = "mix"  # an assignment in the address: a digit for each unit that has seve
 BY = "b_by"
 BYS = {"weight_mb": "Size", "gbops": "Bit-operations"}
 UNITS = {"weight_mb": "MB", "gbops": "billion bit-operations"}
-STEPS = 60  # places of the budget slider
+STEPS = 100  # places of the budget slider, in percent of the way
 FRONT, TABLE = "b-front", "b-units"
 KL_AT = "Nats: what this unit does alone at these bits, all others in float."
 Session = MutableMapping[str, Any]
@@ -92,7 +92,7 @@ def _slider(entry: Entry, choices: Sequence[allocation.Choice], by: str) -> floa
     first = min(max(-int((low - middle) // step), 1), STEPS)
     place = st.slider(
         "Budget, from the cheapest assignment to the dearest", 0, STEPS, first,
-        key=f"b_budget_{by}", bind=URL, on_change=_forget,
+        format="%d %%", key=f"b_budget_{by}", bind=URL, on_change=_forget,
         help="The best assignment that costs no more is looked up at once.",
     )  # fmt: skip
     st.caption(f"At most {low + place * step:.3f} {UNITS[by]}")

@@ -80,7 +80,7 @@ def _each(track: Track) -> str:
     n = len(track.equal)
     widths = ", ".join(map(str, track.equal))
     return (
-        f"{track.title} stores a model for each width: **{n} of {track.stored_mb:.2f} MB "
+        f"{track.title} stores a model for each width: **{n} models, {track.stored_mb:.2f} MB "
         f"together** ({widths} bits)"
     )
 
@@ -136,7 +136,7 @@ def _flips(cell: Mapping[str, Any]) -> str:
 
 
 def _share(part: float, whole: float | None, name: str) -> str:
-    return f"{part / whole:.0%} of {name}" if whole else ""
+    return f"{100 * part / whole:.0f} % of {name}" if whole else ""
 
 
 NO_UNITS = (

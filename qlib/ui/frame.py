@@ -77,7 +77,7 @@ def head(question: str, answer: str = "") -> None:
             simulated()
         if answer:
             with st.container(key="answer"):  # a key of its own: lessons that ask hide it
-                st.markdown(answer)
+                st.markdown(answer.replace(" %", "\u00a0%"))  # a number keeps its sign beside it
 
 
 def simulated() -> None:

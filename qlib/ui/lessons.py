@@ -16,6 +16,7 @@ from qlib.ui import address, context, resolve, spread, state
 from qlib.ui.answers import bits_label
 
 PAGES = Path(__file__).resolve().parents[2] / "pages"
+A_ROW = 4  # cards of the list
 FOLLOW = "pages/0_Lesson.py"  # the address that leads to a step
 PARTS = {"titles": ".js-plotly-plot .g-gtitle"}  # what can be hidden and is no element of its own
 
@@ -95,10 +96,11 @@ def unknown() -> None:
 def listing() -> None:
     """One link per lesson with its promise; files that cannot be used are named."""
     found, problems = every()
-    if found:
-        cells = st.columns(min(4, len(found)))
     for place, lesson in enumerate(found):
-        with cells[place % len(cells)], st.container(border=True, height="stretch", gap="xsmall"):
+        if place % A_ROW == 0:  # the cards of a row are equally high
+            cells = st.columns(A_ROW)
+        cell = cells[place % A_ROW]
+        with cell, st.container(border=True, height="stretch", gap="xsmall", key=f"card-{place}"):
             st.page_link(
                 FOLLOW,
                 label=f"**{lesson.title}**",
@@ -117,7 +119,10 @@ def card() -> None:
     """The step of the address, on every page, and what it hides. Nothing without a lesson."""
     lesson, place = current()
     step = lesson.steps[place] if lesson else None
-    _hide(lessons.hidden(st.query_params.get(address.HIDE, "")), step.hide if step else ())
+    guess = f"lesson-guess-{lesson.name if lesson else ''}-{place + 1}"
+    guessed = st.session_state.get(guess) is not None
+    mine = step.hidden(guessed=guessed) if step else ()
+    _hide(lessons.hidden(st.query_params.get(address.HIDE, "")), mine)
     name = st.query_params.get(address.LESSON)
     if step is None:
         if name and address.page() != "lesson":
@@ -131,7 +136,7 @@ def card() -> None:
                 _go(lesson, place)
             return
         try:
-            _body(lessons.tell(step, _facts(step)), f"lesson-guess-{lesson.name}-{place + 1}")
+            _body(lessons.tell(step, _facts(step)), guess)
         except Refused as error:
             st.caption(f"This step cannot be told from the runs that are stored here. {error}")
 

@@ -57,7 +57,7 @@ def _yet(found: LayerNoise, images: str) -> str:
         return ""
     share, reach = float(rows[:, place].mean()), float(found.reaches[place])
     return (
-        f" Yet the output's error would fall to {_noise.times(share)} with "
+        f" Yet on {IMAGES[images]} the output's error would fall to {_noise.times(share)} with "
         f"{_noise.steps(reach)}: the search does not look at the output."
     )
 

@@ -54,13 +54,14 @@ def _screen(found: Found, layer: str | None) -> None:
         saved.append(noise_figures.scatter(shown))
     with right:
         saved.append(noise_figures.histogram(shown))
-    st.subheader("What each trick adds", anchor=False)
-    left, right = st.columns([5, 4], gap="medium")
-    with left:
-        saved.append(noise_figures.tricks(shown))
-    with right:
-        st.markdown(noise_words.CAUTION)
-        _run_link(shown)
+    with st.container(key="n-tricks-part"):
+        st.subheader("What each trick adds", anchor=False)
+        left, right = st.columns([5, 4], gap="medium")
+        with left:
+            saved.append(noise_figures.tricks(shown))
+        with right:
+            st.markdown(noise_words.CAUTION)
+            _run_link(shown)
     noise_saved.leave([s for s in saved if s], shown.layer, found.view.record)
 
 

@@ -78,7 +78,8 @@ def _methods(runs: Sequence[RunRecord], now: Mapping[str, str]) -> dict[str, str
     And the network of many widths, where there is one and room for it.
     """
     titles, best = state.titles(), resolve.best(runs, now["b"])
-    shown = {now["q"]: "", "nearest": "Round to nearest", best: f"Best: {titles.get(best, best)}"}
+    shown = {"nearest": "Round to nearest", best: f"Best: {titles.get(best, best)}"}
+    shown.setdefault(now["q"], "")
     many = [r.spec.method for r in runs if r.widths and r.spec.method not in shown]
     if len(shown) < 3:
         shown |= dict.fromkeys(many[:1], "")
