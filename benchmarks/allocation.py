@@ -30,8 +30,8 @@ from qlib._setup import Setup, set_up
 from qlib.allocation import Choice
 from qlib.records import RunSpec, ignore
 from qlib.run import quantize
+from qlib.sensitivity.units import Row, block_sensitivity
 from qlib.specs import checked
-from qlib.unit_sensitivity import Row, block_sensitivity
 
 MODELS = ("digits-vit", "digits-resnet")
 

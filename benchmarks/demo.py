@@ -16,8 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.accuracy import DIGITS
-from qlib import noise_profile, profile, store
+from qlib import store
+from qlib.noise import profile as noise_profile
 from qlib.records import Refused, RunSpec
+from qlib.sensitivity import profile
 from qlib.specs import checked
 
 NEAREST_BITS = (8, 6, 5, 4, 3, 2)
@@ -88,7 +90,7 @@ def main() -> None:
 
 
 def _make(spec: RunSpec, demo: Path) -> None:
-    from qlib.eventlog import EventLog
+    from qlib.jobs.eventlog import EventLog
     from qlib.run import run
 
     try:

@@ -14,10 +14,11 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from qlib import _params, profile, specs, store
+from qlib import _params, specs, store
 from qlib._registry import names
 from qlib._summary import as_json, as_text
 from qlib.records import Cancelled, Refused, RunRecord, RunSpec
+from qlib.sensitivity import profile
 
 LISTS = ("models", "datasets", "methods", "observers", "quantizers", "allocators")
 DONE, WRONG, FAULT, CANCELLED = 0, 2, 1, 130
@@ -142,7 +143,7 @@ def _profile_spec(args: argparse.Namespace) -> RunSpec:
 
 def _noise_spec(args: argparse.Namespace) -> RunSpec:
     spec = _spec(args)  # first: what is wrong is said before arrays are loaded
-    from qlib import noise_profile
+    from qlib.noise import profile as noise_profile
 
     return replace(noise_profile.spec_of(spec), test=spec.test or noise_profile.IMAGES)
 
@@ -184,7 +185,7 @@ def _work(spec: RunSpec, folder: Path, runs: Path, threads: int | None) -> RunRe
         os.environ["OMP_NUM_THREADS"] = str(threads)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # libraries warn about themselves, not about the input
-    from qlib.progress import Progress
+    from qlib.jobs.progress import Progress
     from qlib.run import run
 
     progress = Progress(sys.stderr)

@@ -6,10 +6,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from qlib import _run_noise, _run_sensitivity, profile, store
+from qlib import store
 from qlib._setup import Setup, device_of, set_up
+from qlib.noise import _run as _run_noise
 from qlib.records import Event, Report, RunRecord, RunSpec
 from qlib.run import Clock, about_data, peak_of, versions
+from qlib.sensitivity import _run as _run_sensitivity
+from qlib.sensitivity import profile
 
 # (setup, spec, report, folder, known runs folders) -> the fields of the record that are its own
 Kind = Callable[[Setup, RunSpec, Report, Path | None, Sequence[Path]], dict[str, Any]]

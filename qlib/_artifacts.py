@@ -51,7 +51,7 @@ def save_quantizers(model: QuantModel, folder: Path) -> None:
     With ``POINT.exponent`` where a grid is bent, ``POINT.noise``, what `KINDS` names for others,
     ``LAYER.bias.added`` where a method corrects biases, and for several bit-widths
     ``POINT.widths``, ``.scales``, ``.zero_points``, ``LAYER.weight.rounding`` (8 weights to a byte)
-    and ``.base``: all that `qlib._restore` needs to compute the same again.
+    and ``.base``: all that `qlib.sensitivity._restore` needs to compute the same again.
     """
     tensors: dict[str, Tensor] = {}
     for name, layer in model.weighted().items():

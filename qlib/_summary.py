@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from qlib import profile
 from qlib.records import RunRecord, RunSpec
+from qlib.sensitivity import profile
 
 WORST = 5  # tensors with the largest error that the lines name
 
@@ -80,7 +80,7 @@ def _layer_by_layer(record: RunRecord) -> list[str]:
 
 def _noise(record: RunRecord) -> list[str]:
     """How many layers every draw helps at each number of bits, and which ones most."""
-    from qlib.noise_profile import helped
+    from qlib.noise.profile import helped
 
     rows, lines = record.layers, []
     for bits in sorted({row["bits"] for row in rows}):
@@ -97,7 +97,7 @@ def _worst_layers(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _helped_layers(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    from qlib.noise_profile import helped
+    from qlib.noise.profile import helped
 
     widths = sorted({row["bits"] for row in rows})
     return {"helped": {str(b): [row["layer"] for row in helped(rows, b)] for b in widths}}

@@ -177,7 +177,7 @@ class RunRecord:
     ``metrics``: percentages from 0 to 100: top1, top1_low, top1_high (Wilson, 95 %), top1_float,
     top1_nearest, agreement (with float), lost, gained (images), n, weight_mb, gbops, kl (nats).
     ``layers``: one dict per quantized tensor (see `qlib.metrics.layer_rows`); of an analysis, one
-    per measurement (see `qlib.profile`), and ``metrics`` tells of fewer things.
+    per measurement (see `qlib.sensitivity.profile`), and ``metrics`` tells of fewer things.
     ``widths``, ``blocks``: of a network whose bit-width can be switched, one dict per measured
     combination of widths, and one per unit and width (see `qlib.widths`); else empty.
     """

@@ -12,16 +12,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qlib import binning, metrics, recording, switching, tuning, widths
+from qlib import metrics, recording, switching, tuning, widths
 from qlib._artifacts import save_predictions, save_quantizers
-from qlib._process import peak_mb
 from qlib._registry import discover, lookup
 from qlib._setup import Setup, device_of, set_up
+from qlib.jobs._process import peak_mb
 from qlib.model import QuantModel
 from qlib.records import Event, Refused, Report, RunRecord, RunSpec, ignore
 from qlib.scheme import PER_CHANNEL, PER_TENSOR, BitPlan, Granularity, Scheme
+from qlib.sensitivity.units import block_sensitivity
 from qlib.specs import checked
-from qlib.unit_sensitivity import block_sensitivity
+from qlib.store import binning
 
 GROUP = 64  # weights that share a scale when granularity is "group"
 
@@ -163,7 +164,7 @@ def bit_plan(model: QuantModel, spec: RunSpec) -> BitPlan:
     """The grids that a specification asks for; none for the layers that it keeps in float.
 
     A block's boundary belongs to the block's first layer and stays in float with it, so that a run
-    gives what the sensitivity analysis measured (see `qlib.sensitivity.points_of`).
+    gives what the sensitivity analysis measured (see `qlib.sensitivity.layers.points_of`).
 
     Raises:
         Refused: a layer to keep is not there; the nearest names are given.

@@ -8,11 +8,12 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from qlib import _queue, jobs, store
-from qlib._disk import FULL, disk_trouble
-from qlib._queue import CANCEL, OUT, Job
-from qlib.eventlog import FILE, EventLog
+from qlib import jobs, store
+from qlib.jobs import _queue
+from qlib.jobs._queue import CANCEL, OUT, Job
+from qlib.jobs.eventlog import FILE, EventLog
 from qlib.records import Cancelled, Event, Refused, Report, RunSpec
+from qlib.store._disk import FULL, disk_trouble
 
 LOOK_EVERY = 0.1  # seconds between looks for the CANCEL flag
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")

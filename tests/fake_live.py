@@ -1,6 +1,6 @@
-"""A process that answers like `qlib._live_worker`, about a network that is made up: no torch.
+"""A process that answers like `qlib.live._worker`, about a network that is made up: no torch.
 
-As a script it takes the place of ``python -m qlib._live_worker``; the first argument is how long
+As a script it takes the place of ``python -m qlib.live._worker``; the first argument is how long
 it stays without a question (seconds).
 """
 
@@ -14,8 +14,8 @@ import numpy as np
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qlib import _live_worker
-from qlib._live_worker import Desk
+from qlib.live import _worker as _live_worker
+from qlib.live._worker import Desk
 from qlib.records import Event, Refused
 
 COMMAND = (sys.executable, __file__)
@@ -66,5 +66,5 @@ class FakeDesk(Desk):
 
 if __name__ == "__main__":
     _live_worker.Desk = FakeDesk
-    sys.modules["qlib._live_net"] = sys.modules[__name__]  # what would load torch
+    sys.modules["qlib.live._net"] = sys.modules[__name__]  # what would load torch
     _live_worker.main()

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from qlib import noise, noise_profile, store
-from qlib.noise_profile import REACHES, LayerNoise, NoiseProfile
+from qlib import noise, store
+from qlib.noise import profile as noise_profile
+from qlib.noise.profile import REACHES, LayerNoise, NoiseProfile
 from qlib.records import RunRecord, RunSpec
 
 KINDS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")

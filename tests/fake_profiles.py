@@ -6,9 +6,9 @@ from pathlib import Path
 
 import fake_runs
 
-from qlib import profile as profiles
 from qlib import store
 from qlib.records import RunRecord, RunSpec
+from qlib.sensitivity import profile as profiles
 
 KINDS = ("attn.qkv", "attn.scores", "attn.mix", "attn.proj", "mlp.fc1", "mlp.fc2")
 FLOAT = 97.7

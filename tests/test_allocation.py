@@ -17,7 +17,7 @@ from qlib import _knapsack, allocation, metrics, onward, switching
 from qlib.allocation import Choice, cheapest, front, priced, uniform
 from qlib.model import QuantModel
 from qlib.records import Cancelled, Event, Refused
-from qlib.unit_sensitivity import block_sensitivity
+from qlib.sensitivity.units import block_sensitivity
 
 WIDTHS = (3, 4, 6)
 

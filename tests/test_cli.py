@@ -20,11 +20,13 @@ import fake_noise
 import fake_worker
 import pytest
 
-from qlib import noise_profile, profile, store
+from qlib import store
 from qlib.__main__ import LISTS, _parser, main
 from qlib._summary import as_json, as_text
-from qlib.progress import Progress
+from qlib.jobs.progress import Progress
+from qlib.noise import profile as noise_profile
 from qlib.records import Cancelled, Event, Refused, RunRecord, RunSpec, ignore
+from qlib.sensitivity import profile
 from qlib.specs import checked
 
 ROOT = Path(__file__).resolve().parents[1]

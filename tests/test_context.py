@@ -272,7 +272,7 @@ def test_damaged_layers_are_one_sentence(own):
 
 
 def test_sensitivity_runs_are_not_listed_but_found(own):
-    from qlib import profile
+    from qlib.sensitivity import profile
     from qlib.ui import context, state
 
     base = checked(RunSpec("digits-vit", "digits", "brecq"))

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from qlib import noise_profile
-from qlib.estimate import Estimate, estimate
-from qlib.profile import spec_of
+from qlib.jobs.estimate import Estimate, estimate
+from qlib.noise import profile as noise_profile
 from qlib.records import RunRecord, RunSpec
+from qlib.sensitivity.profile import spec_of
 
 SPEC = RunSpec(
     "digits-vit", "digits", "brecq", settings={"steps": 100, "act_steps": 50, "batch": 32}

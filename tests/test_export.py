@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 from browser_kit import chromium, serving, window  # noqa: F401 (fixtures)
 
-from qlib import notebook, report, store
+from qlib import store
+from qlib.export import notebook, report
+from qlib.export.report import Part
 from qlib.plots import accuracy_vs_size, flips_bars
 from qlib.records import RunRecord, RunSpec
-from qlib.report import Part
 from qlib.specs import checked
 from qlib.ui import export
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from qlib import findings
+from qlib.guide import findings
 from qlib.records import RunRecord, RunSpec
 
 

@@ -20,10 +20,11 @@ import psutil
 import pytest
 from fake_worker import COMMAND, spec
 
-from qlib import _process, _queue, jobs, profile, store, worker
-from qlib._process import Proc
-from qlib.jobs import Job
+from qlib import jobs, store, worker
+from qlib.jobs import Job, _process, _queue
+from qlib.jobs._process import Proc
 from qlib.records import Refused, RunSpec
+from qlib.sensitivity import profile
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends signals")
@@ -487,7 +488,7 @@ def test_a_worker_without_a_job_goes_home(tmp_path: Path) -> None:
 def test_peak_memory_is_a_process_own(tmp_path: Path) -> None:
     """A large parent must not be charged to the small process that it starts."""
     ballast = bytearray(b"1") * 300_000_000
-    command = [sys.executable, "-c", "from qlib._process import peak_mb; print(peak_mb())"]
+    command = [sys.executable, "-c", "from qlib.jobs._process import peak_mb; print(peak_mb())"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert _process.peak_mb() > len(ballast) / 1e6
     assert 5 < float(done.stdout) < 150

@@ -10,11 +10,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# from the ground up; a name is a file or a folder of qlib, later layers may import earlier ones
+# from the ground up; a name is a file or a folder of qlib, later layers may import earlier ones. A
+# file inside a folder belongs with the folder unless it is named itself.
 LAYERS = {
     "ground": (
         "__init__ records _params _registry scheme functional histogram statistics paired noise "
-        "allocation _knapsack"
+        "allocation _knapsack sensitivity"
     ),
     "ranges": "observers",
     "rounding": "quantizers",
@@ -22,17 +23,16 @@ LAYERS = {
         "trace attention fold points model spans onward metrics switching samples recording"
     ),
     "learning": (
-        "calibration snapshots optimizers reconstruct sensitivity unit_sensitivity _restore tuning"
+        "calibration snapshots optimizers reconstruct tuning sensitivity.layers sensitivity.units "
+        "sensitivity._restore"
     ),
     "recipes": "methods allocators",
     "joining": (
-        "specs run widths worker store jobs estimate progress eventlog __main__ "
-        "profile noise_profile noise_study _noise_output _noise_rows _run_noise "
-        "_run_sensitivity _analysis _artifacts _disk _process _queue _runfolder _setup _summary "
-        "tensors binning findings facts lessons _expressions "
-        "live _live_child _live_worker _live_net"
+        "specs run widths worker jobs store store.tensors live live._net guide __main__ "
+        "_analysis _artifacts _setup _summary sensitivity.profile sensitivity._run "
+        "noise.profile noise.study noise._output noise._rows noise._run"
     ),
-    "showing": "plots report notebook",
+    "showing": "plots export",
     "screen": "ui app pages",
     # beside them: know nothing of quantization, are known to `run` alone
     "material": "models datasets",
@@ -40,24 +40,17 @@ LAYERS = {
 RANK = {layer: rank for rank, layer in enumerate(LAYERS)}
 LAYER_OF = {name: layer for layer, members in LAYERS.items() for name in members.split()}
 # where networks, images and methods meet; torch from the first line
-RUN = {"run", "widths", "_analysis", "_artifacts", "_setup"}
-RUN |= {
-    "_live_net",
-    "noise_study",
-    "_noise_output",
-    "_noise_rows",
-    "_run_noise",
-    "_run_sensitivity",
-}
+RUN = {"run", "widths", "_analysis", "_artifacts", "_setup", "live._net", "sensitivity._run"}
+RUN |= {"noise.study", "noise._output", "noise._rows", "noise._run"}
 # all that figures know
 READS_RECORDS = {
     "records",
     "scheme",
     "statistics",
     "paired",
-    "tensors",
+    "store.tensors",
     "noise",
-    "noise_profile",
+    "noise.profile",
     "_params",
     "_registry",
     "plots",
@@ -98,41 +91,57 @@ def inside(module: str, name: str) -> str:
     """Target of an import with ``qlib.`` left out; "" for what lies outside the project."""
     if module == "qlib":
         return "__init__" if not name or name[0].isupper() else name
-    return module.removeprefix("qlib.") if module.startswith("qlib.") else ""
+    if not module.startswith("qlib."):
+        return ""
+    target = module.removeprefix("qlib.")
+    return f"{target}.{name}" if name and is_file(f"{target}.{name}") else target
+
+
+def is_file(module: str) -> bool:
+    """Is there a source file or a folder of this name?"""
+    path = ROOT / "qlib" / module.replace(".", "/")
+    return path.with_suffix(".py").exists() or path.is_dir()
+
+
+def listed(module: str) -> str:
+    """The name in `LAYERS` that a module goes by: its own, or that of a folder it lies in."""
+    while module and module not in LAYER_OF:
+        module = module.rpartition(".")[0]
+    return module
 
 
 def breaches(source: str, module: str) -> list[str]:
     """The rules that a module (``methods.brecq``, ``pages.3_Run``) breaks, in words."""
-    head, _, tail = module.partition(".")
-    if head not in LAYER_OF:
+    if not listed(module):
         return [f"{module} has no layer: give it one in tests/test_layers.py"]
-    own, found = LAYER_OF[head], []
+    own, found = LAYER_OF[listed(module)], []
     for target, name in imports(ast.parse(source)):
         outer = target.split(".")[0]
         if target.startswith("."):
             found.append(f"{module} imports {target}{name}: write it in full")
         elif own not in OUTSIDE.get(outer, {own}):
             found.append(f"{module} ({own}) imports {outer}")
-        elif (inner := inside(target, name)) and (why := _upward(head, tail, own, inner, name)):
+        elif (inner := inside(target, name)) and (why := _upward(module, own, inner)):
             found.append(f"{module} imports {inner}: {why}")
     return found
 
 
-def _upward(head: str, tail: str, own: str, inner: str, name: str) -> str:
-    to, _, part = inner.partition(".")
-    sibling = (part or name).split(".")[0]
-    theirs = LAYER_OF.get(to)
-    if theirs is None:
+def _upward(module: str, own: str, inner: str) -> str:
+    to = listed(inner)
+    if not to:
         return "that has no layer"
+    theirs = LAYER_OF[to]
     if own == "material":
         return "" if theirs in ("ground", "material") else "material knows the ground alone"
     if theirs == "material":
-        return "" if head in RUN else "only run knows networks and images"
+        return "" if listed(module) in RUN else "only run knows networks and images"
     if RANK[theirs] > RANK[own]:
         return f"{theirs} lies above {own}"
-    if own == "showing" and to not in READS_RECORDS:
+    if own == "showing" and to not in READS_RECORDS | {"export"}:
         return "a figure reads records alone"
-    if own == "recipes" and to == head and sibling[:1] != "_" and sibling != tail:
+    head, _, tail = module.partition(".")
+    folder, _, sibling = inner.partition(".")
+    if own == "recipes" and folder == head and sibling[:1] != "_" and sibling != tail:
         return "siblings do not know each other"
     return ""
 
@@ -142,6 +151,7 @@ def modules() -> list[tuple[str, Path]]:
     files = [(ROOT / "qlib", path) for path in (ROOT / "qlib").rglob("*.py")]
     files += [(ROOT, path) for path in [ROOT / "app.py", *(ROOT / "pages").glob("*.py")]]
     named = [(".".join(p.relative_to(top).with_suffix("").parts), p) for top, p in files]
+    named = [(name.removesuffix(".__init__"), path) for name, path in named]
     return sorted((name, path) for name, path in named if path.exists())
 
 
@@ -223,13 +233,15 @@ def test_only_the_start_of_a_module_counts_for_torch() -> None:
 def torch_free() -> list[str]:
     """What the app loads before anyone presses a button, and what must load without torch."""
     names = [name for name, _ in modules()]
-    joining = set(LAYERS["joining"].split()) - RUN
-    listed = ("models", "datasets", "methods")  # files with an underscore are loaded when used
-    found = {n for n in names if n in joining | {"records", "scheme", "_params", "_registry"}}
+    plain = set(LAYERS["joining"].split()) | {"records", "scheme", "_params", "_registry"}
+    found = {n for n in names if listed(n) in plain and n not in RUN}
     found |= {n for n in names if n.split(".")[0] in ("plots", "ui")}
-    found |= {n for n in names if n.split(".")[0] in listed and n.count(".") == 1 and "._" not in n}
+    recipes = ("models", "datasets", "methods")  # files with an underscore are loaded when used
+    found |= {
+        n for n in names if n.split(".")[0] in recipes and n.count(".") == 1 and "._" not in n
+    }
     for name, path in modules():
-        if LAYER_OF.get(name.split(".")[0]) == "screen":
+        if LAYER_OF.get(listed(name)) == "screen":
             found |= {inside(*pair) for pair in imports(at_start(ast.parse(path.read_text())))}
     return sorted(found - {""})
 

@@ -9,8 +9,9 @@ import fake_runs
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from qlib import facts, lessons, store
-from qlib._expressions import filled, value
+from qlib import store
+from qlib.guide import facts, lessons
+from qlib.guide._expressions import filled, value
 from qlib.records import Refused, RunSpec
 from qlib.specs import checked
 from qlib.ui import lessons as shown

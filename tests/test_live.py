@@ -20,11 +20,11 @@ import pytest
 import torch
 
 from qlib import live, store
-from qlib._live_net import Network, best
-from qlib._restore import FILE
 from qlib.live import Live, Superseded
+from qlib.live._net import Network, best
 from qlib.records import Refused, RunSpec, ignore
 from qlib.run import run
+from qlib.sensitivity._restore import FILE
 from qlib.specs import checked
 
 ROOT = Path(__file__).resolve().parents[1]

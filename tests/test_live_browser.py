@@ -47,7 +47,7 @@ def server(tmp_path_factory, demo):
 def workers(server: Server) -> list[psutil.Process]:
     """The processes beside the app."""
     found = psutil.Process(server.pid).children(recursive=True)
-    return [p for p in found if "qlib._live_worker" in p.cmdline()]
+    return [p for p in found if "qlib.live._worker" in p.cmdline()]
 
 
 def switch_on(page) -> None:

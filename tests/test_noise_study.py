@@ -13,13 +13,15 @@ from helpers import calibration, pictures, quantizable
 from helpers_nets import images, tiny
 from torch import Tensor, nn
 
-from qlib import noise, noise_profile, noise_study, store
-from qlib._noise_output import Grids, Output, best_clip, best_shift, reached
+from qlib import noise, store
 from qlib.calibration import Calibration
-from qlib.eventlog import EventLog
+from qlib.jobs.eventlog import EventLog
 from qlib.model import QuantModel
 from qlib.models._units import find_blocks
-from qlib.noise_profile import REACHES, LayerNoise
+from qlib.noise import profile as noise_profile
+from qlib.noise import study as noise_study
+from qlib.noise._output import Grids, Output, best_clip, best_shift, reached
+from qlib.noise.profile import REACHES, LayerNoise
 from qlib.points import QuantLayer
 from qlib.quantizers._noisy import Noisy, denoising_bias
 from qlib.quantizers.uniform import Uniform

@@ -9,7 +9,8 @@ import fake_widths as fake
 import pytest
 from test_pages import figures, open_page, texts, waiting
 
-from qlib import allocation, facts, jobs, store
+from qlib import allocation, jobs, store
+from qlib.guide import facts
 from qlib.records import Refused, RunSpec
 from qlib.specs import checked
 from qlib.ui import (

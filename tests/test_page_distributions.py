@@ -14,9 +14,11 @@ import pytest
 from hist_kit import Made
 from streamlit.testing.v1 import AppTest
 
-from qlib import jobs, lessons, tensors
+from qlib import jobs
+from qlib.guide import lessons
 from qlib.records import Refused, RunSpec
 from qlib.specs import checked
+from qlib.store import tensors
 from qlib.ui import context, distributions, tensor_words
 from qlib.ui.tensor_words import Seen
 

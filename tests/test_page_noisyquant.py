@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from test_pages import figures, open_page, texts, waiting
 
-from qlib import facts, findings, jobs, noise_profile, store
+from qlib import jobs, store
+from qlib.guide import facts, findings
+from qlib.noise import profile as noise_profile
 from qlib.records import Refused, RunSpec
 from qlib.specs import checked
 from qlib.ui import noise_data, noise_measure, noise_saved, noise_words, resolve, state, theorem

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from test_pages import figures, open_page, texts, waiting
 
-from qlib import jobs, profile, store
+from qlib import jobs, store
 from qlib.records import RunSpec
+from qlib.sensitivity import profile
 from qlib.specs import checked
 from qlib.ui import blame, measure, sensitivity, whatif
 

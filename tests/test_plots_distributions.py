@@ -9,7 +9,6 @@ import plotly.graph_objects as go
 import pytest
 from hist_kit import Made
 
-from qlib import tensors
 from qlib.plots import (
     _tensor,
     _theme,
@@ -22,6 +21,7 @@ from qlib.plots import (
 )
 from qlib.plots._tensor import Run
 from qlib.plots._values import ValueAxis, number, percent
+from qlib.store import tensors
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import hist_kit
 import numpy as np
 import pytest
 
-from qlib import noise, tensors
+from qlib import noise
 from qlib.plots import (
     _noise,
     _quick,
@@ -18,6 +18,7 @@ from qlib.plots import (
     theorem_map,
     who_gains,
 )
+from qlib.store import tensors
 
 LAYERS = fake_noise.layers()
 HELPED, HURT = ("blocks.1.attn.proj", 4), ("blocks.0.attn.proj", 4)

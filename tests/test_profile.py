@@ -11,9 +11,10 @@ import fake_worker
 import pytest
 from fake_profiles import profile as made_up
 
-from qlib import profile, store
-from qlib.eventlog import EventLog
+from qlib import store
+from qlib.jobs.eventlog import EventLog
 from qlib.records import Event, Refused, RunSpec, ignore
+from qlib.sensitivity import profile
 from qlib.specs import checked
 
 BASE = checked(RunSpec("digits-vit", "digits", "brecq", 3, 3, keep_float=("head",)))
@@ -156,6 +157,9 @@ def test_the_worst_layers_and_whether_two_halves_agree() -> None:
 
 
 def test_profiles_are_read_without_torch() -> None:
-    program = "import sys, qlib.profile; sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
+    program = (
+        "import sys, qlib.sensitivity.profile; "
+        "sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
+    )
     root = Path(__file__).resolve().parents[1]
     assert subprocess.run([sys.executable, "-c", program], cwd=root, timeout=60).returncode == 0

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from qlib import switching
 from qlib._artifacts import save_quantizers
-from qlib._restore import FILE, restore
 from qlib.functional import KeepMask
 from qlib.methods._mixing import Mixing, _blend
 from qlib.methods.ptmq import PTMQ
@@ -30,6 +29,7 @@ from qlib.quantizers._switchable import Switchable
 from qlib.quantizers.uniform import Uniform
 from qlib.records import Refused, ignore
 from qlib.scheme import BitPlan, Scheme
+from qlib.sensitivity._restore import FILE, restore
 
 WIDTHS = (3, 4, 5, 6, 7, 8)
 

@@ -9,7 +9,6 @@ from helpers_nets import images, tiny
 from torch import Tensor
 
 from qlib._artifacts import save_quantizers
-from qlib._restore import FILE, restore
 from qlib.methods import _rows
 from qlib.methods._reading import GELUS, readers
 from qlib.methods._rows import products
@@ -21,6 +20,7 @@ from qlib.quantizers._twin import GELU_LEAST, TwinSign, TwinUnit
 from qlib.quantizers.uniform import Uniform
 from qlib.records import Event, ignore
 from qlib.scheme import Scheme
+from qlib.sensitivity._restore import FILE, restore
 
 BITS = range(2, 9)
 

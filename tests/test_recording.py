@@ -9,7 +9,7 @@ import torch
 from helpers import applied, calibration, pictures, plan, quantizable
 from torch import Tensor, nn
 
-from qlib import binning, metrics, recording, samples
+from qlib import metrics, recording, samples
 from qlib.allocators.same import Same
 from qlib.model import QuantModel
 from qlib.observers.minmax import MinMax
@@ -17,7 +17,8 @@ from qlib.quantizers.power import Power
 from qlib.quantizers.uniform import Uniform
 from qlib.records import Cancelled, ignore
 from qlib.scheme import PER_CHANNEL, PER_TENSOR, Granularity, Scheme
-from qlib.tensors import BINS, CHANNEL_BINS, PERCENTILES
+from qlib.store import binning
+from qlib.store.tensors import BINS, CHANNEL_BINS, PERCENTILES
 
 IMAGES, OTHERS = pictures(24, seed=5)[0], pictures(20, seed=6)[0]
 

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from qlib import metrics, recording
 from qlib._artifacts import save_quantizers
-from qlib._restore import FILE, restore
 from qlib.functional import qparams
 from qlib.methods._reading import NORMS, SOFTMAX, of_channels, readers
 from qlib.model import QuantModel
@@ -23,6 +22,7 @@ from qlib.quantizers._logarithm import Logarithm
 from qlib.quantizers.uniform import Uniform
 from qlib.records import ignore
 from qlib.scheme import PER_CHANNEL, Granularity, Scheme
+from qlib.sensitivity._restore import FILE, restore
 
 BITS = range(2, 9)
 

@@ -11,14 +11,15 @@ from helpers import settings
 from safetensors.torch import load_file
 
 from qlib import run as runner
-from qlib import store, tensors
+from qlib import store
 from qlib._artifacts import save_quantizers
 from qlib._registry import discover
-from qlib._restore import restore
 from qlib._setup import set_up
 from qlib.records import Cancelled, Event, Refused, RunRecord, RunSpec, ignore
 from qlib.run import bit_plan, quantize, run
+from qlib.sensitivity._restore import restore
 from qlib.specs import checked
+from qlib.store import tensors
 
 MODEL = "digits-resnet"
 ZOO = Path(__file__).parents[1] / "assets" / "zoo" / f"{MODEL}.safetensors"

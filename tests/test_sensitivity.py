@@ -12,17 +12,19 @@ from helpers_nets import images, tiny
 from scipy.special import log_softmax, rel_entr
 from torch import Tensor, nn
 
-from qlib import _run_sensitivity, onward, profile, store
+from qlib import onward, store
 from qlib._artifacts import save_quantizers
 from qlib._registry import discover
-from qlib._restore import FILE, restore
 from qlib.model import QuantModel
 from qlib.models._units import find_blocks
 from qlib.points import QuantLayer
 from qlib.records import Cancelled, Event, Refused, RunSpec, ignore
 from qlib.run import bit_plan, run
 from qlib.scheme import PER_CHANNEL, BitPlan, Granularity, Scheme
-from qlib.sensitivity import measure, points_of
+from qlib.sensitivity import _run as _run_sensitivity
+from qlib.sensitivity import profile
+from qlib.sensitivity._restore import FILE, restore
+from qlib.sensitivity.layers import measure, points_of
 from qlib.specs import checked
 from qlib.statistics import wilson
 

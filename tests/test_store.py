@@ -14,7 +14,7 @@ import pytest
 from fake_worker import record, run, spec
 
 from qlib import store
-from qlib.eventlog import KEPT
+from qlib.jobs.eventlog import KEPT
 from qlib.records import Event, Refused, ignore
 
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from helpers import calibration, pictures, plan, quantizable
 
-from qlib import binning, recording, samples, tensors
+from qlib import recording, samples
 from qlib.records import Refused, ignore
+from qlib.store import binning, tensors
 
 
 @pytest.fixture(scope="module")

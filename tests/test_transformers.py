@@ -10,13 +10,13 @@ from helpers_nets import images, tiny
 
 from qlib import metrics, recording
 from qlib._artifacts import save_quantizers
-from qlib._restore import FILE, restore
 from qlib.methods import _rows
 from qlib.methods._rows import products
 from qlib.methods.noisyquant import BASES
 from qlib.model import QuantModel
 from qlib.models._units import find_blocks
 from qlib.records import ignore
+from qlib.sensitivity._restore import FILE, restore
 
 NOISE = {"shift": True, "gain": 0.0, "integers": True}
 CASES = {

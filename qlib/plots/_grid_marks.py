@@ -4,7 +4,7 @@ from typing import Any
 
 from qlib.plots import _tensor, _theme
 from qlib.plots._values import ValueAxis, percent
-from qlib.tensors import TensorHist
+from qlib.store.tensors import TensorHist
 
 PERCENTILES = {1: "0.1 %", 7: "99.9 %"}  # those that get a mark, by their place
 PANELS = ("y domain", "y2 domain")  # counts above, error below

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from qlib.noise_profile import LayerNoise, Numbers
+from qlib.noise.profile import LayerNoise, Numbers
 from qlib.plots import _theme
 from qlib.plots._places import short
 

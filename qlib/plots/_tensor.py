@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qlib.plots import _theme
-from qlib.tensors import TensorHist
+from qlib.store.tensors import TensorHist
 
 EVEN = 12**-0.5  # 0.289: root mean square of an error spread evenly over one step
 NAMES = {

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from qlib import noise
-from qlib.noise_profile import LayerNoise, Numbers
+from qlib.noise.profile import LayerNoise, Numbers
 from qlib.plots import _noise, _quick, _theme
 from qlib.plots._quick import Parts
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from qlib.noise_profile import STAGES, LayerNoise
+from qlib.noise.profile import STAGES, LayerNoise
 from qlib.plots import _quick, _stairs, _theme
 from qlib.plots._quick import Parts
 from qlib.plots._values import number

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
-from qlib.noise_profile import LayerNoise, Numbers
+from qlib.noise.profile import LayerNoise, Numbers
 from qlib.plots import _noise, _quick, _theme
 from qlib.plots._quick import Parts
 from qlib.plots._values import number
-from qlib.tensors import TensorHist
+from qlib.store.tensors import TensorHist
 
 HEIGHT = 340
 WINDOW = 5.0  # steps to each side of the peak
@@ -42,7 +42,7 @@ class NoisyValues:
 
 
 def info(found: LayerNoise, hist: TensorHist, reach: float) -> NoisyValues:
-    """``hist``: the layer's input as `qlib.tensors` has it; its bins are as fine as they are."""
+    """``hist``: the layer's input as `qlib.store.tensors` has it, its bins as fine as they are."""
     counts = np.asarray(hist.float, dtype=np.float64)
     edges = np.asarray(hist.edges, dtype=np.float64) / found.step
     wide = edges[1] - edges[0]

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from qlib.plots import _tensor, _theme
 from qlib.plots._values import ValueAxis, bend_of, number
-from qlib.tensors import TensorHist
+from qlib.store.tensors import TensorHist
 
 FLAG, STRONG = 3.0, 10.0  # outlier ratios from which a rung is marked, and marked strongly
 ROW, ROOM = 16, 100  # pixels of a rung, and of title and axis together
@@ -23,7 +23,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Rung:
-    """One tensor. ``percentiles`` as in `qlib.tensors`; ``clip`` is None without a grid."""
+    """One tensor. ``percentiles`` as in `qlib.store.tensors`; ``clip`` is None without a grid."""
 
     name: str
     layer: str

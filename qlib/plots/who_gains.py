@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
-from qlib.noise_profile import LayerNoise
+from qlib.noise.profile import LayerNoise
 from qlib.plots import _noise, _quick, _theme
 from qlib.plots._quick import Parts
 

@@ -2,9 +2,9 @@
 
 import streamlit as st
 
-from qlib.noise_profile import NOISE
-from qlib.profile import SENSITIVITY
+from qlib.noise.profile import NOISE
 from qlib.records import RunSpec
+from qlib.sensitivity.profile import SENSITIVITY
 
 SHOWN = {
     SENSITIVITY: ("pages/5_Sensitivity.py", "Sensitivity", "each layer's damage is measured"),

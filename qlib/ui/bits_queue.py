@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import streamlit as st
 
 from qlib import jobs, specs, store
-from qlib.estimate import estimate
 from qlib.jobs import Job
+from qlib.jobs.estimate import estimate
 from qlib.records import Refused, RunSpec
 from qlib.ui import job_panel, progress, state, timeline
 from qlib.ui.bits import MANY, Shown

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from qlib import profile
 from qlib.plots import _damage, _layers, split_bars
 from qlib.plots._damage import Profile, Row
+from qlib.sensitivity import profile
 
 HARMLESS = 0.01  # nats: below, the answers of the whole network hardly move
 NAMES = {"weights": "its weights", "inputs": "what it reads", "both": "its weights and inputs"}

@@ -2,8 +2,9 @@
 
 import streamlit as st
 
-from qlib import jobs, store, tensors
+from qlib import jobs, store
 from qlib.records import Refused, RunSpec
+from qlib.store import tensors
 from qlib.ui import context
 
 

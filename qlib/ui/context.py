@@ -10,8 +10,9 @@ from typing import Any
 
 import streamlit as st
 
-from qlib import profile, store
+from qlib import store
 from qlib.records import Refused, RunRecord
+from qlib.sensitivity import profile
 from qlib.ui import address, bar, resolve, state
 from qlib.ui.resolve import Choice, entry_for, layers_of
 

@@ -6,7 +6,6 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
-from qlib import tensors
 from qlib.plots import (
     _tensor,
     _theme,
@@ -19,7 +18,8 @@ from qlib.plots import (
 )
 from qlib.plots._tensor import Run
 from qlib.records import Refused, RunRecord
-from qlib.tensors import TensorHist
+from qlib.store import tensors
+from qlib.store.tensors import TensorHist
 from qlib.ui import context, state, tensor_controls
 from qlib.ui.tensor_controls import SIDES, URL, Choice
 from qlib.ui.tensor_words import Seen

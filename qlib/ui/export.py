@@ -10,10 +10,10 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from qlib import notebook, report
+from qlib.export import notebook, report
+from qlib.export.report import Part
 from qlib.plots import _theme
 from qlib.records import RunRecord
-from qlib.report import Part
 from qlib.ui.words import word
 
 
@@ -31,7 +31,7 @@ def menu(
 
     ``name``: the view, unique on its page, e.g. ``accuracy_vs_size``; ``frame``: the figure's
     numbers; ``records``: the runs that it shows; ``alt``: the figure in words. ``more``: further
-    parts of the page's report; ``recipe``: Python for the notebook, see `qlib.notebook.text`.
+    parts of the page's report; ``recipe``: Python for the notebook (`qlib.export.notebook.text`).
     Files are made when they are clicked.
     """
     stem = file_name(name, records)

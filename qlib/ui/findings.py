@@ -6,8 +6,8 @@ from typing import Any
 
 import streamlit as st
 
-from qlib import findings
-from qlib.findings import Finding
+from qlib.guide import findings
+from qlib.guide.findings import Finding
 from qlib.records import Refused
 from qlib.store import Entry
 from qlib.ui import context, lessons, resolve, state

@@ -8,8 +8,8 @@ from typing import Any
 
 import streamlit as st
 
-from qlib import facts, lessons
-from qlib.lessons import Lesson, Step, Told
+from qlib.guide import facts, lessons
+from qlib.guide.lessons import Lesson, Step, Told
 from qlib.records import Refused
 from qlib.store import Entry
 from qlib.ui import address, context, resolve, spread, state

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from qlib import profile, store
+from qlib import store
 from qlib.jobs import Job
 from qlib.plots import _damage, _theme, layer_profile
 from qlib.plots._damage import Row
+from qlib.sensitivity import profile
 from qlib.ui import blame, job_panel, state
 from qlib.ui.sensitivity import Found, look
 from qlib.ui.timeline import span

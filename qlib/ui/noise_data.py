@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from qlib.noise_profile import LayerNoise, NoiseProfile
+from qlib.noise.profile import LayerNoise, NoiseProfile
 from qlib.records import Refused, RunSpec
 from qlib.store import Entry
-from qlib.tensors import TensorHist
+from qlib.store.tensors import TensorHist
 from qlib.ui import address, context, noise_words, resolve, state
 from qlib.ui.context import View
 

@@ -7,7 +7,7 @@ from functools import partial
 import plotly.graph_objects as go
 import streamlit as st
 
-from qlib.noise_profile import LayerNoise, NoiseProfile
+from qlib.noise.profile import LayerNoise, NoiseProfile
 from qlib.plots import (
     _noise,
     _theme,

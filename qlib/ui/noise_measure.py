@@ -3,8 +3,8 @@
 import pandas as pd
 import streamlit as st
 
-from qlib import noise_profile
 from qlib.jobs import Job
+from qlib.noise import profile as noise_profile
 from qlib.records import RunSpec
 from qlib.ui import frame, job_panel, state
 from qlib.ui.noise_data import Found

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from qlib.noise_profile import STAGES, LayerNoise
+from qlib.noise.profile import STAGES, LayerNoise
 from qlib.plots import noise_tricks
 from qlib.plots.error_over_noise import ErrorOverNoise
 from qlib.plots.inside_one_cell import InsideOneCell
@@ -18,7 +18,7 @@ from qlib.records import RunRecord
 from qlib.ui import export
 
 RECIPE = """\
-from qlib import noise_profile
+from qlib.noise import profile as noise_profile
 from qlib.plots import {plot}
 
 spec = noise_profile.spec_of(specs[0])

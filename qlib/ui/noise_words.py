@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from qlib.noise_profile import LayerNoise, NoiseProfile
+from qlib.noise.profile import LayerNoise, NoiseProfile
 from qlib.plots import _noise
 from qlib.plots._values import percent
 

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from qlib.noise_profile import NoiseProfile
+from qlib.noise.profile import NoiseProfile
 from qlib.plots import _noise
 from qlib.ui import (
     frame,

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from qlib import jobs, store
-from qlib.estimate import Estimate, estimate
+from qlib.jobs.estimate import Estimate, estimate
 from qlib.records import Refused, RunSpec
 from qlib.ui import state
 from qlib.ui.timeline import span

@@ -14,9 +14,9 @@ from qlib.records import RunRecord
 from qlib.ui import address
 
 if TYPE_CHECKING:
-    from qlib.noise_profile import NoiseProfile
+    from qlib.noise.profile import NoiseProfile
     from qlib.records import RunSpec
-    from qlib.tensors import TensorHist
+    from qlib.store.tensors import TensorHist
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def analyses() -> dict[str, store.Entry]:
 
 @st.cache_resource(max_entries=4, show_spinner=False)
 def _analyses(folders: tuple[tuple[str, str], ...]) -> dict[str, store.Entry]:
-    from qlib import profile
+    from qlib.sensitivity import profile
 
     known = [e for folder, stamp in folders for e in _entries(folder, stamp) if e.record]
     found = [e for e in known if e.record.spec.analysis == profile.SENSITIVITY]
@@ -92,7 +92,7 @@ def _analyses(folders: tuple[tuple[str, str], ...]) -> dict[str, store.Entry]:
 
 def noise_of(spec: "RunSpec") -> store.Entry | None:
     """The finished noise analysis that serves a run, own ones first."""
-    from qlib import noise_profile
+    from qlib.noise import profile as noise_profile
 
     key = noise_profile.spec_of(spec).key
     return next((e for s in (own(), demo()) for e in s.analyses if e.key == key), None)
@@ -122,7 +122,7 @@ def preds(folder: Path) -> dict[str, np.ndarray]:
 
 def hist(folder: Path) -> "dict[str, TensorHist]":
     """The binned tensors of a run by name; read only. Raises as `record`."""
-    from qlib import tensors
+    from qlib.store import tensors
 
     return _read(folder, "hist.npz", tensors.load)
 
@@ -134,14 +134,14 @@ def events(folder: Path) -> list[dict[str, Any]]:
 
 def profile(folder: Path) -> list[dict[str, Any]]:
     """The rows of a sensitivity run. Raises as `record`."""
-    from qlib import profile as files
+    from qlib.sensitivity import profile as files
 
     return _read(folder, "profile.csv", files.load)
 
 
 def noise(folder: Path) -> "NoiseProfile":
     """What noise does to each layer, of a noise analysis. Raises as `record`."""
-    from qlib import noise_profile as files
+    from qlib.noise import profile as files
 
     return _read(folder, files.FILE, files.load)
 

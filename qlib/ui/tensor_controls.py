@@ -6,8 +6,9 @@ from typing import Any
 
 import streamlit as st
 
-from qlib import store, tensors
-from qlib.tensors import TensorHist
+from qlib import store
+from qlib.store import tensors
+from qlib.store.tensors import TensorHist
 from qlib.ui import answers, context, state
 from qlib.ui.words import word
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from qlib.plots import _tensor
 from qlib.plots._values import number, percent
-from qlib.tensors import TensorHist
+from qlib.store.tensors import TensorHist
 
 FAR = 3.0  # outlier ratio from which the largest values are called outliers
 WASTED = 0.6  # share of the levels that serve 99.8 % of the values, below which few rule the grid

@@ -8,8 +8,8 @@ import pandas as pd
 import streamlit as st
 
 from qlib import jobs, paired, store
-from qlib.estimate import estimate
 from qlib.jobs import Job
+from qlib.jobs.estimate import estimate
 from qlib.plots import _damage
 from qlib.records import Refused, RunRecord, RunSpec
 from qlib.statistics import p_text

@@ -2,7 +2,7 @@
 
 Every number is measured on rows of a float network's activations: an even random sample of each
 layer's, a few hundred, so that memory does not grow with the number of images. What the numbers
-mean is said in `qlib.noise_profile`; what theory says of them, in `qlib.noise`.
+mean is said in `qlib.noise.profile`; what theory says of them, in `qlib.noise`.
 Paper: NoisyQuant, Liu et al., CVPR 2023, arXiv 2211.16056
 """
 
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from qlib import noise
-from qlib._noise_output import Grids, Output, best_clip, best_shift, reached
-from qlib._noise_rows import fits, sampled
 from qlib.calibration import Calibration
 from qlib.histogram import Histogram
 from qlib.model import QuantModel
-from qlib.noise_profile import NOISE, REACHES, LayerNoise
+from qlib.noise._output import Grids, Output, best_clip, best_shift, reached
+from qlib.noise._rows import fits, sampled
+from qlib.noise.profile import NOISE, REACHES, LayerNoise
 from qlib.points import QuantLayer
 from qlib.quantizers.uniform import Uniform
 from qlib.records import Event, Refused

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qlib import _process
+from qlib.jobs import _process
 from qlib.records import Refused
 
 AGAIN = "Start it again, or go on with stored results."

@@ -4,7 +4,8 @@ What lies before the layer does not change, so each measurement runs on from the
 profile of L layers in a row costs about L/2 forward passes for each mode and split, not L.
 
 The measure is the KL divergence from the float network's answers, which needs no labels (ZeroQ,
-Cai et al., CVPR 2020, arXiv 2001.00281). `qlib.profile` says what the columns of a row mean.
+Cai et al., CVPR 2020, arXiv 2001.00281). `qlib.sensitivity.profile` says what the columns of a
+row mean.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Answers questions about finished runs: ``python -m qlib._live_worker``, driven by `qlib.live`.
+"""Answers questions about finished runs: ``python -m qlib.live._worker``, driven by `qlib.live`.
 
 Lines of JSON come in and go out. Its life hangs on its standard input: when that closes, however
 the asking process ended, this one ends at once, in the middle of a computation too.
@@ -16,11 +16,11 @@ from collections import OrderedDict, deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from qlib._process import peak_mb
+from qlib.jobs._process import peak_mb
 from qlib.records import Cancelled, Event, Refused
 
 if TYPE_CHECKING:
-    from qlib._live_net import Network
+    from qlib.live._net import Network
 
 IDLE = 600.0  # seconds without a question after which it ends
 HELD = 3  # networks in memory; the one that was asked longest ago goes first
@@ -137,7 +137,7 @@ class Desk:
 
     def _network(self, folder: str) -> "Network":
         if folder not in self._held:
-            from qlib._live_net import Network  # loads PyTorch: seconds, said before
+            from qlib.live._net import Network  # loads PyTorch: seconds, said before
 
             while len(self._held) >= HELD:
                 self._held.popitem(last=False)
@@ -173,7 +173,7 @@ def main() -> None:
     threading.Thread(target=desk.listen, args=(sys.stdin,), daemon=True).start()
     desk.stage(1)
     try:
-        import qlib._live_net  # noqa: F401 (loaded while nobody waits for an answer yet)
+        import qlib.live._net  # noqa: F401 (loaded while nobody waits for an answer yet)
     except ImportError as error:
         desk.say(bye=f"It cannot load what it needs ({error}); stored results are shown.")
         return

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qlib.profile import IMAGES
 from qlib.records import RunRecord, RunSpec
+from qlib.sensitivity.profile import IMAGES
 
 LATEST = 5  # newest runs that an estimate looks at
 SPREAD = 1.25  # the machine is not always equally busy

@@ -15,11 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qlib import _process, _queue, specs, store
-from qlib._disk import write_json, writing
-from qlib._queue import CANCEL, ENDED, FOLDER, Job
-from qlib._runfolder import load_head
+from qlib import specs, store
+from qlib.jobs import _process, _queue
+from qlib.jobs._queue import CANCEL, ENDED, FOLDER, Job
 from qlib.records import Refused, RunSpec
+from qlib.store._disk import write_json, writing
+from qlib.store._runfolder import load_head
 
 __all__ = ["ENDED", "Job", "cancel", "events", "kill", "list_jobs", "status", "submit"]
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from qlib._live_child import AGAIN, Child, Slot, Stage, Superseded
+from qlib.live._child import AGAIN, Child, Slot, Stage, Superseded
 from qlib.records import Refused
 
 __all__ = ["Answer", "Bits", "Live", "Opened", "Stage", "Superseded", "missing"]
 
-WORKER = (sys.executable, "-m", "qlib._live_worker")
+WORKER = (sys.executable, "-m", "qlib.live._worker")
 PATIENCE = {"shown": 180.0, "test": 900.0}  # seconds that an answer may take, loading included
 
 Bits = int | Mapping[str, int] | None

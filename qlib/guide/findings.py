@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from qlib import paired
-from qlib.noise_profile import NoiseProfile
+from qlib.noise.profile import NoiseProfile
 from qlib.records import RunRecord
 from qlib.statistics import LEVEL
 
@@ -54,9 +54,9 @@ def of(
 ) -> list[Finding]:
     """All findings of a run, the weightiest first.
 
-    ``record`` with its rows of layers; ``hist`` as `qlib.tensors.load`, ``profile`` as
-    `qlib.profile.load`, ``preds`` as `qlib.store.load_preds`, ``noise`` as
-    `qlib.noise_profile.load` give them.
+    ``record`` with its rows of layers; ``hist`` as `qlib.store.tensors.load`, ``profile`` as
+    `qlib.sensitivity.profile.load`, ``preds`` as `qlib.store.load_preds`, ``noise`` as
+    `qlib.noise.profile.load` give them.
     """
     rows = record.layers
     found = [

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qlib import _process, store
-from qlib._disk import locked, write_json, writing
-from qlib._process import Proc
+from qlib import store
+from qlib.jobs import _process
+from qlib.jobs._process import Proc
 from qlib.records import Refused, RunSpec
+from qlib.store._disk import locked, write_json, writing
 
 FOLDER, CANCEL, LOG, OUT = ".jobs", "CANCEL", "log.txt", "out"
 GRACE = 5.0  # seconds between asking a job to stop and killing it

@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qlib import noise_profile, noise_study
 from qlib._setup import Setup
+from qlib.noise import profile as noise_profile
+from qlib.noise import study as noise_study
 from qlib.records import Event, Report, RunSpec
 from qlib.run import bit_plan
 

@@ -70,10 +70,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qlib._expressions import filled, value
+from qlib.guide._expressions import filled, value
 from qlib.records import Refused
 
-FOLDER = Path(__file__).resolve().parents[1] / "assets" / "lessons"
+FOLDER = Path(__file__).resolve().parents[2] / "assets" / "lessons"
 LONGEST = 300  # characters of a text on the card
 
 
@@ -183,7 +183,7 @@ def _wrong(step: Step) -> str:
 
 
 def tell(step: Step, facts: Mapping[str, Any]) -> Told:
-    """The step's words for the runs whose numbers are ``facts`` (see `qlib.facts.of`).
+    """The step's words for the runs whose numbers are ``facts`` (see `qlib.guide.facts.of`).
 
     Raises:
         Refused: an expression uses a number that these runs do not have, or two choices are right.

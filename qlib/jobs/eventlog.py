@@ -10,8 +10,8 @@ from typing import Any
 
 import psutil
 
-from qlib._disk import writing
 from qlib.records import Event
+from qlib.store._disk import writing
 
 FILE = "events.jsonl"
 KEPT = 200  # steps of one unit that are kept, the first and the last always …

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qlib._disk import write_json, writing
 from qlib.records import Refused, RunRecord
+from qlib.store._disk import write_json, writing
 
 if TYPE_CHECKING:  # loaded late: the first page needs no arrays
     import numpy as np

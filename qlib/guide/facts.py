@@ -1,9 +1,9 @@
-"""The numbers of a run by name, for texts that quote them: see `qlib.lessons` for the names."""
+"""The numbers of a run by name, for texts that quote them (see `qlib.guide.lessons`)."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from qlib.noise_profile import STAGES, LayerNoise, NoiseProfile
+from qlib.noise.profile import STAGES, LayerNoise, NoiseProfile
 from qlib.records import RunRecord
 
 Rows = Sequence[Mapping[str, Any]]
@@ -50,8 +50,8 @@ def of(
 ) -> dict[str, Any]:
     """All names of one run; ``record`` with its rows of layers.
 
-    ``hist``: tensors as `qlib.tensors.load` gives them; ``profile``: rows of a sensitivity run;
-    ``noise``: the noise analysis that serves the run.
+    ``hist``: tensors as `qlib.store.tensors.load` gives them; ``profile``: rows of a sensitivity
+    run; ``noise``: the noise analysis that serves the run.
     """
     m, spec = record.metrics, record.spec
     layers = Layers(record.layers, hist or {})

@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from qlib._disk import writing
-from qlib._runfolder import broken, load, load_head, load_preds, table, write_record
-from qlib.eventlog import EventLog, events, last_event
+from qlib.jobs.eventlog import EventLog, events, last_event
 from qlib.records import Refused, RunRecord, RunSpec
+from qlib.store._disk import writing
+from qlib.store._runfolder import broken, load, load_head, load_preds, table, write_record
 
 __all__ = [
     "Entry", "EventLog", "demo_dir", "events", "find", "finish", "last_event", "list_runs",
@@ -48,7 +48,7 @@ def runs_dir() -> Path:
 
 def demo_dir() -> Path:
     """The stored runs that come with the project; ``$QLIB_DEMO`` shows others in their place."""
-    shipped = Path(__file__).resolve().parents[1] / "assets" / "demo"
+    shipped = Path(__file__).resolve().parents[2] / "assets" / "demo"
     return Path(os.environ.get("QLIB_DEMO") or shipped).expanduser().absolute()
 
 

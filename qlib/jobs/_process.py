@@ -11,7 +11,7 @@ from typing import IO
 
 import psutil
 
-ROOT = Path(__file__).resolve().parents[1]  # where ``python -m qlib.worker`` finds this package
+ROOT = Path(__file__).resolve().parents[2]  # where ``python -m qlib.worker`` finds this package
 DRIFT = 2.0  # seconds by which two processes may disagree about a third one's creation
 
 # Popen objects of our own children: polling them is what buries a dead child

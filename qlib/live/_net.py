@@ -9,12 +9,12 @@ from torch import Tensor
 
 from qlib import store, switching
 from qlib._artifacts import PICTURES
-from qlib._restore import FILE, restore
-from qlib._runfolder import load_head
 from qlib._setup import set_up
 from qlib.records import Event, Refused, Report
 from qlib.run import bit_plan
+from qlib.sensitivity._restore import FILE, restore
 from qlib.statistics import wilson
+from qlib.store._runfolder import load_head
 
 ALIKE = 0.02  # a probability may be off by this much, on another machine or number of threads
 MOST = 0.9  # share of the images that have to be alike

@@ -1,6 +1,6 @@
 """What each unit does to the answers at each bit-width, alone: the table of mixed precision.
 
-`qlib.sensitivity` asks which layer is to blame in one network; here a network with several
+`qlib.sensitivity.layers` asks which layer is to blame in one network; here a network with several
 bit-widths is asked unit by unit and width by width, so that `qlib.allocation` can mix them.
 """
 
@@ -14,7 +14,7 @@ from qlib.model import QuantModel
 from qlib.onward import Onward, flipped
 from qlib.points import QuantLayer, QuantPoint
 from qlib.records import Event, Report, ignore
-from qlib.sensitivity import points_of
+from qlib.sensitivity.layers import points_of
 
 FLOAT = 32  # bits that a unit without any quantizer is told to have
 

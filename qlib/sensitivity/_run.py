@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from qlib import metrics, profile, store
-from qlib._restore import FILE, restore
+from qlib import metrics, store
 from qlib._setup import Setup
 from qlib.records import Event, Refused, Report, RunSpec
 from qlib.run import bit_plan, quantize
-from qlib.sensitivity import measure
+from qlib.sensitivity import profile
+from qlib.sensitivity._restore import FILE, restore
+from qlib.sensitivity.layers import measure
 
 ALIKE = 0.02  # a probability may be off by this much, on another machine or number of threads
 MOST = 0.9  # share of the images that have to be alike

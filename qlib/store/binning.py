@@ -1,4 +1,4 @@
-"""From samples of tensors to the arrays of ``hist.npz``; `qlib.tensors` says what they mean."""
+"""From samples of tensors to the arrays of ``hist.npz`` (`qlib.store.tensors`: what they mean)."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qlib._disk import writing
-from qlib.tensors import BINS, CHANNEL_BINS, CODES, FILE, PERCENTILES
+from qlib.store._disk import writing
+from qlib.store.tensors import BINS, CHANNEL_BINS, CODES, FILE, PERCENTILES
 
 if TYPE_CHECKING:
     from qlib.samples import Sample
@@ -31,7 +31,7 @@ def save(folder: Path, samples: Iterable["Sample"], images: int) -> None:
 
 
 def arrays(samples: Iterable["Sample"], images: int) -> dict[str, np.ndarray]:
-    """The arrays by name; see `qlib.tensors.TensorHist`."""
+    """The arrays by name; see `qlib.store.tensors.TensorHist`."""
     samples = list(samples)
     rows = [_row(sample) for sample in samples]
     found: dict[str, np.ndarray] = {"names": np.array([sample.name for sample in samples])}

@@ -1,0 +1,1 @@
+"""What one layer, or one unit, costs: measuring it, and the rows that come out."""
