@@ -111,7 +111,7 @@ def ablations() -> Iterator[Line]:
     Without distillation there is either the mixture's error alone or, simpler still, that of one
     width drawn at each step, which the paper's loss of three passes may also be held against.
     """
-    some = tuple((b, b) for b in (8, 5, 4, 3))
+    some = tuple((b, b) for b in (5, 4, 3))
     yield Line("PTMQ", "ptmq", (4, 4), some)
     yield Line("mixer case 1", "ptmq", (4, 4), some, {"case": "one"})
     yield Line("mixer case 2", "ptmq", (4, 4), some, {"case": "two"})
