@@ -1,4 +1,4 @@
-""" "Start from a method and change*: fills the form of *Your own* with a named method's design."""
+"""*Start from a method and change*: fills the form of *Your own* with a named method's design."""
 
 from dataclasses import asdict
 
