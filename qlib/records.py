@@ -58,12 +58,6 @@ class RunSpec:
     test: int | None = None
     seed: int = param(0, "Seed of everything random in the run.", low=0)
     device: str = param("cpu", "Where tensors live.", choices=("cpu", "cuda"))
-    precision: str = param(
-        "float32",
-        "What layers multiply in while something is learned. bfloat16 takes about half the time "
-        "where the processor has it; results are always measured in float32.",
-        choices=("float32", "bfloat16"),
-    )
     settings: dict[str, Any] = field(default_factory=dict)
     analysis: str = param(
         "",
@@ -89,6 +83,12 @@ class RunSpec:
         "Calibration images: drawn at random, as many of each class, shifted by up to an eighth, "
         "shifted and mirrored (photographs only), or noise with their mean and spread.",
         choices=("random", "balanced", "shifted", "mirrored", "noise"),
+    )
+    precision: str = param(
+        "float32",
+        "What layers multiply in while something is learned. bfloat16 takes a quarter less time or "
+        "so where the processor has it; results are always measured in float32.",
+        choices=("float32", "bfloat16"),
     )
 
     @property

@@ -137,7 +137,8 @@ def test_every_option_of_the_contract_is_understood() -> None:
         "--weight-observer minmax --act-observer percentile --calib 64 --calib-data digits "
         "--test 100 --seed 7 --device cuda --granularity tensor --symmetric-weights "
         "--symmetric-acts --threads 2 --set steps=500 --set keep=0.25 --runs DIR --json "
-        "--keep-float head --keep-float blocks.0.attn.qkv --tune-norms --tune-biases 40"
+        "--keep-float head --keep-float blocks.0.attn.qkv --tune-norms --tune-biases 40 "
+        "--calib-choice balanced --precision bfloat16"
     )
     line = ["run", "--model", "digits-vit", "--data", "digits", "--method", "qdrop", *words.split()]
     from qlib.__main__ import _spec
@@ -148,7 +149,7 @@ def test_every_option_of_the_contract_is_understood() -> None:
             "digits-vit", "digits", "qdrop", 3, 8, "same", "boundary", "minmax", "percentile",
             "tensor", True, True, None, 64, "digits", 100, 7, "cuda",
             {"steps": 500, "keep": 0.25}, keep_float=("blocks.0.attn.qkv", "head"), tune_norms=True,
-            tune_biases=40,
+            tune_biases=40, calib_choice="balanced", precision="bfloat16",
         )
     )  # fmt: skip
 
