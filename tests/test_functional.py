@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qlib.functional import KeepMask, fake_quantize, qparams, quantize, round_ste
+from qlib.functional import KeepMask, fake_quantize, qparams, quantize, round_ste, take
 from qlib.functional import dequantize as decode
 from qlib.quantizers.uniform import Uniform
 from qlib.scheme import PER_CHANNEL, Granularity, Scheme
@@ -315,3 +315,25 @@ def test_mask_has_shape_and_layout_of_any_tensor() -> None:
 def test_neighbouring_elements_of_a_mask_are_independent() -> None:
     mask = KeepMask(0.5, rng()).like(torch.empty(100_000)) - 0.5
     assert abs(float((mask[1:] * mask[:-1]).mean())) < 4.5 * 0.25 / math.sqrt(100_000)
+
+
+# --- images at indices
+
+
+@pytest.mark.parametrize(
+    "shape", [(10, 3), (10, 3, 4), (10, 3, 4, 5), (10, 1, 4, 5), (10, 3, 1, 1)]
+)
+@pytest.mark.parametrize("layout", ["plain", "channels last", "cut out"])
+def test_images_taken_are_those_at_the_indices(shape: tuple[int, ...], layout: str) -> None:
+    x = torch.randn(shape)
+    if layout == "channels last" and len(shape) == 4:
+        x = x.contiguous(memory_format=torch.channels_last)
+    if layout == "cut out":
+        x = torch.randn((*shape[:-1], 2 * shape[-1]))[..., ::2]
+    at = torch.tensor([3, 3, 0, 9])
+    found = take(x, at)
+    assert torch.equal(found, x[at])
+    if layout != "cut out":
+        assert found.is_contiguous() == x.is_contiguous()
+    if layout == "channels last" and len(shape) == 4:
+        assert found.is_contiguous(memory_format=torch.channels_last)

@@ -224,3 +224,21 @@ def test_state_is_saved_with_scale_zero_point_and_rounding() -> None:
     made = soft(weights(), GRIDS["channel"])
     assert {"scale", "zero_point", "up", "floor"} <= set(made.state_dict())
     assert math.prod(made.scale.shape) == 6
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_soft_rounding_and_its_gradient_are_those_of_the_formula(symmetric: bool) -> None:
+    """Also where weights lie below the grid, above it, or on its last level."""
+    weight = torch.tensor([[-9.7, -8.2, -0.4, 0.3, 2.6, 6.9, 7.0, 7.4, 19.1]])
+    scheme = Scheme(4, symmetric=symmetric)
+    zero = torch.tensor(0.0 if symmetric else 8.0)
+    soft = SoftRound.around(Uniform(torch.tensor(1.0), zero, scheme), weight)
+    soft.up.requires_grad_(True)
+    up = soft.up.detach().clone().requires_grad_(True)
+    h = (torch.sigmoid(up) * 1.2 - 0.1).clamp(0, 1)
+    plain = (weight.floor() + h).clamp(scheme.qmin - zero, scheme.qmax - zero)
+    pull = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(soft(weight), plain)
+    (found,) = torch.autograd.grad(soft(weight), soft.up, pull)
+    (want,) = torch.autograd.grad(plain, up, pull)
+    torch.testing.assert_close(found, want)

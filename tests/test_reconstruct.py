@@ -1,5 +1,6 @@
 """The optimisation loop against brute force, hand-made examples and a loop written out plainly."""
 
+import copy
 import itertools
 import math
 
@@ -7,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qlib.attention import MatMul
 from qlib.calibration import Unit
 from qlib.model import QuantModel
+from qlib.points import QuantLayer, QuantMatMul, multiplying
 from qlib.quantizers.soft_round import SoftRound
 from qlib.quantizers.uniform import Uniform
 from qlib.reconstruct import Decay, Rate, reconstruct
@@ -282,3 +285,38 @@ def test_gradients_and_flags_are_gone_after_a_cancelled_run() -> None:
     assert quantizer.up.grad is None
     assert not quantizer.up.requires_grad
     assert torch.isfinite(unit(unit.inputs)).all()
+
+
+# --- products in bfloat16
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv", "matmul"])
+def test_bfloat16_rounds_the_operands_of_a_product_and_nothing_else(kind: str) -> None:
+    g = rng(3)
+    if kind == "matmul":
+        layer, of = QuantMatMul(MatMul()), [torch.randn(2, 3, 4, 5, generator=g) for _ in "ab"]
+        of[1] = of[1].transpose(-2, -1)
+        want = of[0].bfloat16() @ of[1].bfloat16()
+    else:
+        inner = nn.Linear(6, 4) if kind == "linear" else nn.Conv2d(3, 4, 3)
+        layer = QuantLayer(inner.requires_grad_(False))
+        of = [torch.randn((2, 6) if kind == "linear" else (2, 3, 5, 5), generator=g)]
+        want = copy.deepcopy(inner).bfloat16()(of[0].bfloat16())
+    before = layer(*of)
+    with multiplying([layer], torch.bfloat16):
+        inside = layer(*of)
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, want.float())
+    assert not torch.equal(inside, before)
+    assert torch.equal(layer(*of), before)
+    with multiplying([layer], torch.float32):
+        assert torch.equal(layer(*of), before)
+
+
+@pytest.mark.parametrize(("weight", "want"), [((0.45, 0.35), (1, 0)), ((0.3, 0.45), (0, 1))])
+def test_rounding_is_learned_in_bfloat16_too(weight: tuple, want: tuple) -> None:
+    x = torch.randn(256, 1, generator=rng(1)).expand(-1, 2).contiguous()
+    unit = linear_unit([list(weight)], x)
+    unit.arithmetic = torch.bfloat16
+    assert fitted(unit, steps=1000).tolist() == [list(want)]
+    assert unit.layers["0"].arithmetic is None  # outside the loop everything is in float32
