@@ -147,8 +147,9 @@ def test_stored_guesses_follow_the_bits_without_a_network(demo, network):
     for row in fake_widths.rows(fake_widths.spec_of(), equal=True):
         bits = int(row["act_bits"])
         at = open_start(m="digits-vit", q="ptmq", b=f"W{bits}A{bits}")
-        assert f"With PTMQ at {bits} bits, `digits-vit` is right on **{row['top1']:.1f} %**" in (
-            texts(at)
+        assert (
+            f"With PTMQ at {bits} bits, `digits-vit` is right on **{row['top1']:.1f}\u00a0%**"
+            in (texts(at))
         )
         preds = store.load_preds(demo / fake_widths.spec_of().key)
         known = {round(float(p), 6) for p in preds[f"w{bits}_prob"][:, 0]}

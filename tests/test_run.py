@@ -370,7 +370,7 @@ def test_refused_loss_leaves_the_finished_units_in_the_folder(
             report(event)
             if event.phase == "reconstruct" and event.index == 3:
                 unit = model.layers[event.unit].weight_point.quantizer
-                unit.scale.data.fill_(float("nan"))
+                unit.up.data.fill_(float("nan"))
 
         apply(self, model, plan, data, spoil)
 
