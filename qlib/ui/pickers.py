@@ -85,9 +85,9 @@ def _match_data() -> None:
 
 
 def method() -> str:
-    """The method's key; the baseline first."""
+    """The method's key; the baseline first, then by title."""
     known = discover("methods")
-    order = sorted(known, key=lambda k: (k != "nearest", k))
+    order = sorted(known, key=lambda k: (k != "nearest", known[k].title.casefold()))
     start = METHOD if METHOD in known else order[0]
     picked = st.pills(
         "Method",
