@@ -18,7 +18,7 @@ from qlib.models._units import find_blocks
 from qlib.records import Event, Refused, Report, RunSpec
 from qlib.specs import source_of
 
-EVAL_BATCH = 128
+EVAL_BATCH = 64  # more and the activations of a vision transformer leave the cache
 
 
 @dataclass
