@@ -86,8 +86,9 @@ class RunSpec:
     )
     precision: str = param(
         "float32",
-        "What layers multiply in while something is learned. bfloat16 takes a quarter less time or "
-        "so where the processor has it; results are always measured in float32.",
+        "What layers multiply in while something is learned. bfloat16 saves up to a quarter of the "
+        "time on processors that have it, less on several threads; results are always measured in "
+        "float32.",
         choices=("float32", "bfloat16"),
     )
 
