@@ -30,6 +30,13 @@ def server(tmp_path_factory, demo):
         yield running
 
 
+def there(page, selector: str, count: int) -> None:
+    """So many elements are on the page, at once or soon: what is drawn may be drawn twice."""
+    page.wait_for_function(
+        "([s, n]) => document.querySelectorAll(s).length === n", arg=[selector, count]
+    )
+
+
 def maps(server: Server) -> str:
     """The files that the app's process has mapped."""
     return Path(f"/proc/{server.pid}/maps").read_text()
@@ -43,8 +50,8 @@ def test_start_shows_a_figure_at_once(server, window, record_property):  # noqa:
     page.wait_for_selector(FIGURE)
     record_property("seconds_to_first_figure", round(time.monotonic() - began, 2))
     assert page.locator("h1").inner_text() == "What does quantization do to this model?"
-    assert page.locator(".js-plotly-plot").count() == 2
-    assert page.locator(".js-plotly-plot image").count() == 6
+    there(page, ".js-plotly-plot", 2)
+    there(page, ".js-plotly-plot image", 6)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +67,7 @@ def test_link_opened_first_on_a_fresh_server(tmp_path, demo, window, link, title
         page = window.open(fresh.url(link))
         page.get_by_role("heading", name=title).wait_for()
         for name in ("Start", "Run", "Compare"):
-            assert page.get_by_test_id("stSidebarNav").get_by_text(name).last.is_visible()
+            page.get_by_test_id("stSidebarNav").get_by_text(name).last.wait_for()
         page.wait_for_timeout(500)
         assert page.get_by_role("dialog").count() == 0
         assert page.url == fresh.url(link)
@@ -108,7 +115,7 @@ def test_nothing_is_wider_than_the_window(server, window, path, size):  # noqa: 
 def test_ticking_a_row_adds_the_run(server, window):  # noqa: F811
     page = window.open(server.url("compare"), height=1600)
     page.wait_for_selector(FIGURE)
-    assert page.locator("[data-tag]").count() == 2
+    there(page, "[data-tag]", 2)
     table = page.get_by_test_id("stDataFrame").last
     table.scroll_into_view_if_needed()
     page.wait_for_timeout(500)
@@ -145,7 +152,7 @@ def test_run_from_click_to_result(server, window):  # noqa: F811
     page.get_by_role("link", name="Compare it with other runs").click()
     page.get_by_role("heading", name="Which method should I choose?").wait_for()
     page.locator("[data-tag]").first.wait_for()
-    assert page.locator("[data-tag]").count() == 1
+    there(page, "[data-tag]", 1)
     assert "libtorch" not in maps(server)
 
 

@@ -179,7 +179,7 @@ def test_every_control_of_the_bar_is_reached_by_tab(server, window):  # noqa: F8
 def test_present_enlarges_and_hides(server, window):  # noqa: F811
     page = window.open(server.url("start"))
     page.wait_for_selector(".js-plotly-plot .gtitle")
-    assert page.locator(".st-key-try-this").is_visible()
+    page.locator(".st-key-try-this").wait_for()
     page.locator(".st-key-present label").click()
     page.wait_for_url("**/start?present=1")
     settled(page)
@@ -189,7 +189,7 @@ def test_present_enlarges_and_hides(server, window):  # noqa: F811
     )
     ticks = page.locator(".js-plotly-plot .xtick text, .js-plotly-plot .ytick text")
     assert ticks.count() and all(t.evaluate(size) >= 18 for t in ticks.all())
-    assert not page.locator(".st-key-try-this").is_visible()
+    page.locator(".st-key-try-this").wait_for(state="hidden")
     main = page.get_by_test_id("stMain")
     assert main.evaluate("el => el.scrollWidth <= el.clientWidth")
 
@@ -210,4 +210,4 @@ def test_the_bar_agrees_with_the_store(server, demo, window):  # noqa: F811
     layers = resolve.layers_of(store.load(entry.folder))
     shown = looks(page)["layer"]
     place = layers.index(shown) + 1
-    assert page.get_by_text(f"Layer {place} of {len(layers)}").is_visible()
+    page.get_by_text(f"Layer {place} of {len(layers)}").wait_for()

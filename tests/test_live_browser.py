@@ -98,7 +98,7 @@ def test_everybody_shares_one_process_and_a_killed_one_is_started_again(
     page = pages[0]
     page.get_by_role("radio", name="8", exact=True).click()
     page.get_by_text("The live network was killed").wait_for()
-    assert page.locator(".js-plotly-plot").first.is_visible()  # stored predictions stay
+    page.locator(".js-plotly-plot").first.wait_for(state="visible")  # stored predictions stay
     page.get_by_role("button", name="Start it again").click()
     page.wait_for_selector(".qx-dozen", timeout=PATIENCE)
     assert len(workers(server)) == 1
