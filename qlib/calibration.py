@@ -279,7 +279,7 @@ class Calibration:
         units = tuple(model.units())
         with model.quantized(weights=weights, inputs=inputs):
             yield Unit(units[0], 1, 1, model, dict(model.layers), self.images, self.images, targets,
-                       span=units, whole=True)  # fmt: skip
+                       span=units, whole=True, arithmetic=self.arithmetic)  # fmt: skip
 
     def _views(
         self,

@@ -422,3 +422,11 @@ def test_a_schedule_is_the_weights_own() -> None:
     assert not constant["rounding"].cosine and cosine["rounding"].cosine
     assert constant["scale"].cosine and cosine["scale"].cosine
     assert math.isclose(constant["rounding"].lr, 1e-2)
+
+
+@pytest.mark.parametrize("unit", ["layer", "block", "stage", "network"])
+def test_every_kind_of_unit_learns_in_the_precision_of_the_run(unit: str) -> None:
+    model, data = quantizable(), calibration()
+    data.arithmetic = torch.bfloat16
+    seen = [found.arithmetic for found in data.walk(model, by=unit)]
+    assert set(seen) == {torch.bfloat16}

@@ -12,7 +12,7 @@ from qlib.model import QuantModel
 from qlib.points import QuantLayer
 from qlib.quantizers.power import EXPONENTS, Power
 from qlib.records import Event, Report
-from qlib.scheme import BitPlan
+from qlib.scheme import BitPlan, Scheme
 
 STEP = 0.1  # of the first look; a second one goes by hundredths
 ENOUGH = 2**18  # weights of a layer that the search looks at
@@ -138,9 +138,9 @@ def search_outputs(
     tables = {family.key: dict.fromkeys(TRIED, 0.0) for family in found}
     for unit in few.walk(model, by="layer", weights=False, inputs=False):
         family, point = family_of[unit.layer], unit.weighted[0].weight_point
-        held = point.quantizer
+        held, want = point.quantizer, unit.weighted[0](unit.float_inputs)
         for a in TRIED:
-            tables[family.key][a] += _output_error(unit, plan, data, family, seen, a)
+            tables[family.key][a] += _output_error(unit, want, plan, data, family, seen, a)
         point.fill(held)
         report(Event("calibrate", unit.title, unit.index, unit.of, note="exponents"))
     for family in (f for f in found if not f.weights):
@@ -151,6 +151,7 @@ def search_outputs(
 
 def _output_error(
     unit: Unit,
+    want: Tensor,
     plan: BitPlan,
     data: Calibration,
     family: Family,
@@ -164,7 +165,6 @@ def _output_error(
     x = unit.float_inputs
     for name in family.points:
         x = _rounded(x, name, plan, data, seen, exponent)
-    want = layer(unit.float_inputs)
     with unit.model.quantized(weights=True, inputs=False):
         got = layer(x)
     return float((got - want).square().sum() / want.square().sum().clamp(min=1e-30))
@@ -194,8 +194,19 @@ def _rounded(
     scheme = plan.inputs.get(name)
     if scheme is None:
         return x
-    values, counts = (t.to(x.device) for t in seen[name].values())
-    return Power.fit(values, scheme, data.act_observer, exponent, counts)(x)
+    return _fitted(scheme, data, seen[name], exponent, x.device)(x)
+
+
+def _fitted(
+    scheme: Scheme,
+    data: Calibration,
+    seen: Histogram,
+    exponent: nn.Parameter | float,
+    device: torch.device,
+) -> Power:
+    """The grid of an activation, from all its values."""
+    values, counts = (t.to(device) for t in seen.values())
+    return Power.fit(values, scheme, data.act_observer, exponent, counts)
 
 
 def _around(best: float) -> list[float]:
@@ -235,7 +246,5 @@ def attach(
             scheme, exponents[name] = plan.inputs.get(name), shared
             model.points[name].quantizer = None
             if scheme is not None:
-                values, counts = (t.to(device) for t in seen[name].values())
-                made = Power.fit(values, scheme, data.act_observer, shared, counts)
-                model.points[name].quantizer = made
+                model.points[name].quantizer = _fitted(scheme, data, seen[name], shared, device)
     return exponents
