@@ -23,8 +23,8 @@ from qlib.records import RunSpec, ignore
 
 WIDTHS = (8, 7, 6, 5, 4, 3)
 FIXED = 4  # bits of the weights where only activations are switched
-IDENTITY = ("model", "line", "weight_bits", "act_bits", "seed")
-COLUMNS = (*IDENTITY, "steps", "n", "top1", "low", "high", "agreement", "kl", "seconds", "threads",
+IDENTITY = ("model", "line", "weight_bits", "act_bits", "seed", "steps")
+COLUMNS = (*IDENTITY, "n", "top1", "low", "high", "agreement", "kl", "seconds", "threads",
            "torch")  # fmt: skip
 
 
@@ -149,16 +149,15 @@ def main() -> None:
     for network in networks(args.only, args.shared):
         for seed in args.seeds:
             todo = [line for line in wanted() if args.lines is None or line.name in args.lines]
-            _measure(_shortened(network, args.what), todo, seed, table)
+            _measure(_shortened(network, args.what, args.steps), todo, seed, table)
     print(f"{machine()}\n")
     print(markdown(summary(table.rows())))
 
 
-def _shortened(network: Network, what: str | None) -> Network:
+def _shortened(network: Network, what: str | None, steps: int | None = None) -> Network:
     """Comparisons take fewer steps; those of choices, on which nothing else rests, fewer images."""
-    if what is None:
-        return replace(network, test=None)
-    return replace(network, steps=network.few, test=network.test if what != "ablations" else None)
+    steps = steps or (network.few if what else network.steps)
+    return replace(network, steps=steps, test=network.test if what in ("choices", "cost") else None)
 
 
 def _measure(network: Network, todo: list[Line], seed: int, table: Table) -> None:
@@ -166,7 +165,10 @@ def _measure(network: Network, todo: list[Line], seed: int, table: Table) -> Non
     done = {tuple(row[c] for c in IDENTITY) for row in table.rows()}
     lines = None
     for line in todo:
-        names = [(network.model, line.name, str(w), str(a), str(seed)) for w, a in line.switched]
+        steps = "0" if line.method == "nearest" else str(network.steps)
+        names = [
+            (network.model, line.name, str(w), str(a), str(seed), steps) for w, a in line.switched
+        ]
         if all(name in done for name in names):
             continue
         if line.statistics and not network.norms:
@@ -264,24 +266,25 @@ def summary(rows: list[dict[str, str]]) -> list[dict[str, object]]:
     for row in rows:
         same = row["weight_bits"] == row["act_bits"] and "fixed" not in row["line"]
         which = "as activations" if same else row["weight_bits"]
-        key = (row["model"], row["line"], which)
+        key = (row["model"], row["line"], which, row["steps"])
         groups.setdefault(key, {}).setdefault(row["act_bits"], []).append(row)
-    for (model, line, which), found in groups.items():  # where both have the same bits
+    for (model, line, which, steps), found in groups.items():  # where both have the same bits
         if which != "as activations" and which not in found:
-            found |= {which: groups.get((model, line, "as activations"), {}).get(which, [])}
+            same = groups.get((model, line, "as activations", steps), {})
+            found |= {which: same.get(which, [])}
     widths = sorted({row["act_bits"] for row in rows}, key=int)[::-1]
     return [
         {
             "network": model,
             "line": line,
             "weight bits": which,
-            "steps": next(iter(found.values()))[0]["steps"],
+            "steps": steps,
             "seeds": max(map(len, found.values())),
             "n": next(iter(found.values()))[0]["n"],
             **{f"{b} bits": _told(found.get(b, [])) for b in widths},
             "95 % of n, fewest bits": _interval(found[min(found, key=int)]),
         }
-        for (model, line, which), found in groups.items()
+        for (model, line, which, steps), found in groups.items()
     ]
 
 
@@ -308,6 +311,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=["digits", "cifar", "deit"],
                         choices=["digits", "cifar", "deit"])  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, help="for each unit (default: the network's)")
     parser.add_argument("--lines", nargs="+", help="only the lines of these names")
     parser.add_argument("--resume", action="store_true", help="keep rows, measure what is missing")
     for what in ("choices", "ablations", "cost"):

@@ -6,7 +6,7 @@ Paper: NUPES, Yvinec et al., arXiv 2308.05600
 import torch
 from torch import Tensor, nn
 
-from qlib.quantizers.power import TINY, Power, bend, slope_at
+from qlib.quantizers.power import Power, bend, log_size
 from qlib.scheme import Scheme
 
 
@@ -101,9 +101,9 @@ class _Free(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         steps, bent, y, scale, exponent = ctx.saved_tensors
-        slope = slope_at(bent, exponent)
         first = bend(scale, 1 / exponent)
-        for_latent = grad * torch.where(steps == 0, first, slope * scale)
-        for_scale = (grad * slope * steps).sum_to_size(scale.shape)
-        log = bent.abs().clamp(min=TINY).log()
-        return for_latent, for_scale, (-grad * log * y / exponent**2).sum()
+        slope = torch.where(steps == 0, first, y / (exponent * steps))  # φ⁻¹(s·k) by k
+        weighed = grad * y
+        for_scale = weighed.sum_to_size(scale.shape) / (exponent * scale)
+        for_exponent = -(weighed * log_size(bent)).sum() / exponent**2
+        return slope.mul_(grad), for_scale, for_exponent

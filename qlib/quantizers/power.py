@@ -3,6 +3,8 @@
 Papers: PowerQuant, Yvinec et al., ICLR 2023, arXiv 2301.09858; NUPES, arXiv 2308.05600
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +14,8 @@ from qlib.quantizers._base import Quantizer
 from qlib.scheme import Scheme
 
 EXPONENTS = (0.25, 1.25)  # outside, levels crowd at zero or at the ends
-TINY = 1e-12  # stands in for 0 inside logarithms and slopes
+TINY = 1e-12  # stands in for 0 inside logarithms and slopes of levels, ...
+LEAST = 1e-37  # ... and of what is rounded: its power must still be next to nothing
 
 
 def bend(x: Tensor, exponent: Tensor | float) -> Tensor:
@@ -132,34 +135,64 @@ class _Bent(torch.autograd.Function):
 
     The gradient for x is 1 inside the range and 0 where clipped, on the unbent axis: the slopes of
     φ and φ⁻¹ would give 0·∞ at zero. For the exponent it is exactly 0 where rounding is exact.
+
+    Powers and logarithms cost twenty times a product. What depends on the code alone is worked out
+    once for each level and looked up; what depends on x shares one logarithm.
     """
 
     @staticmethod
     def forward(ctx, x, scale, exponent, low, high):
-        ratio = bend(x, exponent) / scale
+        log = x.abs().clamp_(min=LEAST).log_()
+        ratio = (log * exponent).exp_().copysign_(x).div_(scale)
         raw = ratio.round()
         steps = raw.clamp(low, high)
-        bent = steps * scale
-        y = bend(bent, 1 / exponent)
-        ctx.save_for_backward(x, y, ratio, bent, steps == raw, scale, exponent)
+        inside = raw.sub_(steps).eq_(0)  # ones and zeros, in place: a comparison's bits are slow
+        levels = _Levels(steps, scale, low, high)
+        y = levels.of(lambda bent: bend(bent, 1 / exponent))
+        ctx.levels = levels
+        ctx.save_for_backward(log, ratio, steps, inside, scale, exponent)
         return y
 
     @staticmethod
     def backward(ctx, grad):
-        x, y, ratio, bent, inside, scale, exponent = ctx.saved_tensors
+        log, ratio, steps, inside, scale, exponent = ctx.saved_tensors
         kept = grad * inside
         for_scale = for_exponent = None
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            slope = slope_at(bent, exponent)
-            pulled = grad * slope
-            for_scale = (pulled * bent / scale - pulled * inside * ratio).sum_to_size(scale.shape)
+            slope = ctx.levels.of(lambda bent: slope_at(bent, exponent))
+            by_code = (kept * slope).mul_(ratio)
+            for_scale = (slope.mul_(grad).mul_(steps) - by_code).sum_to_size(scale.shape)
         if ctx.needs_input_grad[2]:
-            at_fixed_code = -grad * bent.abs().clamp(min=TINY).log() * y / exponent**2
-            by_code = pulled * inside * ratio * scale * x.abs().clamp(min=TINY).log()
-            for_exponent = (at_fixed_code + by_code).sum()
+            at_fixed_code = ctx.levels.of(lambda bent: -log_size(bent) * bend(bent, 1 / exponent))
+            moved = (grad * at_fixed_code).sum() / exponent**2
+            for_exponent = moved + (by_code * scale).mul_(log).sum()
         return kept if ctx.needs_input_grad[0] else None, for_scale, for_exponent, None, None
+
+
+class _Levels:
+    """Where every element lies on the bent axis; one grid has few levels, looked up by number."""
+
+    def __init__(self, steps: Tensor, scale: Tensor, low: Tensor | float, high: Tensor | float):
+        self.shape, self.number = steps.shape, None
+        if scale.numel() == 1 and isinstance(low, float):
+            levels = torch.arange(low, high + 1, device=steps.device, dtype=steps.dtype)
+            # within the levels even where a step is not a number
+            self.number = (steps - low).to(torch.int32).clamp_(0, len(levels) - 1).flatten()
+            self.bent = levels * scale.reshape(())
+        else:
+            self.bent = steps * scale
+
+    def of(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """``function`` (element by element) of every element's place, shaped like the steps."""
+        found = function(self.bent)
+        return found if self.number is None else found.index_select(0, self.number).view(self.shape)
 
 
 def slope_at(bent: Tensor, exponent: Tensor) -> Tensor:
     """∂φ⁻¹ at points of the bent axis: (1/a)·|v|^(1/a − 1)."""
     return bent.abs().clamp(min=TINY).pow(1 / exponent - 1) / exponent
+
+
+def log_size(bent: Tensor) -> Tensor:
+    """ln|v|, far down at 0."""
+    return bent.abs().clamp(min=TINY).log()

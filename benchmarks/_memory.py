@@ -1,0 +1,62 @@
+"""The most memory that a process takes while it quantizes, against what has to be kept."""
+
+import resource
+import sys
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from benchmarks._steps import Subject, deit, resnet
+from qlib._registry import discover
+from qlib.records import ignore
+
+SUBJECTS = {
+    "cifar10-resnet20, 1,024 images": lambda: resnet(images=1024),
+    "DeiT-tiny, 128 images": lambda: deit(images=128, blocks=12),
+}
+ALLOWED = 400  # MB, beside cached boundaries and three times the model
+STEPS = 3
+
+
+def row(name: str, method: str, threads: int) -> dict[str, object]:
+    """Run a method on one of `SUBJECTS` in this process. Peaks never fall: use a fresh process.
+
+    What Python and its libraries take before anything is loaded is told apart.
+    """
+    torch.set_num_threads(threads)
+    libraries = _peak()
+    subject = SUBJECTS[name]()
+    model = _megabytes(subject.model.parameters())
+    made = discover("methods")[method](steps=STEPS, batch=subject.batch)
+    made.apply(subject.model, subject.plan(), subject.calibration(), ignore)
+    taken = _peak() - libraries
+    kept = _cached(subject)
+    return {
+        "network": name,
+        "method": method,
+        "libraries, MB": round(libraries),
+        "boundaries, MB": round(kept),
+        "model, MB": round(model),
+        "taken at most, MB": round(taken),
+        "allowed, MB": round(kept + 3 * model + ALLOWED),
+    }
+
+
+def _cached(subject: Subject) -> float:
+    """Inputs from both networks and targets, of the unit where they are largest."""
+    data = subject.calibration()
+    found = 0.0
+    for unit in data.walk(subject.model, weights=False, inputs=False):
+        found = max(found, _megabytes((unit.inputs, unit.inputs, unit.targets)))
+    return found
+
+
+def _megabytes(tensors: Iterable[Tensor]) -> float:
+    return sum(t.numel() * t.element_size() for t in tensors) / 1e6
+
+
+def _peak() -> float:
+    """Of this process, in MB; the system counts in KB, on macOS in bytes."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (1e6 if sys.platform == "darwin" else 1e3)

@@ -1,0 +1,178 @@
+"""What one step of each method costs beside a plain training pass of the same float unit."""
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from qlib._registry import discover
+from qlib.calibration import Calibration, Unit
+from qlib.functional import take
+from qlib.model import QuantModel
+from qlib.models._resnet import SmallResNet
+from qlib.models._units import find_blocks
+from qlib.records import Event
+from qlib.scheme import PER_CHANNEL, BitPlan, Scheme
+
+ROUNDS, STEPS, PASSES = 3, 40, 15  # rounds in turns; steps of a method, passes of a float unit
+DEIT = "deit_tiny_patch16_224"
+
+
+@dataclass
+class Subject:
+    """A network with random weights and random images: speed depends on neither."""
+
+    name: str
+    model: QuantModel
+    images: Tensor
+    batch: int  # images in each step
+    units: Sequence[str]  # blocks whose steps are looked at: they, or their layers
+
+    def calibration(self) -> Calibration:
+        observer = discover("observers")["mse"]()
+        generator = torch.Generator().manual_seed(0)
+        return Calibration(self.images, generator, observer, observer)
+
+    def looks_at(self, title: str) -> bool:
+        """Is this one of `units`, or a layer of one?"""
+        return any(f"{title}.".startswith(f"{unit}.") for unit in self.units)
+
+    def plan(self) -> BitPlan:
+        weights = Scheme(4, granularity=PER_CHANNEL)
+        return discover("allocators")["same"]().allocate(self.model, weights, Scheme(4))
+
+
+def resnet(per_stage: int = 3, images: int = 256) -> Subject:
+    """A CIFAR ResNet of ``6 · per_stage + 2`` layers, quantized at the boundaries of blocks."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = SmallResNet(per_stage, (16, 32, 64), channels=3, projected=False).eval()
+    name = f"cifar10-resnet{6 * per_stage + 2}"
+    units = ("layer1.0", "layer2.1", "layer3.1")
+    return _subject(name, net, (images, 3, 32, 32), "boundary", 32, units)
+
+
+def deit(images: int = 32, blocks: int = 2) -> Subject:
+    """DeiT-tiny, cut to its first blocks, which are all alike."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = timm.create_model(DEIT, pretrained=False, depth=blocks).eval()
+    units = tuple(f"blocks.{i}" for i in range(blocks))
+    return _subject(DEIT, net, (images, 3, 224, 224), "inputs", 8, units)
+
+
+def _subject(
+    name: str,
+    net: nn.Module,
+    shape: Sequence[int],
+    placement: str,
+    batch: int,
+    units: Sequence[str],
+) -> Subject:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    x = x.contiguous(memory_format=torch.channels_last)
+    model = QuantModel(net, x[:2], find_blocks(net), placement)
+    return Subject(name, model, x, batch, units)
+
+
+@dataclass
+class Watch:
+    """A report callback that keeps the seconds of each step, by the title of its unit."""
+
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    _last: tuple[str, float] = ("", 0.0)
+
+    def __call__(self, event: Event) -> None:
+        now = time.perf_counter()
+        if event.phase == "reconstruct":
+            title, before = self._last
+            if title == event.unit:  # a unit's first step has no start that could be seen
+                self.seconds[title].append(now - before)
+            self._last = (event.unit, time.perf_counter())
+
+    def medians(self) -> dict[str, float]:
+        """Looks at a unit, which a long run hardly notices, are no part of a median."""
+        return {title: statistics.median(found) for title, found in self.seconds.items()}
+
+
+def step_rows(subject: Subject, kinds: Mapping[str, "Kind"]) -> Iterator[dict[str, object]]:
+    """One row for each kind of step: milliseconds, and its ratio to a plain pass of the same units.
+
+    Plain passes and all kinds are measured in turns. The ratio is that of the sums over units; the
+    dearest unit's own comes with it.
+    """
+    pairs: dict[str, list[dict[str, tuple[float, float]]]] = defaultdict(list)
+    for _ in range(ROUNDS):
+        plain = {by: _float_passes(subject, by) for by in ("block", "layer")}
+        for name, kind in kinds.items():
+            steps = kind.seconds(subject)
+            by = "layer" if set(steps) <= set(plain["layer"]) else "block"
+            pairs[name].append({t: (steps[t], plain[by][t]) for t in plain[by] if t in steps})
+    for name, found in pairs.items():
+        units = len(found[0])
+        step, plain_pass = (min(sum(p[i] for p in one.values()) for one in found) for i in (0, 1))
+        sums = [_ratio(one.values()) for one in found]
+        alone = [statistics.median(_ratio([one[t]]) for one in found) for t in found[0]]
+        yield {
+            "network": subject.name,
+            "step of": name,
+            "units": units,
+            "float pass, ms": f"{1e3 * plain_pass / units:.1f}",
+            "step, ms": f"{1e3 * step / units:.1f}",
+            "ratio": f"{statistics.median(sums):.2f}",
+            "dearest unit": f"{max(alone):.2f}",
+        }
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A method, settings beside its defaults, and what it multiplies in while it learns."""
+
+    method: str
+    settings: Mapping[str, object] = field(default_factory=dict)
+    arithmetic: torch.dtype = torch.float32
+
+    def seconds(self, subject: Subject) -> dict[str, float]:
+        """Of one step, by the title of each unit; the method runs as it always does."""
+        settings = {"steps": STEPS, "batch": subject.batch, **self.settings}
+        watch, data = Watch(), subject.calibration()
+        data.arithmetic = self.arithmetic
+        method = discover("methods")[self.method](**settings)
+        method.apply(subject.model, subject.plan(), data, watch)
+        return {t: s for t, s in watch.medians().items() if subject.looks_at(t)}
+
+
+def _ratio(pairs: Iterable[tuple[float, float]]) -> float:
+    steps, passes = (sum(column) for column in zip(*pairs, strict=True))
+    return steps / passes
+
+
+def _float_passes(subject: Subject, by: str) -> dict[str, float]:
+    """Seconds of a plain pass, forward and backward to weights and input, by title of the unit."""
+    data, model = subject.calibration(), subject.model
+    return {
+        unit.title: statistics.median(_passes(unit, subject.batch, data.generator))
+        for unit in data.walk(model, by=by, weights=False, inputs=False)
+        if subject.looks_at(unit.title)
+    }
+
+
+def _passes(unit: Unit, batch: int, generator: torch.Generator) -> Iterator[float]:
+    """As a training loop would: some images drawn, the squared error, gradients thrown away."""
+    weights = [layer.layer.weight.requires_grad_(True) for layer in unit.weighted]
+    with torch.enable_grad():
+        for _ in range(PASSES):
+            start = time.perf_counter()
+            at = torch.randint(len(unit.inputs), (batch,), generator=generator)
+            x = take(unit.inputs, at).requires_grad_(True)
+            (unit(x) - take(unit.targets, at)).square().sum().backward()
+            for weight in weights:
+                weight.grad = None
+            yield time.perf_counter() - start
+    for weight in weights:
+        weight.requires_grad_(False)
