@@ -6,11 +6,11 @@ The network is a copy, rewritten exactly (`attention`, `fold`).
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from qlib import parts
 from qlib.attention import MatMul, rewrite_attention
 from qlib.fold import fold_batch_norm
 from qlib.points import QuantLayer, QuantMatMul, QuantPoint
@@ -31,6 +31,7 @@ class QuantModel(nn.Module):
         blocks: names of reconstruction blocks, in order of execution.
         points: name → activation point in use: ``LAYER.input``, ``LAYER.left``, ``LAYER.right``,
             ``BLOCK.boundary``.
+        image_shape: (channels, height, width) of what the network takes.
         macs: layer name → multiply–accumulates for one image.
         walkable: can each unit be run on its input alone?
         chain: moreover, does one tensor cross from unit to unit, so that boundaries can be carried?
@@ -193,20 +194,20 @@ class QuantModel(nn.Module):
         """
         units = self.units()
         at = units.index(unit)
-        replaced = {name: _blank(output, self.unit_shapes[name]) for name in units[:at]}
-        images = output.new_zeros(()).expand(len(output), *self._image_shape)
-        return self._resume({**replaced, unit: output}, until, images)
+        replaced = {name: parts.blank(output, self.unit_shapes[name]) for name in units[:at]}
+        images = parts.blank(output, self.image_shape)
+        return parts.resume(self.net, {**replaced, unit: output}, images, until)
 
     def arrive(self, images: Tensor, until: str) -> Tensor:
         """Run the network on images as far as the input of a unit or of a layer."""
-        return self._run_until(images, until)
+        return parts.run_until(self.net, images, until)
 
     def rerun(self, images: Tensor, unit: str, output: Tensor) -> Tensor:
         """The network's output with ``output`` in place of what a unit returns on these images.
 
         The same as `hop` to the end, also where the network is no chain; costs a whole pass.
         """
-        return self._resume({unit: output}, None, images)
+        return parts.resume(self.net, {unit: output}, images, None)
 
     def rerun_layer(
         self, images: Tensor, layer: str, activation: nn.Module | None, output: Tensor
@@ -230,35 +231,10 @@ class QuantModel(nn.Module):
         with removing(hooks):
             return self.net(images)
 
-    def _resume(self, returns: dict[str, Tensor], until: str | None, images: Tensor) -> Tensor:
-        modules = {self.net.get_submodule(name): value for name, value in returns.items()}
-        for module, value in modules.items():
-            module.forward = lambda *a, value=value, **k: value
-        try:
-            return self._run_until(images, until)
-        finally:
-            for module in modules:
-                del module.forward
-
-    def _run_until(self, images: Tensor, until: str | None) -> Tensor:
-        if until is None:
-            return self.net(images)
-
-        def stop(module: nn.Module, args: tuple) -> None:
-            raise _Arrived(args[0])
-
-        hook = self.net.get_submodule(until).register_forward_pre_hook(stop, prepend=True)
-        with removing([hook]):
-            try:
-                self.net(images)
-            except _Arrived as arrived:
-                return arrived.value
-        raise RuntimeError(f"The network ended before it reached {until}.")
-
     def _is_chain(self, seen: Trace) -> bool:
         """Does one tensor cross from unit to unit? Tried out on the example."""
         calls = [self._unit_calls[name] for name in self.units()]
-        self._image_shape = tuple(seen.calls[0].input.shape[1:])
+        self.image_shape = tuple(seen.calls[0].input.shape[1:])
         simple = all(isinstance(c.input, Tensor) and isinstance(c.output, Tensor) for c in calls)
         once = all(len(seen.of(c.name)) == 1 for c in calls)
         batch = len(seen.calls[0].input)
@@ -278,20 +254,8 @@ class QuantModel(nn.Module):
         return True
 
 
-class _Arrived(Exception):
-    """Carries the tensor that reached the place asked for."""
-
-    def __init__(self, value: Any) -> None:
-        super().__init__()
-        self.value = value
-
-
 def _quantizable(module: nn.Module) -> bool:
     return isinstance(module, (nn.Conv2d, nn.Linear, MatMul))
-
-
-def _blank(like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return like.new_zeros(()).expand(len(like), *shape)
 
 
 def _follower(seen: Trace, name: str) -> nn.Module | None:

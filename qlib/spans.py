@@ -1,10 +1,9 @@
 """Units in a row that are run as one: a stage of a network."""
 
-from typing import Any
-
 from torch import Tensor, nn
 
-from qlib.model import QuantModel, _Arrived, _blank
+from qlib import parts
+from qlib.model import QuantModel
 from qlib.trace import removing
 
 
@@ -29,21 +28,13 @@ def call(model: QuantModel, span: tuple[str, ...], x: Tensor) -> Tensor:
     first, last = span[0], span[-1]
     if first == last:
         return model.call_unit(first, x)
-    units = model.units()
-    blanks = {name: _blank(x, model.unit_shapes[name]) for name in units[: units.index(first)]}
+    units, net = model.units(), model.net
+    before = units[: units.index(first)]
+    blanks = {name: parts.blank(x, model.unit_shapes[name]) for name in before}
 
     def enter(module: nn.Module, args: tuple) -> tuple:
         return (x, *args[1:])
 
-    def leave(module: nn.Module, args: tuple, output: Any) -> None:
-        raise _Arrived(output)
-
-    net, images = model.net, x.new_zeros(()).expand(len(x), *model._image_shape)
-    hooks = [net.get_submodule(first).register_forward_pre_hook(enter, prepend=True)]
-    hooks.append(net.get_submodule(last).register_forward_hook(leave))
-    with removing(hooks):
-        try:
-            model._resume(blanks, None, images)
-        except _Arrived as arrived:
-            return arrived.value
-    raise RuntimeError(f"The network ended before it left {last}.")
+    with removing([net.get_submodule(first).register_forward_pre_hook(enter, prepend=True)]):
+        images = parts.blank(x, model.image_shape)
+        return parts.resume(net, blanks, images, last, through=True)

@@ -20,7 +20,7 @@ LAYERS = {
     "ranges": "observers",
     "rounding": "quantizers",
     "network": (
-        "trace attention fold points model spans onward metrics switching samples recording"
+        "trace parts attention fold points model spans onward metrics switching samples recording"
     ),
     "learning": (
         "calibration snapshots optimizers reconstruct tuning sensitivity.layers sensitivity.units "

@@ -198,11 +198,15 @@ def test_step_is_kept_in_the_address(demo):
 
 def test_run_without_snapshots_explains(folders):  # noqa: F811
     write(folders[0], "brecq", soft=False)
-    assert "stored without pictures of its soft rounding" in texts(open_page(PAGE, q="brecq"))
+    assert "stored without pictures of soft rounding" in texts(open_page(PAGE, q="brecq"))
 
 
 def test_method_that_rounds_hard_explains():
-    assert "rounded hard all along" in fitting._why_not("flexround")
+    """Told from the run itself, so that it is true of any method."""
+    learned = {"phase": "reconstruct", "flipped": None}
+    assert "rounded hard all along" in fitting._why_not("custom", [learned | {"flipped": 0.1}])
+    assert "stored without" in fitting._why_not("custom", [learned])
+    assert "learned nothing" in fitting._why_not("nearest", [{"phase": "calibrate"}])
 
 
 def test_steps_between_methods_are_tested_image_by_image(tmp_path):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from qlib.quantizers._base import Quantizer
 from qlib.quantizers._switchable import Switchable
-from qlib.quantizers.soft_round import SoftRound, undecided
+from qlib.quantizers.soft_round import SoftRound, inverse_h
 from qlib.quantizers.uniform import Uniform
 
 
@@ -49,7 +49,7 @@ class SharedRound(Switchable):
         with torch.no_grad():
             floors = {b: made._floor(weight, b) for b in made.widths}
             fraction = made._fraction(weight, floors, start)
-            up = nn.Parameter(undecided(fraction), requires_grad=False)
+            up = nn.Parameter(inverse_h(fraction), requires_grad=False)
             for b, floor in floors.items():
                 made.at(b).stand_on(floor, up)
         return made

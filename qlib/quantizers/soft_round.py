@@ -43,7 +43,7 @@ class SoftRound(Quantizer):
         """Set V from the fractional parts of ``weight / scale``."""
         ratio = self.scheme.granularity.split(weight) / self.scale
         floor = ratio.floor()
-        self.stand_on(floor, nn.Parameter(undecided(ratio - floor), requires_grad=False))
+        self.stand_on(floor, nn.Parameter(inverse_h(ratio - floor), requires_grad=False))
 
     def stand_on(self, floor: Tensor, up: nn.Parameter) -> None:
         """Take V and ⌊w/s⌋, in steps from 0.0; both shaped like the weight's split."""
@@ -116,7 +116,7 @@ class SoftRound(Quantizer):
             self._base = self._step = None
 
 
-def undecided(fraction: Tensor) -> Tensor:
+def inverse_h(fraction: Tensor) -> Tensor:
     """The V where h(V) is a number in [0, 1]; at the very ends h stops a little short of them."""
     zeta, gamma = STRETCH
     return -torch.log((zeta - gamma) / (fraction.clamp(EDGE, 1 - EDGE) - gamma) - 1)

@@ -1,6 +1,6 @@
 """How a unit was, or is being, fitted: its loss and its soft rounding. One fragment, timed live."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -22,7 +22,6 @@ from qlib.ui.words import word
 
 EVERY = 2.0  # seconds between looks at a running job
 STEP = "r_step"
-SOFT = ("adaround", "brecq", "qdrop")  # methods whose weights choose their sides while they learn
 
 Events = dict[str, list[dict[str, Any]]]
 
@@ -157,7 +156,7 @@ def _soft(view: View, events: Events, job: str) -> tuple[go.Figure, SoftRounding
     step = int(asked) if asked.isdecimal() else None
     info = soft_rounding.info(events[method], view.layer, unit_of(view), method=method, step=step)
     if not info.snapshots:
-        st.info(_why_not(method), icon=":material/history:")
+        st.info(_why_not(method, events[method]), icon=":material/history:")
         return None
     figure = soft_rounding.figure(info, dark=state.dark(), large=state.presenting())
     st.plotly_chart(
@@ -185,13 +184,15 @@ def _stepped(last: int) -> None:
     address.put({STEP: None if step == last else str(step)})
 
 
-def _why_not(method: str) -> str:
-    if method not in SOFT:
-        title = state.titles().get(method, method)
-        return f"{title} has no soft rounding to show: its weights are rounded hard all along."
+def _why_not(method: str, events: Sequence[Mapping[str, Any]]) -> str:
+    title = state.titles().get(method, method)
+    if any(e.get("flipped") is not None for e in events):  # it was looked at, and nothing was soft
+        return f"{title} had no soft rounding here: its weights were rounded hard all along."
+    if not any(e.get("phase") == "reconstruct" for e in events):
+        return f"{title} learned nothing here, so nothing chose its side step by step."
     return (
-        "This run was stored without pictures of its soft rounding. Run it again to see how the "
-        "weights choose their sides."
+        "This run was stored without pictures of soft rounding, which not every method has. Run "
+        "it again to see whether, and how, the weights choose their sides."
     )
 
 
