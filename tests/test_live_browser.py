@@ -57,7 +57,7 @@ def switch_on(page) -> None:
 
 def choose(page, bits: int) -> None:
     page.get_by_role("radio", name=str(bits), exact=True).click()
-    page.get_by_text(re.compile(rf"images in \d+ ms.* {bits} bits")).wait_for()
+    page.get_by_text(re.compile(rf"images, here and below, in \d+ ms.* {bits} bits")).wait_for()
     page.wait_for_selector(f".qx-dozen[aria-label='answers at {bits} bits']")
     page.wait_for_function(REST)
 

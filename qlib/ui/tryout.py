@@ -78,7 +78,7 @@ def _said(entry: Entry, answer: Answer) -> None:
     if not entry.record.widths:
         how = f"the stored {title} run of {spec.weight_bits} bits"
     st.badge("computed now", icon=":material/bolt:", color="green")
-    images = f"{len(answer.images)} images in {1000 * answer.seconds:.0f} ms"
+    images = f"{len(answer.images)} images, here and below, in {1000 * answer.seconds:.0f} ms"
     st.markdown(f":small[{images}: {how}]")
 
 
