@@ -15,7 +15,7 @@ from qlib.scheme import Scheme
 
 EXPONENTS = (0.25, 1.25)  # outside, levels crowd at zero or at the ends
 TINY = 1e-12  # stands in for 0 inside logarithms and slopes of levels, ...
-LEAST = 1e-37  # ... and of what is rounded: its power must still be next to nothing
+LEAST = 1e-22  # ... and of what is rounded: any power of it is far below a step, yet no denormal
 
 
 def bend(x: Tensor, exponent: Tensor | float) -> Tensor:
