@@ -148,35 +148,58 @@ def _measured(bench: Bench, spec: RunSpec) -> dict[str, object]:
 
 
 def summary(rows: list[dict[str, str]]) -> list[dict[str, object]]:
-    """One line for each setting: mean over seeds, interval of one seed's images, share won back."""
-    groups: dict[tuple, list[dict]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[c] for c in IDENTITY), []).append(row)
-    lines = []
-    for (model, w, a, method, settings, steps, observer, _), found in groups.items():
-        mean = {c: statistics.fmean(float(r[c]) for r in found) for c in NUMBERS + SECONDS}
-        n = int(found[0]["n"])
-        low, high = wilson(round(mean["top1"] / 100 * n), n)
-        lost = mean["top1_float"] - mean["top1_nearest"]
-        won = (mean["top1"] - mean["top1_nearest"]) / lost if lost > 0.05 else float("nan")
-        lines.append(
+    """One line for each network, method and setting: top-1 at each width, mean over seeds.
+
+    In brackets the 95 % interval for one seed's images; ↓: below rounding to nearest on the same
+    calibration images.
+    """
+    widths = sorted({_bits(row) for row in rows}, reverse=True)
+    lines: dict[tuple[str, ...], dict[tuple[int, int], list[dict[str, str]]]] = {}
+    for row in sorted(rows, key=lambda row: _place(row, rows)):
+        key = tuple(row[c] for c in IDENTITY if c not in ("weight_bits", "act_bits"))
+        lines.setdefault(key, {}).setdefault(_bits(row), []).append(row)
+    told = []
+    for (model, method, settings, steps, observer, _), found in lines.items():
+        every = [row for at_width in found.values() for row in at_width]
+        seconds = statistics.fmean(sum(float(row[c]) for c in SECONDS) for row in every)
+        told.append(
             {
                 "network": model,
-                "bits": f"W{w}A{a}",
                 "method": f"{method} {settings}".strip(),
                 "steps": "" if steps == "0" else steps,
                 "ranges": observer,
-                "seeds": len(found),
-                "n": n,
-                "float": f"{mean['top1_float']:.2f}",
-                "nearest": f"{mean['top1_nearest']:.2f}",
-                "top-1": f"{mean['top1']:.2f}",
-                "95 % of n": f"{100 * low:.1f}–{100 * high:.1f}",
-                "won back": "" if method == "nearest" or won != won else f"{100 * won:.0f} %",
-                "seconds": f"{mean['calibrate'] + mean['reconstruct']:.0f}",
+                "seeds": max(map(len, found.values())),
+                "n": every[0]["n"],
+                "float": f"{_mean(every, 'top1_float'):.2f}",
+                **{f"W{w}A{a}": _cell(found.get((w, a), [])) for w, a in widths},
+                "seconds": f"{seconds:.0f}",
             }
         )
-    return lines
+    return told
+
+
+def _bits(row: dict[str, str]) -> tuple[int, int]:
+    return int(row["weight_bits"]), int(row["act_bits"])
+
+
+def _place(row: dict[str, str], rows: list[dict[str, str]]) -> tuple[int, int, int, str]:
+    """Where a row's line stands: networks as they were measured, methods as in `METHODS`."""
+    network = next(i for i, other in enumerate(rows) if other["model"] == row["model"])
+    return network, METHODS.index(row["method"]), int(row["steps"]), row["settings"]
+
+
+def _mean(rows: list[dict[str, str]], column: str) -> float:
+    return statistics.fmean(float(row[column]) for row in rows)
+
+
+def _cell(rows: list[dict[str, str]]) -> str:
+    """Of one line at one width; empty where nothing was measured."""
+    if not rows:
+        return ""
+    top1, n = _mean(rows, "top1"), int(rows[0]["n"])
+    low, high = wilson(round(top1 / 100 * n), n)
+    below = " ↓" if round(top1, 2) < round(_mean(rows, "top1_nearest"), 2) else ""
+    return f"{top1:.2f}{below} ({100 * low:.1f}–{100 * high:.1f})"
 
 
 def _arguments() -> argparse.Namespace:

@@ -47,9 +47,14 @@ def filled(text: str, lines: Lines, others: Mapping[str, Lines] | None = None) -
             rows = [line for line in lines if str(line["network"]).startswith(name)]
         if not rows:
             raise ValueError(f"No measured row has a network that begins with {name!r}.")
-        return f"<!-- table {name} -->\n{markdown(rows)}\n<!-- end -->"
+        return f"<!-- table {name} -->\n{markdown(_said(rows))}\n<!-- end -->"
 
     return BLOCK.sub(block, text)
+
+
+def _said(rows: Lines) -> Lines:
+    """Without the columns in which no row says anything."""
+    return [{c: v for c, v in row.items() if any(str(r[c]) for r in rows)} for row in rows]
 
 
 def main() -> None:
