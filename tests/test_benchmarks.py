@@ -84,4 +84,22 @@ def test_a_stopped_measurement_goes_on_where_it_was(
     accuracy.main()
     assert len(measured) == 3 * len(accuracy.WIDTHS) + 1  # one was begun twice
     assert len(set(measured)) == 3 * len(accuracy.WIDTHS)
-    assert "| digits-vit | W4A4 | qdrop | 3 |" in capsys.readouterr().out
+    assert "| digits-vit | qdrop | 3 |" in capsys.readouterr().out
+
+
+def test_a_method_has_one_line_with_a_cell_for_each_width() -> None:
+    def row(method: str, bits: int, seed: int, top1: float, nearest: float) -> dict[str, str]:
+        steps, digits = "0" if method == "nearest" else "9", {"low": 0, "high": 0, "agreement": 0}
+        made = {"model": "net", "weight_bits": bits, "act_bits": bits, "method": method}
+        made |= {"settings": "", "steps": steps, "observer": "mse", "placement": "inputs"}
+        made |= {"seed": seed, "n": 200, "top1": top1, "top1_float": 95.0, "top1_nearest": nearest}
+        made |= digits | {"calibrate": 1.0, "reconstruct": 2.0}
+        return {name: str(value) for name, value in made.items()}
+
+    rows = [row("qdrop", 3, seed, 80.0 + seed, 82.0) for seed in (0, 1)]
+    rows += [row("qdrop", 4, 0, 90.0, 88.0), row("nearest", 4, 0, 88.0, 88.0)]
+    first, second = accuracy.summary(rows)
+    assert (first["method"], first["W3A3"], first["seeds"]) == ("nearest", "", 1)
+    assert second["W4A4"].startswith("90.00 (85.1–93.4)")  # Wilson's interval of 180 in 200
+    assert second["W3A3"].startswith("80.50 ↓ (") and second["seeds"] == 2
+    assert list(second)[-3:] == ["W4A4", "W3A3", "seconds"] and second["seconds"] == "3"
