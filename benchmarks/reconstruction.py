@@ -49,7 +49,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     print(f"{machine()}\n")
     print(f"Calibration of resnet20, 1,024 images: {calibration_seconds():.2f} s\n")
-    print(markdown([row for subject in (resnet(), deit()) for row in step_rows(subject, KINDS)]))
+    print(markdown([row for subject in (resnet(2), deit()) for row in step_rows(subject, KINDS)]))
     print(f"\n{markdown(depth_rows())}\n")
     print(markdown(memory_rows(args.threads)))
     if args.shared:
