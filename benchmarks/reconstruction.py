@@ -87,7 +87,7 @@ def memory_rows(threads: int) -> list[dict[str, object]]:
     """Each in a process of its own, whose peak is its own."""
     rows = []
     for name in _memory.SUBJECTS:
-        for method in ("qdrop", "flexround", "adaquant", "nupes"):
+        for method in ("qdrop", "flexround"):
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 rows.append(pool.submit(_memory.row, name, method, threads).result())
     return rows
