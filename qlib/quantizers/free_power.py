@@ -6,7 +6,7 @@ Paper: NUPES, Yvinec et al., arXiv 2308.05600
 import torch
 from torch import Tensor, nn
 
-from qlib.quantizers.power import Power, bend, log_size
+from qlib.quantizers.power import Levels, Power, bend, log_size
 from qlib.scheme import Scheme
 
 
@@ -60,7 +60,9 @@ class FreePower(Power):
     def forward(self, x: Tensor) -> Tensor:
         if self.latent is None:
             self.start(x)
-        return _Free.apply(self.latent, self._scale(), self.exponent).reshape(x.shape)
+        return _Free.apply(self.latent, self._scale(), self.exponent, self.low, self.high).reshape(
+            x.shape
+        )
 
     def codes(self, x: Tensor) -> Tensor:
         if self.latent is None:
@@ -91,19 +93,18 @@ class _Free(torch.autograd.Function):
     """φ⁻¹(s·⌊v⌉), straight-through at the rounding."""
 
     @staticmethod
-    def forward(ctx, latent, scale, exponent):
+    def forward(ctx, latent, scale, exponent, low, high):
         steps = latent.round()
-        bent = steps * scale
-        y = bend(bent, 1 / exponent)
-        ctx.save_for_backward(steps, bent, y, scale, exponent)
+        y = Levels(steps, scale, low, high).values(exponent)
+        ctx.save_for_backward(steps, y, scale, exponent)
         return y
 
     @staticmethod
     def backward(ctx, grad):
-        steps, bent, y, scale, exponent = ctx.saved_tensors
+        steps, y, scale, exponent = ctx.saved_tensors
         first = bend(scale, 1 / exponent)
         slope = torch.where(steps == 0, first, y / (exponent * steps))  # φ⁻¹(s·k) by k
         weighed = grad * y
         for_scale = weighed.sum_to_size(scale.shape) / (exponent * scale)
-        for_exponent = -(weighed * log_size(bent)).sum() / exponent**2
-        return slope.mul_(grad), for_scale, for_exponent
+        for_exponent = -(weighed * log_size(steps * scale)).sum() / exponent**2
+        return slope.mul_(grad), for_scale, for_exponent, None, None

@@ -78,13 +78,15 @@ class Power(Quantizer):
 
     def nearest(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            split = bend(self.scheme.granularity.split(x), self.exponent)
-            steps = (split / self._scale()).round().clamp(self.low, self.high)
+            split = self.scheme.granularity.split(x)
+            _, ratio = _ratio(split, self._scale(), self.exponent)
+            steps = ratio.round_().clamp_(self.low, self.high)
             return (steps + self.zero_point).reshape(x.shape)
 
     def values(self, codes: Tensor) -> Tensor:
-        split = self.scheme.granularity.split(codes) - self.zero_point
-        return bend(split * self._scale(), 1 / self.exponent).reshape(codes.shape)
+        steps = self.scheme.granularity.split(codes) - self.zero_point
+        levels = Levels(steps, self._scale(), self.low, self.high)
+        return levels.values(self.exponent).reshape(codes.shape)
 
     def learnable(self) -> dict[str, list[nn.Parameter]]:
         if self.reach is None:
@@ -142,16 +144,13 @@ class _Bent(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, scale, exponent, low, high):
-        log = x.abs().clamp_(min=LEAST).log_()
-        ratio = (log * exponent).exp_().copysign_(x).div_(scale)
+        log, ratio = _ratio(x, scale, exponent)
         raw = ratio.round()
         steps = raw.clamp(low, high)
         inside = raw.sub_(steps).eq_(0)  # ones and zeros, in place: a comparison's bits are slow
-        levels = _Levels(steps, scale, low, high)
-        y = levels.of(lambda bent: bend(bent, 1 / exponent))
-        ctx.levels = levels
+        ctx.levels = Levels(steps, scale, low, high)
         ctx.save_for_backward(log, ratio, steps, inside, scale, exponent)
-        return y
+        return ctx.levels.values(exponent)
 
     @staticmethod
     def backward(ctx, grad):
@@ -169,7 +168,13 @@ class _Bent(torch.autograd.Function):
         return kept if ctx.needs_input_grad[0] else None, for_scale, for_exponent, None, None
 
 
-class _Levels:
+def _ratio(x: Tensor, scale: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
+    """ln|x| and φ(x)/s. All rounding starts here: another way to a power may tie elsewhere."""
+    log = x.abs().clamp_(min=LEAST).log_()
+    return log, (log * exponent).exp_().copysign_(x).div_(scale)
+
+
+class Levels:
     """Where every element lies on the bent axis; one grid has few levels, looked up by number."""
 
     def __init__(self, steps: Tensor, scale: Tensor, low: Tensor | float, high: Tensor | float):
@@ -181,6 +186,10 @@ class _Levels:
             self.bent = levels * scale.reshape(())
         else:
             self.bent = steps * scale
+
+    def values(self, exponent: Tensor) -> Tensor:
+        """φ⁻¹ of every element's place: the same bits for the same code, whoever asks."""
+        return self.of(lambda bent: bend(bent, 1 / exponent))
 
     def of(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """``function`` (element by element) of every element's place, shaped like the steps."""
