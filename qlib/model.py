@@ -192,11 +192,15 @@ class QuantModel(nn.Module):
         placeholder of the right shape, and ``output`` for ``unit`` itself. Only what lies between
         the units is computed, so that boundaries move forward at linear cost.
         """
-        units = self.units()
-        at = units.index(unit)
-        replaced = {name: parts.blank(output, self.unit_shapes[name]) for name in units[:at]}
+        returns = {**self.blanks_before(unit, output), unit: output}
         images = parts.blank(output, self.image_shape)
-        return parts.resume(self.net, {**replaced, unit: output}, images, until)
+        return parts.resume(self.net, returns, images, until)
+
+    def blanks_before(self, unit: str, like: Tensor) -> dict[str, Tensor]:
+        """A placeholder for what each unit before this one returns, for as many images."""
+        units = self.units()
+        before = units[: units.index(unit)]
+        return {name: parts.blank(like, self.unit_shapes[name]) for name in before}
 
     def arrive(self, images: Tensor, until: str) -> Tensor:
         """Run the network on images as far as the input of a unit or of a layer."""

@@ -28,13 +28,11 @@ def call(model: QuantModel, span: tuple[str, ...], x: Tensor) -> Tensor:
     first, last = span[0], span[-1]
     if first == last:
         return model.call_unit(first, x)
-    units, net = model.units(), model.net
-    before = units[: units.index(first)]
-    blanks = {name: parts.blank(x, model.unit_shapes[name]) for name in before}
+    net = model.net
 
     def enter(module: nn.Module, args: tuple) -> tuple:
         return (x, *args[1:])
 
     with removing([net.get_submodule(first).register_forward_pre_hook(enter, prepend=True)]):
         images = parts.blank(x, model.image_shape)
-        return parts.resume(net, blanks, images, last, through=True)
+        return parts.resume(net, model.blanks_before(first, x), images, last, through=True)
