@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qlib import optimizers
+from qlib import memory, optimizers
 from qlib.calibration import Unit
 from qlib.functional import take
 from qlib.points import multiplying
@@ -103,7 +103,7 @@ def reconstruct(
         for step in range(steps if groups else 0):
             size, device = len(unit.targets), unit.targets.device
             loss = objective(torch.randint(size, (batch,), generator=generator, device=device))
-            optimizer.zero_grad(set_to_none=True)
+            _clear(groups)
             loss.backward()
             beta = decay.beta(step, steps) if soft else None
             for q in soft if beta is not None else ():
@@ -152,6 +152,7 @@ def _hardening(quantizers: list[Quantizer]) -> Iterator[None]:
 @contextmanager
 def _learning(unit: Unit, groups: list[tuple[list, Rate]]) -> Iterator[None]:
     """Gradients on for what is learned; off again at the end, and kept weights thrown away."""
+    memory.give_back()  # what carrying the boundaries on has left
     params = [p for group, _ in groups for p in group]
     for p in params:
         p.requires_grad_(True)
@@ -161,9 +162,17 @@ def _learning(unit: Unit, groups: list[tuple[list, Rate]]) -> Iterator[None]:
     finally:
         for p in params:
             p.requires_grad_(False)
-            p.grad = None
+        _clear(groups)
         for layer in unit.weighted:
             layer.weight_point.forget()
+        memory.give_back()  # what learning has left
+
+
+def _clear(groups: list[tuple[list, Rate]]) -> None:
+    """Without the optimiser's own `zero_grad`, which takes a hundredth of a small unit's step."""
+    for params, _ in groups:
+        for p in params:
+            p.grad = None
 
 
 def _groups(quantizers: list, learn: Mapping[str, Rate]) -> list[tuple[list, Rate]]:

@@ -71,17 +71,22 @@ class Power(Quantizer):
         self.reach = bend(self.scale * self._far(), 1 / self.exponent)
 
     def forward(self, x: Tensor) -> Tensor:
-        split = self.scheme.granularity.split(x)
-        return _Bent.apply(split, self._scale(), self.exponent, self.low, self.high).reshape(
-            x.shape
-        )
+        split, scale = self.scheme.granularity.split(x), self._scale()
+        if any(t.requires_grad for t in (x, scale, self.exponent)) and torch.is_grad_enabled():
+            y = _Bent.apply(split, scale, self.exponent, self.low, self.high)
+        else:  # with fewer tensors beside x
+            y = Levels(self._steps(split), scale, self.low, self.high).values(self.exponent)
+        return y.reshape(x.shape)
 
     def nearest(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            split = self.scheme.granularity.split(x)
-            _, ratio = _ratio(split, self._scale(), self.exponent)
-            steps = ratio.round_().clamp_(self.low, self.high)
-            return (steps + self.zero_point).reshape(x.shape)
+        steps = self._steps(self.scheme.granularity.split(x))
+        return (steps + self.zero_point).reshape(x.shape)
+
+    @torch.no_grad()
+    def _steps(self, split: Tensor) -> Tensor:
+        """The nearest level of each element, in steps from 0.0."""
+        ratio = _ratio(_log(split).mul_(self.exponent), split, self._scale())
+        return ratio.round_().clamp_(self.low, self.high)
 
     def values(self, codes: Tensor) -> Tensor:
         steps = self.scheme.granularity.split(codes) - self.zero_point
@@ -144,7 +149,8 @@ class _Bent(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, scale, exponent, low, high):
-        log, ratio = _ratio(x, scale, exponent)
+        log = _log(x)
+        ratio = _ratio(log * exponent, x, scale)
         raw = ratio.round()
         steps = raw.clamp(low, high)
         inside = raw.sub_(steps).eq_(0)  # ones and zeros, in place: a comparison's bits are slow
@@ -168,10 +174,13 @@ class _Bent(torch.autograd.Function):
         return kept if ctx.needs_input_grad[0] else None, for_scale, for_exponent, None, None
 
 
-def _ratio(x: Tensor, scale: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
-    """ln|x| and φ(x)/s. All rounding starts here: another way to a power may tie elsewhere."""
-    log = x.abs().clamp_(min=LEAST).log_()
-    return log, (log * exponent).exp_().copysign_(x).div_(scale)
+def _log(x: Tensor) -> Tensor:
+    return x.abs().clamp_(min=LEAST).log_()
+
+
+def _ratio(power: Tensor, x: Tensor, scale: Tensor) -> Tensor:
+    """φ(x)/s from a·ln|x|, in its place. All rounding starts here: other ways tie elsewhere."""
+    return power.exp_().copysign_(x).div_(scale)
 
 
 class Levels:
