@@ -2,7 +2,7 @@
 
 import resource
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +18,8 @@ SUBJECTS = {
 }
 ALLOWED = 400  # MB, beside cached boundaries and three times the model
 STEPS = 3
+COLUMNS = ("network", "method", "libraries_mb", "boundaries_mb", "model_mb", "taken_mb",
+           "allowed_mb", "torch")  # fmt: skip
 
 
 def row(name: str, method: str, threads: int) -> dict[str, object]:
@@ -32,23 +34,31 @@ def row(name: str, method: str, threads: int) -> dict[str, object]:
     made = discover("methods")[method](steps=STEPS, batch=subject.batch)
     made.apply(subject.model, subject.plan(), subject.calibration(), ignore)
     taken = _peak() - libraries
-    kept = _cached(subject)
-    return {
-        "network": name,
-        "method": method,
-        "libraries, MB": round(libraries),
-        "boundaries, MB": round(kept),
-        "model, MB": round(model),
-        "taken at most, MB": round(taken),
-        "allowed, MB": round(kept + 3 * model + ALLOWED),
-    }
+    kept = _cached(subject, made.design().unit)
+    found = (libraries, kept, model, taken, kept + 3 * model + ALLOWED)
+    said = {"network": name, "method": method, "torch": torch.__version__.partition("+")[0]}
+    return said | dict(zip(COLUMNS[2:-1], map(round, found), strict=True))
 
 
-def _cached(subject: Subject) -> float:
+def summary(rows: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:
+    """The rows themselves, in words."""
+    return [
+        {
+            "network": row["network"],
+            "method": row["method"],
+            "MB at most": row["taken_mb"],
+            "of these, cached boundaries": row["boundaries_mb"],
+            "three times the model, boundaries and 400 MB": row["allowed_mb"],
+        }
+        for row in rows
+    ]
+
+
+def _cached(subject: Subject, by: str) -> float:
     """Inputs from both networks and targets, of the unit where they are largest."""
     data = subject.calibration()
     found = 0.0
-    for unit in data.walk(subject.model, weights=False, inputs=False):
+    for unit in data.walk(subject.model, by=by, weights=False, inputs=False):
         found = max(found, _megabytes((unit.inputs, unit.inputs, unit.targets)))
     return found
 

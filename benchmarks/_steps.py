@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import timm
@@ -19,8 +19,9 @@ from qlib.models._units import find_blocks
 from qlib.records import Event
 from qlib.scheme import PER_CHANNEL, BitPlan, Scheme
 
-ROUNDS, STEPS, PASSES = 3, 30, 20  # rounds in turns; steps of a method, passes of a float unit
+ROUNDS, STEPS, PASSES = 3, 50, 20  # rounds in turns; steps of a method, passes of a float unit
 DEIT = "deit_tiny_patch16_224"
+COLUMNS = ("network", "step", "round", "units", "pass_ms", "step_ms", "dearest", "threads", "torch")
 
 
 @dataclass
@@ -84,7 +85,10 @@ def _subject(
 
 @dataclass
 class Watch:
-    """A report callback that keeps the seconds of each step, by the title of its unit."""
+    """A report callback that keeps the seconds of each step, by the title of its unit.
+
+    Steps that also look at the unit, of which a long run has few, are left out.
+    """
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     _last: tuple[str, float] = ("", 0.0)
@@ -93,42 +97,55 @@ class Watch:
         now = time.perf_counter()
         if event.phase == "reconstruct":
             title, before = self._last
-            if title == event.unit:  # a unit's first step has no start that could be seen
+            looked = event.flipped is not None  # 20 of all the steps of a unit
+            if title == event.unit and not looked:  # the first step has no start that was seen
                 self.seconds[title].append(now - before)
             self._last = (event.unit, time.perf_counter())
 
     def medians(self) -> dict[str, float]:
-        """Looks at a unit, which a long run hardly notices, are no part of a median."""
         return {title: statistics.median(found) for title, found in self.seconds.items()}
 
 
 def step_rows(subject: Subject, kinds: Mapping[str, "Kind"]) -> Iterator[dict[str, object]]:
-    """One row for each kind of step: milliseconds, and its ratio to a plain pass of the same units.
+    """A row in `COLUMNS` for each kind of step and each round, all of which are measured in turns.
 
-    Plain passes and all kinds are measured in turns. The ratio is that of the sums over units; the
-    dearest unit's own comes with it.
+    ``step_ms`` and ``pass_ms`` are milliseconds of a step and of a plain pass, means over the same
+    units; ``dearest`` is the ratio of the two in the unit where it is largest.
     """
-    pairs: dict[str, list[dict[str, tuple[float, float]]]] = defaultdict(list)
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         plain = {by: _float_passes(subject, by) for by in ("block", "layer")}
         for name, kind in kinds.items():
             steps = kind.seconds(subject)
             by = "layer" if set(steps) <= set(plain["layer"]) else "block"
-            pairs[name].append({t: (steps[t], plain[by][t]) for t in plain[by] if t in steps})
-    for name, found in pairs.items():
-        units = len(found[0])
-        step, plain_pass = (min(sum(p[i] for p in one.values()) for one in found) for i in (0, 1))
-        sums = [_ratio(one.values()) for one in found]
-        alone = [statistics.median(_ratio([one[t]]) for one in found) for t in found[0]]
-        yield {
-            "network": subject.name,
-            "step of": name,
-            "units": units,
-            "float pass, ms": f"{1e3 * plain_pass / units:.1f}",
-            "step, ms": f"{1e3 * step / units:.1f}",
-            "ratio": f"{statistics.median(sums):.2f}",
-            "dearest unit": f"{max(alone):.2f}",
+            both = [(steps[t], plain[by][t]) for t in plain[by] if t in steps]
+            step, passed = (1e3 * statistics.mean(column) for column in zip(*both, strict=True))
+            yield {
+                "network": subject.name,
+                "step": name,
+                "round": number,
+                "units": len(both),
+                "pass_ms": round(passed, 2),
+                "step_ms": round(step, 2),
+                "dearest": round(max(s / p for s, p in both), 2),
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__.partition("+")[0],
+            }
+
+
+def summary(rows: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:
+    """A line for each kind of step: how many plain passes it takes, median and range of rounds."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        ratio = float(row["step_ms"]) / float(row["pass_ms"])
+        found.setdefault(row["step"], {}).setdefault(row["network"], []).append(ratio)
+    return [
+        {"a step of": step}
+        | {
+            network: f"{statistics.median(r):.2f} ({min(r):.2f}–{max(r):.2f})"
+            for network, r in ratios.items()
         }
+        for step, ratios in found.items()
+    ]
 
 
 @dataclass(frozen=True)
@@ -147,11 +164,6 @@ class Kind:
         method = discover("methods")[self.method](**settings)
         method.apply(subject.model, subject.plan(), data, watch)
         return {t: s for t, s in watch.medians().items() if subject.looks_at(t)}
-
-
-def _ratio(pairs: Iterable[tuple[float, float]]) -> float:
-    steps, passes = (sum(column) for column in zip(*pairs, strict=True))
-    return steps / passes
 
 
 def _float_passes(subject: Subject, by: str) -> dict[str, float]:

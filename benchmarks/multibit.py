@@ -155,9 +155,10 @@ def main() -> None:
 
 
 def _shortened(network: Network, what: str | None, steps: int | None = None) -> Network:
-    """Comparisons take fewer steps; those of choices, on which nothing else rests, fewer images."""
-    steps = steps or (network.few if what else network.steps)
-    return replace(network, steps=steps, test=network.test if what in ("choices", "cost") else None)
+    """Choices, on which no claim rests, and costs take fewer steps and fewer images."""
+    short = what in ("choices", "cost")
+    steps = steps or (network.few if short else network.steps)
+    return replace(network, steps=steps, test=network.test if short else None)
 
 
 def _measure(network: Network, todo: list[Line], seed: int, table: Table) -> None:

@@ -2,15 +2,15 @@
 
 Each table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; what is between is replaced
 by the rows of ``benchmarks/results/accuracy.csv`` whose network begins with NAME; the tables
-``noise``, ``multibit``, ``multibit_ablations`` and ``design_space`` are those of the files with
-these names.
+``noise``, ``multibit``, ``multibit_ablations``, ``design_space``, ``steps``, ``memory`` and
+``goals`` are those of the files with these names.
 """
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks import design_space, multibit, noise
+from benchmarks import design_space, multibit, noise, reconstruction
 from benchmarks._table import Table, markdown
 from benchmarks.accuracy import COLUMNS, summary
 
@@ -23,10 +23,12 @@ Lines = list[dict[str, object]]
 
 def measured() -> tuple[Lines, dict[str, Lines]]:
     """What `filled` takes, from the stored rows."""
-    others = {"noise": noise, "multibit": multibit, "multibit_ablations": multibit}
-    others["design_space"] = design_space
+    whole = {"noise": noise, "multibit": multibit, "multibit_ablations": multibit}
+    whole["design_space"] = design_space
+    others = {name: (of.COLUMNS, of.summary) for name, of in whole.items()} | reconstruction.TABLES
     return summary(Table("accuracy", COLUMNS, fresh=False).rows()), {
-        name: of.summary(Table(name, of.COLUMNS, fresh=False).rows()) for name, of in others.items()
+        name: told(Table(name, columns, fresh=False).rows())
+        for name, (columns, told) in others.items()
     }
 
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import accuracy
+from benchmarks import _steps, accuracy
 from benchmarks._bench import Bench
-from qlib.records import RunSpec
+from qlib.records import Event, RunSpec
 from qlib.run import run
 
 SPEC = RunSpec("digits-resnet", "digits", "qdrop", 3, 3, calib=32, test=100, seed=2,
@@ -103,3 +103,24 @@ def test_a_method_has_one_line_with_a_cell_for_each_width() -> None:
     assert second["W4A4"].startswith("90.00 (85.1–93.4)")  # Wilson's interval of 180 in 200
     assert second["W3A3"].startswith("80.50 ↓ (") and second["seeds"] == 2
     assert list(second)[-3:] == ["W4A4", "W3A3", "seconds"] and second["seconds"] == "3"
+
+
+def test_a_step_is_told_in_plain_passes_with_the_range_of_its_rounds() -> None:
+    def row(network: str, step: float, passed: float) -> dict[str, str]:
+        return {"network": network, "step": "QDrop", "step_ms": str(step), "pass_ms": str(passed)}
+
+    rows = [row("one", 3, 2), row("one", 5, 4), row("one", 8, 4), row("two", 1, 1)]
+    assert _steps.summary(rows) == [
+        {"a step of": "QDrop", "one": "1.50 (1.25–2.00)", "two": "1.00 (1.00–1.00)"}
+    ]
+
+
+def test_steps_that_look_at_a_unit_are_no_part_of_what_a_step_costs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([0, 0, 1, 1, 9, 9, 12, 12, 20, 20])  # seconds, at the start and end of each report
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    watch = _steps.Watch()
+    for unit, flipped in (("a", 0.1), ("a", None), ("a", 0.2), ("a", None), ("b", None)):
+        watch(Event("reconstruct", unit, flipped=flipped))
+    assert watch.seconds == {"a": [1, 3]}
