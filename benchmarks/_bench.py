@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from qlib import metrics
+from qlib._about import Clock
 from qlib._registry import discover
 from qlib._setup import device_of, set_up
+from qlib.quantize import bit_plan
 from qlib.records import RunSpec, ignore
-from qlib.run import Clock, bit_plan
 from qlib.specs import checked
 from qlib.tuning import tune
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from benchmarks._bench import Bench
 from benchmarks._table import RESULTS, Table, machine, markdown
+from qlib._about import versions
 from qlib.metrics import wilson
 from qlib.records import RunSpec
-from qlib.run import versions
 
 IDENTITY = ("model", "weight_bits", "act_bits", "method", "settings", "steps", "observer",
             "placement")  # fmt: skip

@@ -28,8 +28,8 @@ from benchmarks._table import machine, markdown
 from qlib import allocation, metrics, switching
 from qlib._setup import Setup, set_up
 from qlib.allocation import Choice
+from qlib.quantize import quantize
 from qlib.records import RunSpec, ignore
-from qlib.run import quantize
 from qlib.sensitivity.units import Row, block_sensitivity
 from qlib.specs import checked
 

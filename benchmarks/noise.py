@@ -27,9 +27,9 @@ from qlib.methods.noisyquant import BASES
 from qlib.model import QuantModel
 from qlib.paired import count
 from qlib.points import QuantLayer
+from qlib.quantize import bit_plan
 from qlib.quantizers._noisy import Noisy
 from qlib.records import RunSpec, ignore
-from qlib.run import bit_plan
 from qlib.specs import checked
 from qlib.statistics import exact_paired, wilson
 from qlib.trace import removing

@@ -23,8 +23,8 @@ from qlib.calibration import Calibration
 from qlib.methods._noise import noisy_layers
 from qlib.model import QuantModel
 from qlib.models._units import find_blocks
+from qlib.quantize import bit_plan
 from qlib.records import ignore
-from qlib.run import bit_plan
 
 IMAGES, BLOCKS = (16, 32, 64), (3, 6, 12)
 USUAL = 32  # images, where blocks are counted

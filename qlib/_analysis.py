@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from qlib import store
+from qlib._about import Clock, about_data, peak_of, versions
 from qlib._setup import Setup, device_of, set_up
 from qlib.noise import _run as _run_noise
 from qlib.records import Event, Report, RunRecord, RunSpec
-from qlib.run import Clock, about_data, peak_of, versions
 from qlib.sensitivity import _run as _run_sensitivity
 from qlib.sensitivity import profile
 

@@ -1,56 +1,21 @@
-"""One run: a specification in, a record out. The only file where model, data and method meet."""
+"""One run: a specification in, a record out."""
 
-import hashlib
-import platform
-import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from qlib import metrics, recording, switching, tuning, widths
+from qlib import metrics, recording, store, switching, widths
+from qlib._about import Clock, about_data, peak_of, versions
+from qlib._analysis import analyse
 from qlib._artifacts import save_predictions, save_quantizers
-from qlib._registry import discover, lookup
 from qlib._setup import Setup, device_of, set_up
-from qlib.jobs._process import peak_mb
-from qlib.model import QuantModel
-from qlib.records import Event, Refused, Report, RunRecord, RunSpec, ignore
-from qlib.scheme import PER_CHANNEL, PER_TENSOR, BitPlan, Granularity, Scheme
+from qlib.quantize import quantize
+from qlib.records import Event, Report, RunRecord, RunSpec, ignore
 from qlib.sensitivity.units import block_sensitivity
 from qlib.specs import checked
 from qlib.store import binning
-
-GROUP = 64  # weights that share a scale when granularity is "group"
-
-
-@dataclass
-class Clock:
-    """Hands events on and adds up the time spent in each phase."""
-
-    report: Report
-    seconds: dict[str, float] = field(default_factory=dict)
-    _phase: str = "load"
-    _since: float = field(default_factory=time.perf_counter)
-
-    def __call__(self, event: Event) -> None:
-        if event.phase != self._phase:
-            self.turn(event.phase)
-        self.report(event)
-
-    def turn(self, phase: str) -> None:
-        now = time.perf_counter()
-        self.seconds[self._phase] = self.seconds.get(self._phase, 0.0) + now - self._since
-        self._phase, self._since = phase, now
-
-    def totals(self) -> dict[str, float]:
-        self.turn("save")
-        named = {k: self.seconds.get(k, 0.0) for k in ("load", "calibrate", "reconstruct")}
-        named["evaluate"] = self.seconds.get("evaluate", 0.0)
-        return named | {"total": sum(self.seconds.values())}
 
 
 def run(
@@ -69,12 +34,8 @@ def run(
     Raises:
         Refused: wrong input, in one sentence. With a folder, what was finished is in it.
     """
-    from qlib import store
-
     spec = checked(spec)
     if spec.analysis:
-        from qlib._analysis import analyse  # stands on this file
-
         return analyse(spec, report, folder, known)
     clock = Clock(report)
     device = device_of(spec)
@@ -107,42 +68,6 @@ def run(
     return record
 
 
-def quantize(
-    setup: Setup, spec: RunSpec, report: Report, folder: Path | None = None
-) -> dict[str, Tensor]:
-    """Apply the method, then tune; the model is afterwards quantized and switched on.
-
-    Returns:
-        logits of the held-out images, (n, classes) each: "float", "nearest" (plain rounding) and
-        "quant" (the method, and what is tuned after it).
-
-    Raises:
-        Refused: the method gave up; with a folder, the quantizers of finished units are in it.
-    """
-    model, plan = setup.model, bit_plan(setup.model, spec)
-    report(Event("calibrate", note="ranges"))
-    discover("methods")["nearest"]().apply(model, plan, setup.data, report)
-    model.switch(weights=True, inputs=True)
-    report(Event("evaluate", "float"))
-    with model.quantized(weights=False, inputs=False):
-        logits = {"float": setup.predict(setup.net, "float")}
-    logits["quant"] = logits["nearest"] = setup.predict(model, "nearest")
-    if spec.method != "nearest":
-        method = discover("methods")[spec.method](**spec.settings)
-        try:
-            report(Event("calibrate", note=spec.method))
-            method.apply(model, plan, setup.data, report)
-        except Refused:
-            if folder is not None:
-                save_quantizers(model, folder)
-            raise
-    tuning.tune(setup.model, setup.data, report, norms=spec.tune_norms, biases=spec.tune_biases)
-    if spec.method != "nearest" or spec.tune_norms or spec.tune_biases:
-        model.switch(weights=True, inputs=True)
-        logits["quant"] = setup.predict(model, spec.method)
-    return logits
-
-
 def _recorded(
     setup: Setup, report: Report, folder: Path | None
 ) -> tuple[list[dict[str, object]], dict[str, int]]:
@@ -160,52 +85,6 @@ def _recorded(
     return rows, {"errors_n": len(calib), "errors_n_test": len(test)}
 
 
-def bit_plan(model: QuantModel, spec: RunSpec) -> BitPlan:
-    """The grids that a specification asks for; none for the layers that it keeps in float.
-
-    A block's boundary belongs to the block's first layer and stays in float with it, so that a run
-    gives what the sensitivity analysis measured (see `qlib.sensitivity.layers.points_of`).
-
-    Raises:
-        Refused: a layer to keep is not there; the nearest names are given.
-    """
-    sharing = {"channel": PER_CHANNEL, "tensor": PER_TENSOR, "group": Granularity("group", GROUP)}
-    weight = Scheme(spec.weight_bits, spec.symmetric_weights, granularity=sharing[spec.granularity])
-    act = Scheme(spec.act_bits, spec.symmetric_acts)
-    allocator = discover("allocators")["same"]()
-    plan = allocator.allocate(model, weight, act, edge_layers=spec.edge_layers)
-    try:
-        kept = {lookup("layer", name, model.layers) for name in spec.keep_float}
-    except ValueError as error:
-        raise Refused(str(error)) from None
-    kept |= {b for b in model.boundaries if model.layers_of(b)[0] in kept}
-    return BitPlan(
-        {name: scheme for name, scheme in plan.weights.items() if name not in kept},
-        {n: scheme for n, scheme in plan.inputs.items() if n.rpartition(".")[0] not in kept},
-        plan.fixed,
-    )
-
-
-def versions() -> dict[str, str]:
-    """What the numbers were made with."""
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "torchvision", "timm", "numpy")},
-        "threads": str(torch.get_num_threads()),
-    }
-
-
-def about_data(setup: Setup) -> dict[str, object]:
-    """Which images the numbers are about."""
-    return {
-        "calib_hash": _hash(setup.calib.ids),
-        "test_hash": _hash(setup.test.ids),
-        "calib_n": len(setup.calib),
-        "classes": len(setup.classes),
-        "same_source": setup.same_source,
-    }
-
-
 def _measured(setup: Setup, logits: dict[str, Tensor]) -> dict[str, float]:
     found = metrics.accuracy(setup.labels, logits["quant"], logits["float"])
     nearest = metrics.accuracy(setup.labels, logits["nearest"], logits["float"])
@@ -213,14 +92,3 @@ def _measured(setup: Setup, logits: dict[str, Tensor]) -> dict[str, float]:
     if switching.widths(setup.model):
         found["stored_mb"] = switching.stored_bytes(setup.model) / 1e6
     return found
-
-
-def peak_of(device: torch.device) -> float:
-    """Highest memory so far, 10⁶ bytes: of the GPU where one is used, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    return peak_mb()
-
-
-def _hash(ids: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]

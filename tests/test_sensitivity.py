@@ -18,8 +18,9 @@ from qlib._registry import discover
 from qlib.model import QuantModel
 from qlib.models._units import find_blocks
 from qlib.points import QuantLayer
+from qlib.quantize import bit_plan
 from qlib.records import Cancelled, Event, Refused, RunSpec, ignore
-from qlib.run import bit_plan, run
+from qlib.run import run
 from qlib.scheme import PER_CHANNEL, BitPlan, Granularity, Scheme
 from qlib.sensitivity import _run as _run_sensitivity
 from qlib.sensitivity import profile

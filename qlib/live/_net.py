@@ -10,8 +10,8 @@ from torch import Tensor
 from qlib import store, switching
 from qlib._artifacts import PICTURES
 from qlib._setup import set_up
+from qlib.quantize import bit_plan
 from qlib.records import Event, Refused, Report
-from qlib.run import bit_plan
 from qlib.sensitivity._restore import FILE, restore
 from qlib.statistics import wilson
 from qlib.store._runfolder import load_head

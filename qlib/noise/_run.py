@@ -8,8 +8,8 @@ from typing import Any
 from qlib._setup import Setup
 from qlib.noise import profile as noise_profile
 from qlib.noise import study as noise_study
+from qlib.quantize import bit_plan
 from qlib.records import Event, Report, RunSpec
-from qlib.run import bit_plan
 
 NAMED = 3  # skipped layers that a note names
 

@@ -9,8 +9,8 @@ import torch
 
 from qlib import metrics, store
 from qlib._setup import Setup
+from qlib.quantize import bit_plan, quantize
 from qlib.records import Event, Refused, Report, RunSpec
-from qlib.run import bit_plan, quantize
 from qlib.sensitivity import profile
 from qlib.sensitivity._restore import FILE, restore
 from qlib.sensitivity.layers import measure
