@@ -116,7 +116,6 @@ def ablations() -> Iterator[Line]:
     yield Line("mixer case 1", "ptmq", (4, 4), some, {"case": "one"})
     yield Line("mixer case 2", "ptmq", (4, 4), some, {"case": "two"})
     none = {"distil_middle": 0.0, "distil_low": 0.0}
-    yield Line("distillation × 10", "ptmq", (4, 4), some, {"distil_middle": 1.0, "distil_low": 1.0})
     yield Line("no distillation", "ptmq", (4, 4), some, none)
     yield Line("one width's error", "ptmq", (4, 4), some, none | {"compared": "one width"})
 

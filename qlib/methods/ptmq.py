@@ -70,8 +70,8 @@ class PTMQ(Method):
         "the cost).",
         choices=("mixture", "one width"),
     )
-    low_share: float = param(1 / 3, "Share of the low width in the mixture.", low=0.0, high=1.0)
-    middle_share: float = param(1 / 3, "Share of the middle width in it.", low=0.0, high=1.0)
+    low_share: float = param(0.5, "Share of the low width in the mixture.", low=0.0, high=1.0)
+    middle_share: float = param(0.25, "Share of the middle width in it.", low=0.0, high=1.0)
     distil_middle: float = param(0.1, "Weight of the distance of middle to high.", low=0.0)
     distil_low: float = param(0.1, "Weight of the distance of low to high.", low=0.0)
     detach: bool = param(False, "Whether the high width only teaches, without learning from it.")
