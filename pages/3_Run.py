@@ -24,6 +24,7 @@ if job is not None:
     )
     st.stop()
 
+setup.begin()
 presets.cards()
 form, side = st.columns([2, 1], gap="medium")
 with form:

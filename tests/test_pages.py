@@ -188,6 +188,29 @@ def test_form_of_every_method(demo, method):
     assert at.button(key="start")
 
 
+def form(at: AppTest) -> tuple:
+    """Backbone, method and bits that the form says."""
+    bits = [at.button_group(key=key).value for key in "wa"]
+    return at.selectbox(key="model").value, at.pills(key="method").value, *bits
+
+
+def test_form_begins_with_what_is_looked_at(demo):
+    at = open_page(m="digits-resnet", q="brecq", b="W3A3")
+    at.switch_page(RUN).run()
+    assert form(at) == ("digits-resnet", "brecq", 3, 3)
+    assert "The app's defaults for BRECQ" in texts(at)
+    at.pills(key="method").set_value("gptq").run()
+    assert form(at) == ("digits-resnet", "gptq", 3, 3)  # what a person sets stays
+
+
+def test_form_begins_with_what_its_own_address_says(demo):
+    assert form(open_page(RUN, m="digits-resnet", q="qdrop", b="W3A4")) == (
+        "digits-resnet", "qdrop", 3, 4
+    )  # fmt: skip
+    assert form(open_page(RUN, q="qdrop", method="GPTQ")) == ("digits-vit", "gptq", 4, 4)
+    assert form(open_page(RUN, m="gone", q="magic", b="W9A4")) == ("digits-vit", "brecq", 4, 4)
+
+
 def every_widget(at: AppTest) -> list:
     kinds = (at.number_input, at.toggle, at.selectbox, at.text_input)
     return [widget for kind in kinds for widget in kind]

@@ -52,6 +52,12 @@ def asked() -> dict[str, str]:
     return {k: st.query_params[k] for k in CONTEXT if st.query_params.get(k)}
 
 
+def looked_at() -> dict[str, str]:
+    """What the address asks for, else what pages before this one looked at: keys of `CONTEXT`."""
+    kept = st.session_state.get(_KEPT, {})
+    return {k: v for k, v in kept.items() if k in CONTEXT} | asked()
+
+
 def put(values: Mapping[str, str | None]) -> None:
     """Set keys of the address; None takes one out. One entry of the browser's history."""
     for key, value in values.items():

@@ -37,7 +37,7 @@ def model() -> tuple[str, str | None]:
         known,
         key="model",
         bind=URL,
-        on_change=_match_data,
+        on_change=match_data,
         help="The trained network to quantize. Digits networks come with their weights.",
     )
     picked = _filled(picked, "name", "Network name", "Any network name that timm knows.")
@@ -76,7 +76,7 @@ def _filled(picked: str, key: str, name: str, help: str) -> str:
     return picked[: -len(gap)] + text.strip() if text else picked
 
 
-def _match_data() -> None:
+def match_data() -> None:
     """Choosing a backbone also chooses the images it was trained for, where the names say so."""
     source = st.session_state["model"].split("-")[0]
     fitting = [key for key in specs.dataset_keys() if key.split(":")[0] == source]

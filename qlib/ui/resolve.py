@@ -98,6 +98,13 @@ def _rank(record: RunRecord) -> tuple[float, float]:
     return record.metrics["top1"], -record.metrics.get("kl", math.inf)
 
 
+def bits_of(text: str | None) -> tuple[int, ...]:
+    """Bits of weights and activations of ``W4A8`` or ``4``; () where one is not 2 to 8."""
+    found = _LABEL.match(text or "")
+    bits = (int(found[1]), int(found[2] or found[1])) if found else ()
+    return bits if all(2 <= b <= 8 for b in bits) else ()
+
+
 def label(text: str | None) -> str | None:
     """``W4A8`` of ``w4a8``; of ``4``: ``W4A4``. None if it is no such thing."""
     found = _LABEL.match(text or "")

@@ -6,7 +6,7 @@ from qlib import specs
 from qlib._params import params
 from qlib._registry import discover
 from qlib.records import RunSpec
-from qlib.ui import designs, forms, pickers
+from qlib.ui import address, designs, forms, pickers, resolve
 
 SPEC = params(RunSpec)
 SPEC_KEYS = {  # fields of a specification that have a widget of their own, and its key
@@ -25,7 +25,22 @@ SPEC_KEYS = {  # fields of a specification that have a widget of their own, and 
     "tune_norms": "norms",
     "tune_biases": "biases",
 }
+FIRST = ("model", "method", "w", "a")  # what other pages know as well
 URL = "query-params"
+
+
+def begin() -> None:
+    """A form that nobody has touched begins with backbone, method and bits of the pages before."""
+    if any(key in box for key in FIRST for box in (st.session_state, st.query_params)):
+        return
+    seen = address.looked_at()
+    if seen.get(address.MODEL) in specs.model_keys():
+        st.session_state["model"] = seen[address.MODEL]
+        pickers.match_data()
+    if seen.get(address.METHOD) in discover("methods"):
+        st.session_state["method"] = seen[address.METHOD]
+    for key, bits in zip("wa", resolve.bits_of(seen.get(address.BITS)), strict=False):
+        st.session_state[key] = bits
 
 
 def draft() -> RunSpec:
