@@ -31,7 +31,7 @@ def test_the_same_again_takes_as_long() -> None:
     assert middle(found) == pytest.approx(48)
     assert (found.seconds_low, found.seconds_high) == pytest.approx((48 / 1.25, 48 * 1.25))
     assert (found.memory_mb, found.disk_mb) == (950.0, 3.0)
-    assert found.basis == ("Scaled from 1 finished run of digits-vit with brecq.")
+    assert found.basis == "Scaled from 1 finished run of digits-vit with BRECQ."
 
 
 CHANGES = {
@@ -124,11 +124,11 @@ UNKNOWN = {
     ),
     "no learning": (
         [record(replace(SPEC, method="nearest", settings={}))],
-        "no finished run of digits-vit with brecq or its like on cpu",
+        "no finished run of digits-vit with BRECQ or its like on cpu",
     ),
     "no steps": (
         [record(replace(SPEC, settings={"steps": 0}))],
-        "digits-vit with brecq or its like",
+        "digits-vit with BRECQ or its like",
     ),
 }
 

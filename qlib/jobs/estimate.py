@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from qlib._registry import discover
 from qlib.records import RunRecord, RunSpec
 from qlib.sensitivity.profile import IMAGES
 
@@ -47,11 +48,13 @@ def estimate(spec: RunSpec, records: Sequence[RunRecord]) -> Estimate:
     others = [r for r in known if _steps(r.spec) and _steps(spec)]
     used = sorted(same or others, key=lambda r: str(r.created), reverse=True)[:LATEST]
     if not used:
-        return Estimate(None, None, None, disk, _unknown(spec, f" with {spec.method} or its like"))
+        return Estimate(
+            None, None, None, disk, _unknown(spec, f" with {_title(spec.method)} or its like")
+        )
     spread = SPREAD if same else STRANGER
     phases = [_phases(spec, r, _test_images(spec, r, records)) for r in used]
     totals = [sum(found.values()) for found in phases]
-    whose = spec.method if same else "other methods"
+    whose = _title(spec.method) if same else "other methods"
     return Estimate(
         min(totals) / spread,
         max(totals) * spread,
@@ -61,6 +64,11 @@ def estimate(spec: RunSpec, records: Sequence[RunRecord]) -> Estimate:
         f"{whose}.",
         _knobs(spec, phases[0]),
     )
+
+
+def _title(method: str) -> str:
+    found = discover("methods").get(method)
+    return found.title if found else method
 
 
 def _from_passes(spec: RunSpec, records: Sequence[RunRecord]) -> Estimate:
