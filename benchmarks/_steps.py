@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from qlib._registry import discover
 from qlib.calibration import Calibration, Unit
 from qlib.functional import take
+from qlib.methods._base import Method
 from qlib.model import QuantModel
 from qlib.models._resnet import SmallResNet
 from qlib.models._units import find_blocks
@@ -112,12 +113,11 @@ def step_rows(subject: Subject, kinds: Mapping[str, "Kind"]) -> Iterator[dict[st
     ``step_ms`` and ``pass_ms`` are milliseconds of a step and of a plain pass, means over the same
     units; ``dearest`` is the ratio of the two in the unit where it is largest.
     """
+    units = {name: kind.units() for name, kind in kinds.items()}
     for number in range(ROUNDS):
-        plain = {by: _float_passes(subject, by) for by in ("block", "layer")}
         for name, kind in kinds.items():
-            steps = kind.seconds(subject)
-            by = "layer" if set(steps) <= set(plain["layer"]) else "block"
-            both = [(steps[t], plain[by][t]) for t in plain[by] if t in steps]
+            plain, steps = _float_passes(subject, units[name]), kind.seconds(subject)
+            both = [(steps[t], plain[t]) for t in plain if t in steps]
             step, passed = (1e3 * statistics.mean(column) for column in zip(*both, strict=True))
             yield {
                 "network": subject.name,
@@ -156,12 +156,18 @@ class Kind:
     settings: Mapping[str, object] = field(default_factory=dict)
     arithmetic: torch.dtype = torch.float32
 
+    def units(self) -> str:
+        """What it learns at once: see `Calibration.walk`."""
+        return self._method().design().unit
+
+    def _method(self, **settings: object) -> Method:
+        return discover("methods")[self.method](**{**settings, **self.settings})
+
     def seconds(self, subject: Subject) -> dict[str, float]:
         """Of one step, by the title of each unit; the method runs as it always does."""
-        settings = {"steps": STEPS, "batch": subject.batch, **self.settings}
         watch, data = Watch(), subject.calibration()
         data.arithmetic = self.arithmetic
-        method = discover("methods")[self.method](**settings)
+        method = self._method(steps=STEPS, batch=subject.batch)
         method.apply(subject.model, subject.plan(), data, watch)
         return {t: s for t, s in watch.medians().items() if subject.looks_at(t)}
 
