@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from qlib._registry import discover
 from qlib.calibration import Calibration, Unit
 from qlib.functional import take
-from qlib.methods._base import Method
 from qlib.model import QuantModel
 from qlib.models._resnet import SmallResNet
 from qlib.models._units import find_blocks
@@ -113,10 +112,9 @@ def step_rows(subject: Subject, kinds: Mapping[str, "Kind"]) -> Iterator[dict[st
     ``step_ms`` and ``pass_ms`` are milliseconds of a step and of a plain pass, means over the same
     units; ``dearest`` is the ratio of the two in the unit where it is largest.
     """
-    units = {name: kind.units() for name, kind in kinds.items()}
     for number in range(ROUNDS):
         for name, kind in kinds.items():
-            plain, steps = _float_passes(subject, units[name]), kind.seconds(subject)
+            plain, steps = _float_passes(subject, kind.unit), kind.seconds(subject)
             both = [(steps[t], plain[t]) for t in plain if t in steps]
             step, passed = (1e3 * statistics.mean(column) for column in zip(*both, strict=True))
             yield {
@@ -150,24 +148,22 @@ def summary(rows: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:
 
 @dataclass(frozen=True)
 class Kind:
-    """A method, settings beside its defaults, and what it multiplies in while it learns."""
+    """A method, settings beside its defaults, and what it multiplies in while it learns.
+
+    ``unit``: what it learns at once, "block" or "layer".
+    """
 
     method: str
     settings: Mapping[str, object] = field(default_factory=dict)
     arithmetic: torch.dtype = torch.float32
-
-    def units(self) -> str:
-        """What it learns at once: see `Calibration.walk`."""
-        return self._method().design().unit
-
-    def _method(self, **settings: object) -> Method:
-        return discover("methods")[self.method](**{**settings, **self.settings})
+    unit: str = "block"
 
     def seconds(self, subject: Subject) -> dict[str, float]:
         """Of one step, by the title of each unit; the method runs as it always does."""
+        settings = {"steps": STEPS, "batch": subject.batch, **self.settings}
         watch, data = Watch(), subject.calibration()
         data.arithmetic = self.arithmetic
-        method = self._method(steps=STEPS, batch=subject.batch)
+        method = discover("methods")[self.method](**settings)
         method.apply(subject.model, subject.plan(), data, watch)
         return {t: s for t, s in watch.medians().items() if subject.looks_at(t)}
 

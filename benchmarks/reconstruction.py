@@ -35,13 +35,13 @@ from qlib._registry import discover
 from qlib.records import ignore
 
 KINDS = {
-    "AdaRound": Kind("adaround"),
+    "AdaRound": Kind("adaround", unit="layer"),
     "BRECQ, weights": Kind("brecq", {"acts": "after", "act_steps": 0}),
     "QDrop, keep 1": Kind("qdrop", {"keep": 1.0}),
     "QDrop": Kind("qdrop"),
     "QDrop, bfloat16": Kind("qdrop", arithmetic=torch.bfloat16),
     "FlexRound": Kind("flexround"),
-    "AdaQuant": Kind("adaquant"),
+    "AdaQuant": Kind("adaquant", unit="layer"),
     "NUPES": Kind("nupes"),
 }
 GOAL = {"flexround": 150, "qdrop": 300, "nupes": 100}  # steps
