@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
     "ground": (
         "__init__ records _params _registry scheme functional histogram statistics paired noise "
-        "allocation _knapsack sensitivity"
+        "allocation _knapsack sensitivity memory"
     ),
     "ranges": "observers",
     "rounding": "quantizers",
@@ -28,8 +28,8 @@ LAYERS = {
     ),
     "recipes": "methods allocators",
     "joining": (
-        "specs run widths worker jobs store store.tensors live live._net guide __main__ "
-        "_analysis _artifacts _setup _summary sensitivity.profile sensitivity._run "
+        "specs run quantize widths worker jobs store store.tensors live live._net guide __main__ "
+        "_about _analysis _artifacts _setup _summary sensitivity.profile sensitivity._run "
         "noise.profile noise.study noise._output noise._rows noise._run"
     ),
     "showing": "plots export",
@@ -40,7 +40,17 @@ LAYERS = {
 RANK = {layer: rank for rank, layer in enumerate(LAYERS)}
 LAYER_OF = {name: layer for layer, members in LAYERS.items() for name in members.split()}
 # where networks, images and methods meet; torch from the first line
-RUN = {"run", "widths", "_analysis", "_artifacts", "_setup", "live._net", "sensitivity._run"}
+RUN = {
+    "run",
+    "quantize",
+    "widths",
+    "_about",
+    "_analysis",
+    "_artifacts",
+    "_setup",
+    "live._net",
+    "sensitivity._run",
+}
 RUN |= {"noise.study", "noise._output", "noise._rows", "noise._run"}
 # all that figures know
 READS_RECORDS = {
