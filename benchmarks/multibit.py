@@ -126,7 +126,8 @@ def choices() -> Iterator[Line]:
     changes: list[dict[str, Any]] = [{}]
     changes += [{"start": start} for start in ("middle", "highest", "mean")]
     changes += [{"middle_from": 4, "high_from": 6}, {"middle_from": 6, "high_from": 8}]
-    changes += [{"low_share": 0.5, "middle_share": 0.25}, {"low_share": 0.2, "middle_share": 0.4}]
+    thirds = {"low_share": 1 / 3, "middle_share": 1 / 3}
+    changes += [thirds, {"low_share": 0.2, "middle_share": 0.4}]
     changes += [{"distil_middle": w, "distil_low": w} for w in (0.0, 0.3, 1.0)]
     changes += [{"detach": True}, {"drop_inside": False}, {"keep": 1.0}, {"nested": True}]
     changes += [{"rate": 3e-3}, {"rate": 3e-2}, {"act_rate": 4e-5}, {"act_rate": 4e-3}]
