@@ -41,7 +41,9 @@ KINDS = {
     "QDrop": Kind("qdrop"),
     "QDrop, bfloat16": Kind("qdrop", arithmetic=torch.bfloat16),
     "FlexRound": Kind("flexround"),
+    "FlexRound, bfloat16": Kind("flexround", arithmetic=torch.bfloat16),
     "AdaQuant": Kind("adaquant", unit="layer"),
+    "AdaQuant, bfloat16": Kind("adaquant", arithmetic=torch.bfloat16, unit="layer"),
     "NUPES": Kind("nupes"),
 }
 GOAL = {"flexround": 150, "qdrop": 300, "nupes": 100}  # steps
