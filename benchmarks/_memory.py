@@ -35,9 +35,16 @@ def row(name: str, method: str, threads: int) -> dict[str, object]:
     made.apply(subject.model, subject.plan(), subject.calibration(), ignore)
     taken = _peak() - libraries
     kept = _cached(subject, made.design().unit)
-    found = (libraries, kept, model, taken, kept + 3 * model + ALLOWED)
-    said = {"network": name, "method": method, "torch": torch.__version__.partition("+")[0]}
-    return said | dict(zip(COLUMNS[2:-1], map(round, found), strict=True))
+    return {
+        "network": name,
+        "method": method,
+        "libraries_mb": round(libraries),
+        "boundaries_mb": round(kept),
+        "model_mb": round(model),
+        "taken_mb": round(taken),
+        "allowed_mb": round(kept + 3 * model + ALLOWED),
+        "torch": torch.__version__.partition("+")[0],
+    }
 
 
 def summary(rows: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:

@@ -75,17 +75,17 @@ class Power(Quantizer):
         if any(t.requires_grad for t in (x, scale, self.exponent)) and torch.is_grad_enabled():
             y = _Bent.apply(split, scale, self.exponent, self.low, self.high)
         else:  # with fewer tensors beside x
-            y = Levels(self._steps(split), scale, self.low, self.high).values(self.exponent)
+            y = Levels(self._steps(split, scale), scale, self.low, self.high).values(self.exponent)
         return y.reshape(x.shape)
 
     def nearest(self, x: Tensor) -> Tensor:
-        steps = self._steps(self.scheme.granularity.split(x))
+        steps = self._steps(self.scheme.granularity.split(x), self._scale())
         return (steps + self.zero_point).reshape(x.shape)
 
     @torch.no_grad()
-    def _steps(self, split: Tensor) -> Tensor:
+    def _steps(self, split: Tensor, scale: Tensor) -> Tensor:
         """The nearest level of each element, in steps from 0.0."""
-        ratio = _ratio(_log(split).mul_(self.exponent), split, self._scale())
+        ratio = _ratio(_log(split).mul_(self.exponent), split, scale)
         return ratio.round_().clamp_(self.low, self.high)
 
     def values(self, codes: Tensor) -> Tensor:

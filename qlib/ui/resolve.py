@@ -100,15 +100,19 @@ def _rank(record: RunRecord) -> tuple[float, float]:
 
 def bits_of(text: str | None) -> tuple[int, ...]:
     """Bits of weights and activations of ``W4A8`` or ``4``; () where one is not 2 to 8."""
-    found = _LABEL.match(text or "")
-    bits = (int(found[1]), int(found[2] or found[1])) if found else ()
+    bits = tuple(map(int, _pair(text) or ()))
     return bits if all(2 <= b <= 8 for b in bits) else ()
 
 
 def label(text: str | None) -> str | None:
     """``W4A8`` of ``w4a8``; of ``4``: ``W4A4``. None if it is no such thing."""
+    pair = _pair(text)
+    return f"W{pair[0]}A{pair[1]}" if pair else None
+
+
+def _pair(text: str | None) -> tuple[str, str] | None:
     found = _LABEL.match(text or "")
-    return f"W{found[1]}A{found[2] or found[1]}" if found else None
+    return (found[1], found[2] or found[1]) if found else None
 
 
 def _one(wanted: str | None, known: list[str], what: str) -> tuple[str, list[str]]:
@@ -145,7 +149,7 @@ def _bits(wanted: str | None, known: list[str], title: str) -> tuple[str, list[s
 
 def _distance(one: str, other: str) -> tuple[int, int]:
     """How far two widths lie apart; of two equally near the one with more bits wins."""
-    (w, a), (v, b) = (map(int, _LABEL.match(text).groups()) for text in (one, other))
+    (w, a), (v, b) = (map(int, _pair(text)) for text in (one, other))
     return abs(w - v) + abs(a - b), -(v + b)
 
 
