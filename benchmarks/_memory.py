@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._steps import Subject, deit, resnet
+from qlib import fused
 from qlib._registry import discover
 from qlib.records import ignore
 
@@ -28,6 +29,7 @@ def row(name: str, method: str, threads: int) -> dict[str, object]:
     What Python and its libraries take before anything is loaded is told apart.
     """
     torch.set_num_threads(threads)
+    fused.kernels()
     libraries = _peak()
     subject = SUBJECTS[name]()
     model = _megabytes(subject.model.parameters())

@@ -22,6 +22,8 @@ from qlib.records import Event, Refused, Report, ignore
 from qlib.scheme import BitPlan, Scheme
 from qlib.trace import removing
 
+ONWARD = 32  # images that are carried on at once: between units a pass is what takes most memory
+
 
 @dataclass
 class Unit:
@@ -231,6 +233,8 @@ class Calibration:
                 unit.arithmetic = self.arithmetic
                 with model.quantized(weights=weights, inputs=inputs):
                     yield unit
+                del unit  # before the next one takes room
+            del first
             if then is None:
                 return
             if model.chain:
@@ -308,18 +312,20 @@ class Calibration:
             target = self._each(apply, float_in, model, False, False)
             yield Unit(name, 0, 0, model, {layer: layers[layer]}, quant_in, float_in, target,
                        activation=act, layer=layer)  # fmt: skip
+            del float_in, quant_in, target  # before those of the next layer take room
 
     @torch.no_grad()
     def _each(self, call, x: Tensor, model: QuantModel, weights: bool, inputs: bool) -> Tensor:
         """``call`` on batches of ``x`` in one state of the model; results in one tensor."""
         with model.quantized(weights=weights, inputs=inputs):
-            first = call(x[: self.batch])
+            batch = min(self.batch, ONWARD)
+            first = call(x[:batch])
             if first.data_ptr() == x.data_ptr() and first.shape[1:] == x.shape[1:]:
                 return x  # nothing lies between: no copy
             y = _empty_like_batch(first, len(x))
             y[: len(first)] = first
-            for start in range(self.batch, len(x), self.batch):
-                y[start : start + self.batch] = call(x[start : start + self.batch])
+            for start in range(batch, len(x), batch):
+                y[start : start + batch] = call(x[start : start + batch])
         return y
 
     def _hop(self, model: QuantModel, unit: str, x: Tensor, until: str) -> Tensor:

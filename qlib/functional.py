@@ -6,6 +6,7 @@ q = clamp(⌊x/s⌉ + z, qmin, qmax) and x̂ = (q − z)·s, rounding half to ev
 import torch
 from torch import Tensor
 
+from qlib import fused
 from qlib.scheme import Scheme
 
 EPS = torch.finfo(torch.float32).eps
@@ -61,12 +62,18 @@ def fake_quantize(
 
     Args:
         low, high: ends of the range in steps from 0.0, that is qmin − z and qmax − z.
-        keep: optional zeros and ones shaped like ``x``: where 0, ``x`` passes untouched.
+        keep: optional mask shaped like ``x`` (see `KeepMask`): where 0, ``x`` passes untouched.
     """
     if torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad):
-        return _FakeQuantize.apply(x, scale, low, high, keep)
+        function = fused.FakeQuantize if fused.fits(x, scale, low) else _FakeQuantize
+        return function.apply(x, scale, low, high, keep)
     y = (x / scale).round_().clamp_(low, high).mul_(scale)
-    return y if keep is None else torch.lerp(x, y, keep)
+    return mixed(x, y, keep)
+
+
+def mixed(x: Tensor, y: Tensor, keep: Tensor | None) -> Tensor:
+    """``y`` where ``keep`` is 1, ``x`` where it is 0; None: ``y`` everywhere."""
+    return y if keep is None else torch.lerp(x, y, keep.to(y.dtype))
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -79,7 +86,7 @@ class _FakeQuantize(torch.autograd.Function):
     def forward(ctx, x, scale, low, high, keep):
         y = (x / scale).round_().clamp_(low, high).mul_(scale)
         if keep is not None:
-            torch.lerp(x, y, keep, out=y)
+            torch.lerp(x, y, keep.to(y.dtype), out=y)
         ctx.save_for_backward(x, y, scale)
         return y
 
@@ -119,8 +126,14 @@ def take(x: Tensor, at: Tensor) -> Tensor:
     return x[at]
 
 
+def mixed_rows(x: Tensor, other: Tensor, at: Tensor, keep: Tensor | None) -> Tensor:
+    """Images ``at`` of ``x`` where ``keep`` is 1, of ``other`` where it is 0."""
+    y = take(x, at)
+    return y if keep is None else mixed(take(other, at), y, keep)
+
+
 class KeepMask:
-    """Random zeros and ones, one with probability ``keep``, for tensors of any shape.
+    """Random zeros and ones as bytes, one with probability ``keep``, for tensors of any shape.
 
     A mask is a window at a random place of a pool of draws that is renewed after `USES` windows:
     within a mask all elements are independent, at a small share of the cost of fresh draws.
@@ -130,7 +143,7 @@ class KeepMask:
 
     def __init__(self, keep: float, generator: torch.Generator) -> None:
         self.keep, self.generator = keep, generator
-        self._pool = torch.empty(0)
+        self._pool = torch.empty(0, dtype=torch.uint8)
         self._places: list[float] = []
 
     def like(self, x: Tensor) -> Tensor | None:
@@ -144,9 +157,15 @@ class KeepMask:
         stride = torch.empty_like(x, device="meta").stride()  # dense, where x is cut out of another
         return self._pool.as_strided(x.shape, stride, start)
 
+    def rows(self, x: Tensor, n: int) -> Tensor | None:
+        """A mask for ``n`` of the images of ``x``, as `take` lays them out."""
+        last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+        order = torch.channels_last if last else torch.contiguous_format
+        return self.like(torch.empty((n, *x.shape[1:]), device="meta", memory_format=order))
+
     def _renew(self, n: int) -> None:
         device = self.generator.device
         draws = torch.rand(n, generator=self.generator, device=device)
-        self._pool = (draws < self.keep).float()
+        self._pool = (draws < self.keep).to(torch.uint8)
         places = torch.rand(self.USES, generator=self.generator, device=device)
         self._places = places.tolist()

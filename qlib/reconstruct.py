@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qlib import memory, optimizers
+from qlib import fused, memory, optimizers
 from qlib.calibration import Unit
 from qlib.functional import take
 from qlib.points import multiplying
@@ -93,7 +93,7 @@ def reconstruct(
 
     def error(at: Tensor) -> Tensor:
         weight = None if importance is None else take(importance, at)
-        return _error(unit(inputs(at)), take(unit.targets, at), power, weight, share)
+        return _error(unit(inputs(at)), unit.targets, at, power, weight, share)
 
     objective = objective or error
 
@@ -203,11 +203,18 @@ def squared_error(output: Tensor, target: Tensor, share: float) -> Tensor:
 
 
 def _error(
-    output: Tensor, target: Tensor, power: float, importance: Tensor | None, share: float
+    output: Tensor,
+    targets: Tensor,
+    at: Tensor,
+    power: float,
+    importance: Tensor | None,
+    share: float,
 ) -> Tensor:
     if power == 2 and importance is None:
-        return squared_error(output, target, share)
-    gap = output - target
+        if fused.rows_fit(targets, targets) and fused.runs(output):
+            return fused.SquaredError.apply(output, targets, at, share)
+        return squared_error(output, take(targets, at), share)
+    gap = output - take(targets, at)
     size = gap.square() if power == 2 else gap.abs().clamp(min=1e-12).pow(power)
     return (size if importance is None else size * importance).sum() * share
 

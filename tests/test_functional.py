@@ -274,7 +274,7 @@ def test_share_of_ones_is_binomial(keep: float) -> None:
         mask = masks.like(torch.empty(40, 50, 10))
         bound = 4.5 * math.sqrt(keep * (1 - keep) / mask.numel())
         assert set(mask.unique().tolist()) == {0.0, 1.0}
-        assert abs(float(mask.mean()) - keep) < bound
+        assert abs(float(mask.float().mean()) - keep) < bound
 
 
 def test_keep_one_draws_nothing_and_keep_zero_drops_all() -> None:
@@ -309,7 +309,7 @@ def test_mask_has_shape_and_layout_of_any_tensor() -> None:
         for part in (q, k.transpose(-2, -1), v):
             mask = masks.like(part)
             assert mask.shape == part.shape
-            assert 0.4 < float(mask.mean()) < 0.6
+            assert 0.4 < float(mask.float().mean()) < 0.6
 
 
 def test_neighbouring_elements_of_a_mask_are_independent() -> None:

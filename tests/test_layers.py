@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # file inside a folder belongs with the folder unless it is named itself.
 LAYERS = {
     "ground": (
-        "__init__ records _params _registry scheme functional histogram statistics paired noise "
+        "__init__ records _params _registry scheme _kernels fused functional histogram statistics "
+        "paired noise "
         "allocation _knapsack sensitivity memory"
     ),
     "ranges": "observers",
@@ -70,6 +71,7 @@ OUTSIDE = {
     "streamlit": {"screen"},
     "plotly": {"showing", "screen"},
     "psutil": {"joining"},
+    "numba": {"ground"},
     "time": {"joining", "screen", "material"},
     "random": set(),
 }

@@ -20,18 +20,16 @@ def dropping(
     Where the unit's input is quantized as one tensor (its boundary), that and the mixing are one
     draw: an element is either quantized and from the quantized network, or float.
     """
-    import torch
+    from qlib import functional
 
-    from qlib.functional import KeepMask, take
-
-    masks = KeepMask(keep, generator)
+    masks = functional.KeepMask(keep, generator)
+    entry = None if unit.boundary is None else unit.boundary.quantizer
 
     def mixed(at: "Tensor") -> "Tensor":
-        x = take(unit.inputs, at)
-        if unit.boundary is not None and unit.boundary.quantizer is not None:
-            x = unit.boundary.quantizer(x)
-        mask = masks.like(x)
-        return x if mask is None else torch.lerp(take(unit.float_inputs, at), x, mask)
+        mask = masks.rows(unit.inputs, len(at))
+        if entry is not None:
+            return entry.partly_rows(unit.inputs, unit.float_inputs, at, mask)
+        return functional.mixed_rows(unit.inputs, unit.float_inputs, at, mask)
 
     inner = [p.quantizer for p in unit.points() if p.quantizer and p is not unit.boundary]
     if unit.boundary is not None:

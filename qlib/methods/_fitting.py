@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from qlib import reconstruct as loop
 from qlib.calibration import Calibration, Unit
-from qlib.functional import KeepMask, take
+from qlib.functional import KeepMask, mixed_rows, take
 from qlib.methods._design import Design
 from qlib.methods._dropping import dropping
 from qlib.methods._measures import measured
@@ -61,6 +60,7 @@ def fit(
                 inputs=inputs,
                 **_unusual(design, unit, data, inputs),
             )
+        del unit, inputs  # nothing of it stays while the next one is prepared
 
 
 def _rates(design: Design) -> dict[str, loop.Rate]:
@@ -140,11 +140,5 @@ def _feeding(
         with dropping(unit, design.keep, data.generator) as mixed:
             yield mixed
     else:  # nothing is quantized inside that could be dropped
-        masks = KeepMask(design.keep, data.generator)
-
-        def mixed(at: Tensor) -> Tensor:
-            x = take(unit.inputs, at)
-            mask = masks.like(x)
-            return x if mask is None else torch.lerp(take(unit.float_inputs, at), x, mask)
-
-        yield mixed
+        masks, pair = KeepMask(design.keep, data.generator), (unit.inputs, unit.float_inputs)
+        yield lambda at: mixed_rows(*pair, at, masks.rows(unit.inputs, len(at)))

@@ -75,22 +75,19 @@ class Mixing:
         return choices[int(at)]
 
     def _input(self, at: "Tensor", drawn: list[int]) -> "Tensor":
-        import torch
-
-        from qlib.functional import take
+        from qlib.functional import mixed, take
 
         low, *others = drawn
         if self.case == "two":
             rest = self._mixture(at, others, self.shares[1:])
             mask = self._masks.like(rest)
-            lowest = self._feature(at, low)
-            return lowest if mask is None else torch.lerp(rest, lowest, mask)
+            return mixed(rest, self._feature(at, low), mask)
         widths, shares = drawn, self.shares
         if self.case == "one":
             widths, shares = [self._one(drawn)], (1.0,)
-        mixed = self._mixture(at, widths, shares)
-        mask = self._masks.like(mixed)
-        return mixed if mask is None else torch.lerp(take(self.unit.float_inputs, at), mixed, mask)
+        mixture = self._mixture(at, widths, shares)
+        mask = self._masks.like(mixture)
+        return mixture if mask is None else mixed(take(self.unit.float_inputs, at), mixture, mask)
 
     def _mixture(self, at: "Tensor", widths: list[int], shares: Sequence[float]) -> "Tensor":
         return _blend(widths, shares, {bits: self._feature(at, bits) for bits in set(widths)})

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from qlib.functional import dequantize, qparams, quantize
+from qlib.functional import dequantize, mixed, qparams, quantize, take
 from qlib.observers._base import Observer
 from qlib.scheme import Scheme
 
@@ -71,8 +71,12 @@ class Quantizer(Learner, ABC):
 
     def partly(self, x: Tensor, keep: Tensor | None) -> Tensor:
         """``x`` on the grid where ``keep`` is 1, untouched where it is 0; None: everywhere."""
-        y = type(self).forward(self, x)
-        return y if keep is None else torch.lerp(x, y, keep)
+        return mixed(x, type(self).forward(self, x), keep)
+
+    def partly_rows(self, x: Tensor, other: Tensor, at: Tensor, keep: Tensor | None) -> Tensor:
+        """Images ``at`` of ``x`` on the grid where ``keep`` is 1, of ``other`` where it is 0."""
+        y = self(take(x, at))
+        return y if keep is None else mixed(take(other, at), y, keep)
 
     def codes(self, x: Tensor) -> Tensor:
         """Integer codes of ``x``, as whole floats, same shape."""

@@ -75,6 +75,9 @@ class Switchable(Quantizer):
     def partly(self, x: Tensor, keep: Tensor | None) -> Tensor:
         return self.chosen.partly(x, keep)
 
+    def partly_rows(self, x: Tensor, other: Tensor, at: Tensor, keep: Tensor | None) -> Tensor:
+        return self.chosen.partly_rows(x, other, at, keep)
+
     def learnable(self) -> dict[str, list[nn.Parameter]]:
         """The scales of all widths; those of a width that was not drawn get no gradient."""
         return {"scale": [q.scale for q in self._of.values()]}

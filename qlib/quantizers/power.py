@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from qlib import fused
 from qlib.functional import qparams
 from qlib.observers._base import Observer
 from qlib.quantizers._base import Quantizer
@@ -73,10 +74,20 @@ class Power(Quantizer):
     def forward(self, x: Tensor) -> Tensor:
         split, scale = self.scheme.granularity.split(x), self._scale()
         if any(t.requires_grad for t in (x, scale, self.exponent)) and torch.is_grad_enabled():
-            y = _Bent.apply(split, scale, self.exponent, self.low, self.high)
+            y = self._learned(split, scale)
         else:  # with fewer tensors beside x
             y = Levels(self._steps(split, scale), scale, self.low, self.high).values(self.exponent)
         return y.reshape(x.shape)
+
+    def _learned(self, split: Tensor, scale: Tensor) -> Tensor:
+        ends = (self.low, self.high)
+        if fused.fits(split, scale, self.low) and self.scheme.steps < fused.LEVELS:
+            with torch.no_grad():
+                bent = torch.arange(self.low, self.high + 1) * scale.reshape(())
+                of_levels = (at(bent, self.exponent) for at in (unbend, slope_at, growth_at))
+                given = _log(split), *of_levels
+            return fused.Bent.apply(split, scale, self.exponent, *ends, *given)
+        return _Bent.apply(split, scale, self.exponent, *ends)
 
     def nearest(self, x: Tensor) -> Tensor:
         steps = self._steps(self.scheme.granularity.split(x), self._scale())
@@ -168,9 +179,8 @@ class _Bent(torch.autograd.Function):
             by_code = (kept * slope).mul_(ratio)
             for_scale = (slope.mul_(grad).mul_(steps) - by_code).sum_to_size(scale.shape)
         if ctx.needs_input_grad[2]:
-            at_fixed_code = ctx.levels.of(lambda bent: -log_size(bent) * bend(bent, 1 / exponent))
-            moved = (grad * at_fixed_code).sum() / exponent**2
-            for_exponent = moved + (by_code * scale).mul_(log).sum()
+            at_fixed_code = (grad * ctx.levels.of(lambda bent: growth_at(bent, exponent))).sum()
+            for_exponent = at_fixed_code + (by_code * scale).mul_(log).sum()
         return kept if ctx.needs_input_grad[0] else None, for_scale, for_exponent, None, None
 
 
@@ -198,7 +208,7 @@ class Levels:
 
     def values(self, exponent: Tensor) -> Tensor:
         """φ⁻¹ of every element's place: the same bits for the same code, whoever asks."""
-        return self.of(lambda bent: bend(bent, 1 / exponent))
+        return self.of(lambda bent: unbend(bent, exponent))
 
     def of(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """``function`` (element by element) of every element's place, shaped like the steps."""
@@ -206,9 +216,19 @@ class Levels:
         return found if self.number is None else found.index_select(0, self.number).view(self.shape)
 
 
+def unbend(bent: Tensor, exponent: Tensor) -> Tensor:
+    """φ⁻¹ at points of the bent axis."""
+    return bend(bent, 1 / exponent)
+
+
 def slope_at(bent: Tensor, exponent: Tensor) -> Tensor:
     """∂φ⁻¹ at points of the bent axis: (1/a)·|v|^(1/a − 1)."""
     return bent.abs().clamp(min=TINY).pow(1 / exponent - 1) / exponent
+
+
+def growth_at(bent: Tensor, exponent: Tensor) -> Tensor:
+    """∂φ⁻¹/∂a at points of the bent axis that stay: −ln|v|·φ⁻¹(v)/a²."""
+    return -log_size(bent) * unbend(bent, exponent) / exponent**2
 
 
 def log_size(bent: Tensor) -> Tensor:

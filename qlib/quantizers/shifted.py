@@ -6,6 +6,7 @@ Paper: AdaQuant, Hubara et al., ICML 2021, arXiv 2006.10518, equation 2
 import torch
 from torch import Tensor, nn
 
+from qlib import fused
 from qlib.quantizers._base import Quantizer
 from qlib.scheme import Scheme
 
@@ -44,6 +45,10 @@ class Shifted(Quantizer):
         self.held = self.scheme.granularity.split(held)
 
     def forward(self, x: Tensor) -> Tensor:
+        learned = torch.is_grad_enabled() and self.soft and self.shift is None
+        if learned and fused.fits(x, self.scale, self.zero):
+            scale = self.scale * self.stretch
+            return fused.Shifted.apply(x, scale, self.zero, *self._ends())
         return self._rounded(x)[0].reshape(x.shape)
 
     def codes(self, x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Paper: AdaRound, Nagel et al., ICML 2020, arXiv 2004.10568, equations 21–24
 import torch
 from torch import Tensor, nn
 
+from qlib import fused
 from qlib.quantizers._base import Quantizer
 from qlib.scheme import Scheme
 
@@ -69,10 +70,16 @@ class SoftRound(Quantizer):
         if self.up is None:
             self.start(x)
         if self.soft and torch.is_grad_enabled() and self.up.requires_grad:
-            y = _SoftRound.apply(self.up, *self._line())
+            y = self._learned(*self._line())
         else:
             y = (self.floor + self.h()).clamp(self.low, self.high) * self.scale
         return y.reshape(x.shape)
+
+    def _learned(self, base: Tensor, step: Tensor) -> Tensor:
+        """base + h(V)·step with the gradient for V alone."""
+        if fused.runs(self.up, base, step) and self.up.stride() == base.stride() == step.stride():
+            return fused.Softened.apply(self.up, base, step, STRETCH)
+        return _SoftRound.apply(self.up, base, step)
 
     def _line(self) -> tuple[Tensor, Tensor]:
         """ŵ = base + h·step, worked out once: whether a weight is clipped does not depend on h.
@@ -101,6 +108,9 @@ class SoftRound(Quantizer):
     @torch.no_grad()
     def push(self, beta: float, weight: float) -> None:
         """Add the gradient of ``weight · penalty(beta)`` to V's, without building a graph."""
+        if fused.runs(self.up, self.up.grad):
+            fused.harder(self.up, self.up.grad, beta, weight, STRETCH)
+            return
         sigma = torch.sigmoid(self.up)
         h = _stretched(sigma)
         u = h.clamp(0, 1).mul_(2).sub_(1)

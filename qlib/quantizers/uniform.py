@@ -3,8 +3,10 @@
 Paper: Learned step size quantization, Esser et al., ICLR 2020, arXiv 1902.08153
 """
 
+import torch
 from torch import Tensor
 
+from qlib import fused
 from qlib.functional import fake_quantize
 from qlib.quantizers._base import Quantizer
 
@@ -21,3 +23,11 @@ class Uniform(Quantizer):
     def partly(self, x: Tensor, keep: Tensor | None) -> Tensor:
         split = self.scheme.granularity.split(x)
         return fake_quantize(split, self.scale, self.low, self.high, keep=keep).reshape(x.shape)
+
+    def partly_rows(self, x: Tensor, other: Tensor, at: Tensor, keep: Tensor | None) -> Tensor:
+        learned = torch.is_grad_enabled() and self.scale.requires_grad
+        if keep is None or not learned or not fused.rows_fit(x, other):
+            return super().partly_rows(x, other, at, keep)
+        if not fused.fits(x, self.scale, self.low):
+            return super().partly_rows(x, other, at, keep)
+        return fused.Mixed.apply(x, other, at, self.scale, self.low, self.high, keep)

@@ -1,0 +1,210 @@
+"""Loops that are compiled when first called, and kept on disk after that: see `qlib.fused`.
+
+Arrays are flat float32 of one length n unless said otherwise; ``scale``, ``low`` and ``high`` are
+numbers in float32. A compiler makes these loops wide if nothing in them branches, every number is
+read before it is chosen, and arrays are cut as slices. Divisions are exact, so rounding is that of
+`qlib.functional` to the last bit; only sums are reordered.
+"""
+
+import numpy as np
+from numba import njit
+
+ZERO, ONE = np.float32(0), np.float32(1)
+BLOCK = 4096  # numbers that are added up in float32 before they join a sum in float64
+
+compiled = njit(
+    cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "nsz"}
+)
+
+
+@compiled
+def round_to(x, keep, y, scale, low, high):
+    """y = s·clamp(⌊x/s⌉, low, high). ``keep``: (n,) bytes, x untouched where 0; or None."""
+    if keep is None:
+        for i in range(x.size):
+            value = x[i]
+            steps = min(max(np.rint(value / scale), low), high)
+            y[i] = steps * scale if value == value else value
+    else:
+        for i in range(x.size):
+            value, kept = x[i], keep[i]
+            steps = min(max(np.rint(value / scale), low), high)
+            y[i] = steps * scale if kept != 0 and value == value else value
+
+
+@compiled
+def round_back(grad, x, keep, into, scale, low, high):
+    """Writes the gradient for x of `round_to` into ``into``.
+
+    Returns:
+        Σ grad·∂y/∂s, and Σ grad over all that is clipped.
+    """
+    slope, clipped = 0.0, 0.0
+    for start in range(0, x.size, BLOCK):
+        gs, xs = grad[start : start + BLOCK], x[start : start + BLOCK]
+        ys = into[start : start + BLOCK]
+        slope_here, clipped_here = ZERO, ZERO
+        if keep is None:
+            for i in range(xs.size):
+                g, ratio = gs[i], xs[i] / scale
+                raw = np.rint(ratio)
+                steps = min(max(raw, low), high)
+                out = ZERO if raw == steps else g
+                slope_here += g * steps - (g - out) * ratio
+                clipped_here += out
+                ys[i] = g - out
+        else:
+            ks = keep[start : start + BLOCK]
+            for i in range(xs.size):
+                g, ratio, share = gs[i], xs[i] / scale, np.float32(ks[i])
+                raw = np.rint(ratio)
+                steps = min(max(raw, low), high)
+                kept = share * g
+                out = kept * (ZERO if raw == steps else ONE)
+                slope_here += kept * steps - (kept - out) * ratio
+                clipped_here += out
+                ys[i] = g - out
+        slope += slope_here
+        clipped += clipped_here
+    return slope, clipped
+
+
+@compiled
+def mix_rows(x, other, at, keep, y, scale, low, high):
+    """`round_to` of chosen rows, with rows of ``other`` in place of what is not kept.
+
+    ``x``, ``other``: (images, m); ``at``: (batch,) which rows; ``keep``, ``y``: (batch · m,).
+    """
+    m = x.shape[1]
+    for b in range(at.size):
+        xs, others = x[at[b]], other[at[b]]
+        ks, ys = keep[b * m : (b + 1) * m], y[b * m : (b + 1) * m]
+        for i in range(m):
+            value, instead, kept = xs[i], others[i], ks[i]
+            steps = min(max(np.rint(value / scale), low), high)
+            rounded = steps * scale if value == value else value
+            ys[i] = rounded if kept != 0 else instead
+
+
+@compiled
+def mix_back(grad, x, at, keep, scale, low, high):
+    """Σ grad·∂y/∂s of `mix_rows`."""
+    m, slope = x.shape[1], 0.0
+    for b in range(at.size):
+        xs, ks, gs = x[at[b]], keep[b * m : (b + 1) * m], grad[b * m : (b + 1) * m]
+        slope_here = ZERO
+        for i in range(m):
+            g, ratio, share = gs[i], xs[i] / scale, np.float32(ks[i])
+            raw = np.rint(ratio)
+            steps = min(max(raw, low), high)
+            kept = share * g
+            slope_here += kept * steps - (kept if raw == steps else ZERO) * ratio
+        slope += slope_here
+    return slope
+
+
+@compiled
+def gaps(x, target, at, gap):
+    """Writes x − rows ``at`` of ``target`` (images, m) into ``gap``. Returns the sum of squares."""
+    m, total = target.shape[1], 0.0
+    for b in range(at.size):
+        ts = target[at[b]]
+        xs, here = x[b * m : (b + 1) * m], gap[b * m : (b + 1) * m]
+        square = ZERO
+        for i in range(m):
+            difference = xs[i] - ts[i]
+            here[i] = difference
+            square += difference * difference
+        total += square
+    return total
+
+
+@compiled
+def soften(sigma, base, step, y, zeta, gamma):
+    """y = base + h·step with h = clamp(sigma·(ζ − γ) + γ, 0, 1)."""
+    for i in range(y.size):
+        h = min(max(sigma[i] * (zeta - gamma) + gamma, ZERO), ONE)
+        y[i] = base[i] + h * step[i]
+
+
+@compiled
+def soften_back(grad, sigma, step, into, zeta, gamma):
+    """The gradient of `soften` for V, where sigma = σ(V)."""
+    for i in range(into.size):
+        s = sigma[i]
+        h = s * (zeta - gamma) + gamma
+        slope = (zeta - gamma) * s * (ONE - s)
+        into[i] = grad[i] * step[i] * (slope if h > ZERO and h < ONE else ZERO)
+
+
+@compiled
+def undecided(sigma, size, zeta, gamma):
+    """size = |2h − 1| with h as in `soften`."""
+    for i in range(size.size):
+        h = min(max(sigma[i] * (zeta - gamma) + gamma, ZERO), ONE)
+        size[i] = abs(h + h - ONE)
+
+
+@compiled
+def push_back(sigma, slope, into, zeta, gamma, weight):
+    """into −= weight · ``slope`` · sign(2h − 1) · ∂h/∂V."""
+    for i in range(into.size):
+        s = sigma[i]
+        h = s * (zeta - gamma) + gamma
+        rise = (zeta - gamma) * s * (ONE - s) * np.copysign(slope[i], h - ONE / 2)
+        into[i] -= weight * (rise if h > ZERO and h < ONE else ZERO)
+
+
+@compiled
+def bend_to(x, power, levels, y, scale, low, high):
+    """y = ``levels`` by code − low, of x on a power grid; ``power``, |x|^a, becomes φ(x)/s.
+
+    The lowest level where x is not a number. At most 256 levels.
+    """
+    codes = np.empty(BLOCK, np.uint8)  # looking up is a loop of its own: else neither gets wide
+    for start in range(0, x.size, BLOCK):
+        xs, ratios = x[start : start + BLOCK], power[start : start + BLOCK]
+        ys = y[start : start + BLOCK]
+        for i in range(xs.size):
+            ratio = np.copysign(ratios[i], xs[i]) / scale
+            ratios[i] = ratio
+            steps = np.rint(ratio)
+            steps = steps if steps > low else low
+            steps = steps if steps < high else high
+            codes[i] = np.int32(steps - low)
+        for i in range(xs.size):
+            ys[i] = levels[codes[i]]
+
+
+@compiled
+def bend_back(grad, log, ratio, slopes, growths, into, scale, low, high):
+    """Writes the gradient for x of `bend_to` into ``into``.
+
+    ``log``: ln|x|; ``slopes``, ``growths``: by level, ∂φ⁻¹ and ∂φ⁻¹/∂a there.
+
+    Returns:
+        Σ grad·∂y/∂s; Σ grad·∂y/∂a in two parts: at fixed codes, and 1/s times the rest.
+    """
+    codes = np.empty(BLOCK, np.uint8)
+    for_scale, grown, moved = 0.0, 0.0, 0.0
+    for start in range(0, grad.size, BLOCK):
+        gs, logs = grad[start : start + BLOCK], log[start : start + BLOCK]
+        ratios, ys = ratio[start : start + BLOCK], into[start : start + BLOCK]
+        for i in range(gs.size):
+            g, raw = gs[i], np.rint(ratios[i])
+            steps = raw if raw > low else low
+            steps = steps if steps < high else high
+            codes[i] = np.int32(steps - low)
+            ys[i] = g if raw == steps else ZERO
+        scale_here, grown_here, moved_here = ZERO, ZERO, ZERO
+        for i in range(gs.size):
+            g, code = gs[i], codes[i]
+            slope = slopes[code]
+            through = ys[i] * slope * ratios[i]
+            scale_here += g * slope * (np.float32(code) + low) - through
+            grown_here += g * growths[code]
+            moved_here += through * logs[i]
+        for_scale += scale_here
+        grown += grown_here
+        moved += moved_here
+    return for_scale, grown, moved

@@ -1,0 +1,207 @@
+"""Rounding of activations and its gradients in one pass over memory, on a processor.
+
+PyTorch takes a pass for each operation; on tensors that no cache holds, passes are what learning
+beside the network's own products costs. The loops are in `qlib._kernels`. The plain functions
+beside each use of `fits` say what is computed, and take over wherever it is False.
+"""
+
+from functools import cache
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+THREADS = 4  # a loop runs on one thread: with more than these PyTorch's many passes are as fast
+LEVELS = 256  # that codes of one byte can tell apart
+
+
+@cache
+def kernels() -> ModuleType | None:
+    """The loops, or None where they cannot be compiled or what was compiled cannot be kept."""
+    try:
+        from qlib import _kernels
+    except (ImportError, RuntimeError):
+        return None
+    return _kernels
+
+
+def runs(*tensors: Tensor) -> bool:
+    """Are the loops for these tensors? All in float32 on the processor, and few threads."""
+    return (
+        all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors)
+        and torch.get_num_threads() <= THREADS
+        and kernels() is not None
+    )
+
+
+def fits(x: Tensor, scale: Tensor, low: Tensor | float) -> bool:
+    """The same for rounding ``x``, which must have one grid."""
+    one = scale.numel() == 1 and (isinstance(low, float) or low.numel() == 1)
+    return one and runs(x, scale)
+
+
+def rows_fit(x: Tensor, other: Tensor) -> bool:
+    """The same for tensors of images; they must be whole rows in the same order in both."""
+    dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+    return dense and x.stride() == other.stride() and runs(x, other)
+
+
+class FakeQuantize(torch.autograd.Function):
+    """What `qlib.functional.fake_quantize` computes."""
+
+    @staticmethod
+    def forward(ctx, x, scale, low, high, keep):
+        y, ctx.grid = torch.empty_like(x), _numbers(scale, low, high)
+        x, keep = _like(x, y), None if keep is None else _like(keep, y)
+        kernels().round_to(_flat(x), _flat(keep), _flat(y), *ctx.grid)
+        ctx.save_for_backward(x, scale, keep)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, scale, keep = ctx.saved_tensors
+        for_x = torch.empty_like(x)
+        grad = _flat(_like(grad, x))
+        slope, _ = kernels().round_back(grad, _flat(x), _flat(keep), _flat(for_x), *ctx.grid)
+        return for_x, scale.new_full(scale.shape, slope), None, None, None
+
+
+class Mixed(torch.autograd.Function):
+    """`FakeQuantize` of rows ``at`` of ``x``, with rows of ``other`` where ``keep`` is 0."""
+
+    @staticmethod
+    def forward(ctx, x, other, at, scale, low, high, keep):
+        y, ctx.grid = (
+            x.new_empty_strided((len(at), *x.shape[1:]), x.stride()),
+            _numbers(scale, low, high),
+        )
+        kept = _flat(_like(keep, y))
+        rows = _rows(x), _rows(other), at.numpy()
+        kernels().mix_rows(*rows, kept, _flat(y), *ctx.grid)
+        ctx.rows, ctx.kept, ctx.stride = (rows[0], rows[2]), kept, y.stride()
+        ctx.save_for_backward(scale)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        (scale,) = ctx.saved_tensors
+        if grad.stride() != ctx.stride:
+            grad = grad.new_empty_strided(grad.shape, ctx.stride).copy_(grad)
+        slope = kernels().mix_back(_flat(grad), *ctx.rows, ctx.kept, *ctx.grid)
+        return None, None, None, scale.new_full(scale.shape, slope), None, None, None
+
+
+class SquaredError(torch.autograd.Function):
+    """share · Σ (x − rows ``at`` of ``target``)²."""
+
+    @staticmethod
+    def forward(ctx, x, target, at, share):
+        gap = x.new_empty_strided(x.shape, target.stride())
+        given = _flat(_like(x, gap)), _rows(target), at.numpy(), _flat(gap)
+        ctx.gap, ctx.share = gap, share
+        return x.new_full((), kernels().gaps(*given) * share)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return ctx.gap.mul_(2 * ctx.share * grad), None, None, None
+
+
+class Softened(torch.autograd.Function):
+    """base + h(V)·step, see `qlib.quantizers.soft_round`. ``stretch``: ζ and γ."""
+
+    @staticmethod
+    def forward(ctx, v, base, step, stretch):
+        sigma, ctx.ends = torch.sigmoid(v), _numbers(*stretch)
+        y = torch.empty_like(sigma)
+        kernels().soften(*map(_flat, (sigma, base, step, y)), *ctx.ends)
+        ctx.save_for_backward(sigma, step)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        sigma, step = ctx.saved_tensors
+        for_v = torch.empty_like(sigma)
+        kernels().soften_back(*map(_flat, (_like(grad, sigma), sigma, step, for_v)), *ctx.ends)
+        return for_v, None, None, None
+
+
+def harder(v: Tensor, grad: Tensor, beta: float, weight: float, stretch: tuple) -> None:
+    """Adds to ``grad``, which may be in another order, that of weight · Σ 1 − |2h(V) − 1|^β."""
+    sigma, ends = torch.sigmoid(v), _numbers(*stretch)
+    slope, into = torch.empty_like(sigma), _like(grad, sigma)
+    kernels().undecided(_flat(sigma), _flat(slope), *ends)
+    slope.pow_(beta - 1)
+    kernels().push_back(*map(_flat, (sigma, slope, into)), *ends, *_numbers(2 * beta * weight))
+    if into is not grad:
+        grad.copy_(into)
+
+
+class Shifted(torch.autograd.Function):
+    """`FakeQuantize` on a grid whose ends are tensors that follow a learned zero-point."""
+
+    @staticmethod
+    def forward(ctx, x, scale, zero, low, high):
+        y, ctx.grid = torch.empty_like(x), _numbers(scale, low, high)
+        x = _like(x, y)
+        kernels().round_to(_flat(x), None, _flat(y), *ctx.grid)
+        ctx.save_for_backward(x, scale, zero)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, scale, zero = ctx.saved_tensors
+        for_x = torch.empty_like(x)
+        grad = _flat(_like(grad, x))
+        slope, clipped = kernels().round_back(grad, _flat(x), None, _flat(for_x), *ctx.grid)
+        for_zero = zero.new_full(zero.shape, -clipped * float(scale))
+        return for_x, scale.new_full(scale.shape, slope), for_zero, None, None
+
+
+class Bent(torch.autograd.Function):
+    """Rounding on one power grid: `qlib.quantizers.power` says what, and gives what it needs.
+
+    ``log``: ln|x|. By level: ``values``, ``slopes`` (∂φ⁻¹ there) and ``growths`` (∂φ⁻¹/∂a).
+    """
+
+    @staticmethod
+    def forward(ctx, x, scale, exponent, low, high, log, values, slopes, growths):
+        y, ctx.grid = torch.empty_like(x), _numbers(scale, low, high)
+        x, log = _like(x, y), _like(log, y)
+        ratio = torch.exp_(log * exponent)
+        kernels().bend_to(_flat(x), _flat(ratio), _flat(values), _flat(y), *ctx.grid)
+        ctx.save_for_backward(log, ratio, scale, exponent, slopes, growths)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        log, ratio, scale, exponent, slopes, growths = ctx.saved_tensors
+        for_x = torch.empty_like(log)
+        arrays = map(_flat, (_like(grad, log), log, ratio, slopes, growths, for_x))
+        for_scale, grown, moved = kernels().bend_back(*arrays, *ctx.grid)
+        for_exponent = grown + moved * float(scale)
+        return (
+            for_x,
+            scale.new_full(scale.shape, for_scale),
+            exponent.new_full(exponent.shape, for_exponent),
+            *(None,) * 6,
+        )
+
+
+def _numbers(*of: Tensor | float) -> tuple[np.float32, ...]:
+    return tuple(np.float32(float(x)) for x in of)
+
+
+def _like(x: Tensor, y: Tensor) -> Tensor:
+    """``x`` in the order that the dense tensor ``y`` has in memory."""
+    return x if x.stride() == y.stride() else torch.empty_like(y, dtype=x.dtype).copy_(x)
+
+
+def _flat(x: Tensor | None) -> np.ndarray | None:
+    """A dense tensor's numbers in the order of memory, not copied."""
+    return None if x is None else x.detach().as_strided((x.numel(),), (1,)).numpy()
+
+
+def _rows(x: Tensor) -> np.ndarray:
+    """The same with a row for each image, which lie one after the other."""
+    return x.detach().as_strided((len(x), x[0].numel()), (x[0].numel(), 1)).numpy()

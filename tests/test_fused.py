@@ -1,0 +1,276 @@
+"""Compiled loops give what plain functions give, and step aside where they cannot run."""
+
+import builtins
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from qlib import functional, fused, reconstruct
+from qlib.functional import KeepMask, fake_quantize, mixed, take
+from qlib.quantizers import power, shifted, soft_round
+from qlib.quantizers.uniform import Uniform
+from qlib.scheme import PER_CHANNEL, Scheme
+
+pytestmark = pytest.mark.skipif(fused.kernels() is None, reason="numba is not there")
+GRID = (0.3, -3.0, 4.0)  # scale, low, high
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=rng(seed))
+
+
+def image(*shape: int) -> Tensor:
+    return draw(*shape).contiguous(memory_format=torch.channels_last)
+
+
+def odd() -> Tensor:
+    """Values that are clipped, on ties, zero and tiny, and many that are nothing special."""
+    x = draw(5000) * 0.8
+    x[:8] = torch.tensor([0.0, 0.15, -0.15, 0.45, 1.35, -1.05, 1e30, 1e-30])
+    return x
+
+
+TENSORS = {
+    "values": odd,
+    "one value": lambda: draw(1)[0],
+    "none": lambda: draw(0, 3),
+    "images": lambda: image(4, 3, 5, 6),
+    "one channel": lambda: image(4, 1, 5, 6),
+    "turned": lambda: draw(6, 4, 5).transpose(1, 2),
+    "part of a tensor": lambda: draw(2, 7, 3, 4, 8).permute(2, 0, 3, 1, 4)[1].transpose(-2, -1),
+    "one row for all": lambda: draw(1, 50).expand(40, 50),
+}
+
+
+def pulled(call: Callable[..., Tensor], *of: Tensor) -> list[Tensor]:
+    """The result of ``call`` and gradients of a weighed sum of it, for fresh copies of ``of``."""
+    free = [x.detach().clone(memory_format=torch.preserve_format) for x in of]
+    free = [x.requires_grad_(True) for x in free]
+    y = call(*free)
+    weights = torch.randn(y.shape, generator=rng(9))
+    return [y.detach(), *torch.autograd.grad((y * weights).sum(), free)]
+
+
+def same(ours: list[Tensor], theirs: list[Tensor], *, exact: int = 0) -> None:
+    """Equal: the first ``exact`` to the last bit, others as far as sums in another order are."""
+    for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        assert a.shape == b.shape
+        if i < exact:
+            assert torch.equal(a, b)
+        else:
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-4)
+
+
+# --- rounding on one even grid
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("kind", TENSORS)
+def test_rounding_is_the_plain_one_to_the_last_bit(kind: str, masked: bool) -> None:
+    x, (s, low, high) = TENSORS[kind](), GRID
+    keep = KeepMask(0.5, rng(3)).like(x) if masked else None
+    results = [
+        pulled(lambda x, s, f=f: f.apply(x, s, low, high, keep), x, torch.tensor(s))
+        for f in (fused.FakeQuantize, functional._FakeQuantize)
+    ]
+    same(*results, exact=2)
+
+
+def test_gradients_of_any_order_in_memory_are_understood() -> None:
+    x, (s, low, high) = draw(6, 8), GRID
+    grad = draw(8, 6, seed=4).T
+    for f in (fused.FakeQuantize, functional._FakeQuantize):
+        free = x.clone().requires_grad_(True)
+        y = f.apply(free, torch.tensor(s), low, high, None)
+        (found,) = torch.autograd.grad(y, free, grad)
+        assert torch.equal(found, grad * ((x / s).round().clamp(low, high) == (x / s).round()))
+
+
+def test_what_is_not_a_number_stays_so() -> None:
+    x = torch.tensor([float("nan"), 0.4])
+    keep = torch.tensor([1, 1], dtype=torch.uint8)
+    for mask in (None, keep):
+        y = fused.FakeQuantize.apply(x, torch.tensor(0.3), -3.0, 4.0, mask)
+        assert y.isnan().tolist() == [True, False]
+
+
+def test_sums_over_many_values_are_as_exact_as_in_double() -> None:
+    x, s = draw(3_000_000), torch.tensor(0.03, requires_grad=True)
+    y = fused.FakeQuantize.apply(x, s, -8.0, 7.0, None)
+    (found,) = torch.autograd.grad(y.sum(), s)
+    ratio = x.double() / s.detach().double()
+    steps = (x / s.detach()).round().clamp(-8, 7).double()
+    inside = (x / s.detach()).round() == steps
+    torch.testing.assert_close(found.double(), (steps - ratio * inside).sum(), rtol=1e-5, atol=0.05)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_rows_are_mixed_as_by_the_plain_way(
+    layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, other = (draw(9, 3, 4, 5, seed=i).contiguous(memory_format=layout) for i in (1, 2))
+    at, results, used = torch.tensor([8, 0, 3, 3, 1, 2, 8, 5, 4, 4, 7]), [], []
+    keep = KeepMask(0.5, rng(3)).rows(x, len(at))
+    assert keep.stride() == take(x, at).stride()
+    apply = fused.Mixed.apply
+    monkeypatch.setattr(fused.Mixed, "apply", lambda *a: (used.append(1), apply(*a))[1])
+    for threads in (fused.THREADS, 0):
+        monkeypatch.setattr(fused, "THREADS", threads)
+        grid = Uniform(torch.tensor(0.3), torch.tensor(3.0), Scheme(3))
+        grid.scale.requires_grad_(True)
+        y = grid.partly_rows(x, other, at, keep)
+        weights = draw(*y.shape, seed=5)
+        results.append([y.detach(), *torch.autograd.grad((y * weights).sum(), grid.scale)])
+    same(*results, exact=1)
+    assert used == [1]
+    kept = torch.where(keep.bool(), results[0][0], take(other, at))
+    assert torch.equal(kept, results[0][0])
+
+
+@pytest.mark.parametrize("kind", TENSORS)
+def test_a_learned_zero_point_gets_the_plain_gradient(kind: str) -> None:
+    x, low, high = TENSORS[kind](), torch.tensor(-3.0), torch.tensor(4.0)
+    none = torch.zeros(())
+    ours = pulled(lambda *a: fused.Shifted.apply(*a, low, high), x, torch.tensor(0.3), none)
+    theirs = pulled(
+        lambda x, s, z: shifted._Rounded.apply(x, none, s, z, low, high)[0],
+        x, torch.tensor(0.3), none,
+    )  # fmt: skip
+    same(ours, theirs, exact=2)
+
+
+# --- rounding on a power grid
+
+
+@pytest.mark.parametrize("exponent", [0.3, 0.5, 1.0])
+@pytest.mark.parametrize("kind", TENSORS)
+def test_power_grids_are_the_plain_ones(
+    kind: str, exponent: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, results = TENSORS[kind]().clamp(-100, 100), []
+    for threads in (fused.THREADS, 0):
+        monkeypatch.setattr(fused, "THREADS", threads)
+        grid = power.Power(torch.tensor(0.2), torch.tensor(3.0), Scheme(3), exponent)
+        grid.hold_reach()
+        call = lambda x, t, a, grid=grid: bent(grid, x, t, a)  # noqa: E731
+        results.append(pulled(call, x, grid.stretch, grid.exponent))
+    same(*results, exact=2)
+
+
+def bent(grid: power.Power, x: Tensor, stretch: Tensor, exponent: Tensor) -> Tensor:
+    """The grid's own forward with its learned numbers replaced."""
+    given = {"stretch": stretch, "exponent": exponent}
+    return torch.func.functional_call(grid, given, (x,))
+
+
+def test_a_power_grid_gives_what_is_not_a_number_its_lowest_level() -> None:
+    grid = power.Power(torch.tensor(0.2), torch.tensor(3.0), Scheme(3), 0.5)
+    grid.exponent.requires_grad_(True)
+    y = grid(torch.tensor([float("nan"), -1e9, 1e9])).detach()
+    assert float(y[0]) == float(y[1]) < float(y[2])
+
+
+# --- soft rounding, and the error of a unit
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_soft_rounding_and_its_penalty_are_the_plain_ones(
+    turned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = draw(6, 5) * 3
+    results = []
+    for threads in (fused.THREADS, 0):
+        monkeypatch.setattr(fused, "THREADS", threads)
+        soft = soft_round.SoftRound(
+            torch.full((6, 1), 0.3), torch.zeros(6, 1), Scheme(4, granularity=PER_CHANNEL)
+        )
+        soft.start(weight)
+        soft.up.data += draw(6, 5, seed=8) * 2  # some beyond the clamp
+        soft.up.requires_grad_(True)
+        y = soft(weight)
+        (grad,) = torch.autograd.grad(y, soft.up, draw(5, 6, seed=2).T if turned else draw(6, 5))
+        kept = grad.clone(memory_format=torch.contiguous_format)
+        soft.up.grad = (
+            kept.T.clone(memory_format=torch.contiguous_format).T if turned else kept.clone()
+        )
+        soft.push(3.7, 0.2)
+        results.append([y.detach(), grad, soft.up.grad])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    expected = pulled(lambda v: 0.2 * penalty(v, 3.7), soft.up)[1]
+    pushed = results[0][2] - results[0][1]
+    weigh = torch.randn((), generator=rng(9))
+    torch.testing.assert_close(pushed * weigh, expected, rtol=1e-4, atol=1e-5)
+
+
+def penalty(v: Tensor, beta: float) -> Tensor:
+    h = (torch.sigmoid(v) * 1.2 - 0.1).clamp(0, 1)
+    return (1 - (2 * h - 1).abs().pow(beta)).sum()
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_error_of_rows_is_the_plain_one(turned: bool) -> None:
+    targets, at = image(9, 3, 4, 5), torch.tensor([8, 0, 3, 3])
+    y = draw(4, 3, 4, 5, seed=3)  # in another order than the targets
+    y = y if turned else y.contiguous(memory_format=torch.channels_last)
+    ours = pulled(lambda y: fused.SquaredError.apply(y, targets, at, 0.2), y)
+    theirs = pulled(lambda y: reconstruct.squared_error(y, take(targets, at), 0.2), y)
+    same(ours, theirs)
+
+
+# --- where the loops step aside
+
+
+def test_loops_are_for_one_grid_in_float32_and_few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, s = draw(7), torch.tensor(0.3)
+    assert fused.fits(x, s, -3.0)
+    assert not fused.fits(x.double(), s, -3.0)
+    assert not fused.fits(x.to("meta"), s, -3.0)
+    assert not fused.fits(x, torch.ones(7), -3.0)
+    assert not fused.fits(x, s, torch.zeros(7))
+    images = image(4, 3, 5, 6)
+    assert fused.rows_fit(images, images.clone())
+    assert not fused.rows_fit(images, images.contiguous())
+    assert not fused.rows_fit(images.transpose(0, 1), images.transpose(0, 1))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: fused.THREADS + 1)
+    assert not fused.fits(x, s, -3.0)
+
+
+@pytest.mark.parametrize("error", [ImportError, RuntimeError])
+def test_without_a_compiler_all_is_computed_the_plain_way(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = torch.tensor([1, 0, 1], dtype=torch.uint8)
+    call = lambda x, s: fake_quantize(x, s, -3.0, 4.0, keep=keep)  # noqa: E731
+    with_loops = pulled(call, draw(3), torch.tensor(0.3))
+    load = builtins.__import__
+
+    def refuse(name: str, *args: object, **kwargs: object) -> object:
+        if name.startswith("numba"):
+            raise error("not here")
+        return load(name, *args, **kwargs)
+
+    monkeypatch.delitem(sys.modules, "qlib._kernels")
+    monkeypatch.delattr("qlib._kernels", raising=False)
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    fused.kernels.cache_clear()
+    try:
+        assert fused.kernels() is None
+        same(pulled(call, draw(3), torch.tensor(0.3)), with_loops, exact=2)
+    finally:
+        monkeypatch.undo()
+        fused.kernels.cache_clear()
+    assert fused.kernels() is not None
+
+
+def test_masks_choose_between_two_tensors() -> None:
+    x, y, keep = draw(50), draw(50, seed=1), KeepMask(0.5, rng()).like(torch.empty(50))
+    assert torch.equal(mixed(x, y, keep), torch.where(keep.bool(), y, x))
+    assert mixed(x, y, None) is y
