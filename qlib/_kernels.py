@@ -12,9 +12,7 @@ from numba import njit
 ZERO, ONE = np.float32(0), np.float32(1)
 BLOCK = 4096  # numbers that are added up in float32 before they join a sum in float64
 
-compiled = njit(
-    cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "nsz"}
-)
+compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "nsz"})
 
 
 @compiled
@@ -101,6 +99,37 @@ def mix_back(grad, x, at, keep, scale, low, high):
             slope_here += kept * steps - (kept if raw == steps else ZERO) * ratio
         slope += slope_here
     return slope
+
+
+@compiled
+def divide_to(x, by, y, scale, low, high):
+    """`round_to` of x / by, row by row. All (rows, m); ``scale``, ``low``, ``high``: (rows,)."""
+    for row in range(x.shape[0]):
+        xs, bys, ys = x[row], by[row], y[row]
+        step, least, most = scale[row], low[row], high[row]
+        for i in range(xs.size):
+            value = xs[i] / bys[i]
+            steps = min(max(np.rint(value / step), least), most)
+            ys[i] = steps * step if value == value else value
+
+
+@compiled
+def divide_back(grad, x, by, into, slope, scale, low, high):
+    """Writes the gradients of `divide_to` for ``by`` into ``into``, and for s into ``slope``."""
+    for row in range(x.shape[0]):
+        gs, xs, bys, ys = grad[row], x[row], by[row], into[row]
+        step, least, most = scale[row], low[row], high[row]
+        slope_here = ZERO
+        for i in range(xs.size):
+            g, divisor = gs[i], bys[i]
+            value = xs[i] / divisor
+            ratio = value / step
+            raw = np.rint(ratio)
+            steps = min(max(raw, least), most)
+            inside = g if raw == steps else ZERO
+            slope_here += g * steps - inside * ratio
+            ys[i] = -inside * value / divisor
+        slope[row] = slope_here
 
 
 @compiled

@@ -65,7 +65,7 @@ def fake_quantize(
         keep: optional mask shaped like ``x`` (see `KeepMask`): where 0, ``x`` passes untouched.
     """
     if torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad):
-        function = fused.FakeQuantize if fused.fits(x, scale, low) else _FakeQuantize
+        function = fused.FakeQuantize if fused.fits(x, scale) else _FakeQuantize
         return function.apply(x, scale, low, high, keep)
     y = (x / scale).round_().clamp_(low, high).mul_(scale)
     return mixed(x, y, keep)

@@ -1,8 +1,8 @@
-"""Rounding of activations and its gradients in one pass over memory, on a processor.
+"""What learning does to every number, in one pass over memory, on a processor.
 
-PyTorch takes a pass for each operation; on tensors that no cache holds, passes are what learning
-beside the network's own products costs. The loops are in `qlib._kernels`. The plain functions
-beside each use of `fits` say what is computed, and take over wherever it is False.
+PyTorch takes a pass for each operation, and passes over tensors that no cache holds are what
+learning costs beside the network's own products. The loops are in `qlib._kernels`. Wherever one is
+used there is a plain way beside it, which says what is computed and is taken if it does not fit.
 """
 
 from functools import cache
@@ -35,10 +35,18 @@ def runs(*tensors: Tensor) -> bool:
     )
 
 
-def fits(x: Tensor, scale: Tensor, low: Tensor | float) -> bool:
+def fits(x: Tensor, scale: Tensor) -> bool:
     """The same for rounding ``x``, which must have one grid."""
-    one = scale.numel() == 1 and (isinstance(low, float) or low.numel() == 1)
-    return one and runs(x, scale)
+    return scale.numel() == 1 and runs(x, scale)
+
+
+def whole_rows(x: Tensor, scale: Tensor) -> bool:
+    """The same where ``scale`` has an element for all that follows in some first dimensions."""
+    first = 0
+    while first < scale.dim() and scale.shape[first] == x.shape[first]:
+        first += 1
+    rows = scale.numel() == x.shape[:first].numel() or scale.numel() == 1
+    return rows and x.is_contiguous() and runs(x, scale)
 
 
 def rows_fit(x: Tensor, other: Tensor) -> bool:
@@ -72,14 +80,11 @@ class Mixed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, other, at, scale, low, high, keep):
-        y, ctx.grid = (
-            x.new_empty_strided((len(at), *x.shape[1:]), x.stride()),
-            _numbers(scale, low, high),
-        )
-        kept = _flat(_like(keep, y))
-        rows = _rows(x), _rows(other), at.numpy()
-        kernels().mix_rows(*rows, kept, _flat(y), *ctx.grid)
-        ctx.rows, ctx.kept, ctx.stride = (rows[0], rows[2]), kept, y.stride()
+        y = x.new_empty_strided((len(at), *x.shape[1:]), x.stride())
+        ctx.grid, ctx.stride = _numbers(scale, low, high), y.stride()
+        rows, at, kept = _rows(x), at.numpy(), _flat(_like(keep, y))
+        kernels().mix_rows(rows, _rows(other), at, kept, _flat(y), *ctx.grid)
+        ctx.drawn = rows, at, kept
         ctx.save_for_backward(scale)
         return y
 
@@ -88,8 +93,28 @@ class Mixed(torch.autograd.Function):
         (scale,) = ctx.saved_tensors
         if grad.stride() != ctx.stride:
             grad = grad.new_empty_strided(grad.shape, ctx.stride).copy_(grad)
-        slope = kernels().mix_back(_flat(grad), *ctx.rows, ctx.kept, *ctx.grid)
+        slope = kernels().mix_back(_flat(grad), *ctx.drawn, *ctx.grid)
         return None, None, None, scale.new_full(scale.shape, slope), None, None, None
+
+
+class Divided(torch.autograd.Function):
+    """`FakeQuantize` of x / by with a grid for each row, see `whole_rows`; x gets no gradient."""
+
+    @staticmethod
+    def forward(ctx, x, by, scale, low, high):
+        y, ends = torch.empty_like(x), (torch.as_tensor(e).expand_as(scale) for e in (low, high))
+        ctx.grid = tuple(_column(t) for t in (scale, *ends))
+        kernels().divide_to(*(_table(t, scale) for t in (x, by, y)), *ctx.grid)
+        ctx.save_for_backward(x, by, scale)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, by, scale = ctx.saved_tensors
+        for_by, for_scale = torch.empty_like(by), torch.empty_like(scale)
+        tables = (_table(t, scale) for t in (grad.contiguous(), x, by, for_by))
+        kernels().divide_back(*tables, _column(for_scale), *ctx.grid)
+        return None, for_by, for_scale, None, None
 
 
 class SquaredError(torch.autograd.Function):
@@ -200,6 +225,15 @@ def _like(x: Tensor, y: Tensor) -> Tensor:
 def _flat(x: Tensor | None) -> np.ndarray | None:
     """A dense tensor's numbers in the order of memory, not copied."""
     return None if x is None else x.detach().as_strided((x.numel(),), (1,)).numpy()
+
+
+def _table(x: Tensor, scale: Tensor) -> np.ndarray:
+    """A row for each scale."""
+    return x.detach().view(scale.numel(), -1).numpy()
+
+
+def _column(x: Tensor) -> np.ndarray:
+    return x.detach().reshape(-1).numpy()
 
 
 def _rows(x: Tensor) -> np.ndarray:

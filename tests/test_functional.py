@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from qlib import fused
 from qlib.functional import KeepMask, fake_quantize, qparams, quantize, round_ste, take
 from qlib.functional import dequantize as decode
 from qlib.quantizers.uniform import Uniform
@@ -17,6 +18,13 @@ SCHEMES = [
     for symmetric, restricted in ((False, False), (True, False), (True, True))
 ]
 NAMES = [f"{s.bits}-{'sym' if s.symmetric else 'asym'}{'-r' * s.restricted}" for s in SCHEMES]
+
+
+@pytest.fixture(autouse=True, params=["in one pass", "plain"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of this holds with compiled loops and without."""
+    if request.param == "plain":
+        monkeypatch.setattr(fused, "THREADS", 0)
 
 
 def rng(seed: int = 0) -> torch.Generator:

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from qlib import functional, fused, reconstruct
 from qlib.functional import KeepMask, fake_quantize, mixed, take
+from qlib.observers.minmax import MinMax
 from qlib.quantizers import power, shifted, soft_round
+from qlib.quantizers.flex_round import FlexRound
 from qlib.quantizers.uniform import Uniform
-from qlib.scheme import PER_CHANNEL, Scheme
+from qlib.scheme import PER_CHANNEL, Granularity, Scheme
 
 pytestmark = pytest.mark.skipif(fused.kernels() is None, reason="numba is not there")
 GRID = (0.3, -3.0, 4.0)  # scale, low, high
@@ -177,6 +179,35 @@ def test_a_power_grid_gives_what_is_not_a_number_its_lowest_level() -> None:
     assert float(y[0]) == float(y[1]) < float(y[2])
 
 
+# --- divided weights
+
+
+@pytest.mark.parametrize(
+    "granularity", [Granularity(), PER_CHANNEL, Granularity("group", size=6)], ids=lambda g: g.kind
+)
+@pytest.mark.parametrize("shape", [(4, 12), (4, 6, 2, 1)])
+def test_divided_weights_are_the_plain_ones(
+    shape: tuple[int, ...], granularity: Granularity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight, scheme, results = draw(*shape), Scheme(3, granularity=granularity), []
+    held = draw(*shape, seed=6) > 1
+    for threads in (fused.THREADS, 0):
+        monkeypatch.setattr(fused, "THREADS", threads)
+        flex = FlexRound.around(Uniform.fit(weight, scheme, MinMax()), weight)
+        flex.hold(held, weight)
+        learned = [*flex.factors, flex.scale]
+        for i, p in enumerate(learned):
+            p.data *= 1 + 0.2 * torch.rand(p.shape, generator=rng(i))
+            p.requires_grad_(True)
+        y = flex(weight)
+        assert ("Divided" in str(y.grad_fn.next_functions) + str(y.grad_fn)) == bool(threads)
+        results.append(
+            [y.detach(), *torch.autograd.grad((y * draw(*shape, seed=7)).sum(), learned)]
+        )
+    same(*results, exact=1)
+    assert not results[0][1][held].any()
+
+
 # --- soft rounding, and the error of a unit
 
 
@@ -230,17 +261,16 @@ def test_error_of_rows_is_the_plain_one(turned: bool) -> None:
 
 def test_loops_are_for_one_grid_in_float32_and_few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     x, s = draw(7), torch.tensor(0.3)
-    assert fused.fits(x, s, -3.0)
-    assert not fused.fits(x.double(), s, -3.0)
-    assert not fused.fits(x.to("meta"), s, -3.0)
-    assert not fused.fits(x, torch.ones(7), -3.0)
-    assert not fused.fits(x, s, torch.zeros(7))
+    assert fused.fits(x, s)
+    assert not fused.fits(x.double(), s)
+    assert not fused.fits(x.to("meta"), s)
+    assert not fused.fits(x, torch.ones(7))
     images = image(4, 3, 5, 6)
     assert fused.rows_fit(images, images.clone())
     assert not fused.rows_fit(images, images.contiguous())
     assert not fused.rows_fit(images.transpose(0, 1), images.transpose(0, 1))
     monkeypatch.setattr(torch, "get_num_threads", lambda: fused.THREADS + 1)
-    assert not fused.fits(x, s, -3.0)
+    assert not fused.fits(x, s)
 
 
 @pytest.mark.parametrize("error", [ImportError, RuntimeError])

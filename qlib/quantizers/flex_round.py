@@ -6,6 +6,7 @@ Paper: FlexRound, Lee et al., ICML 2023, arXiv 2306.00317
 import torch
 from torch import Tensor, nn
 
+from qlib import fused
 from qlib.functional import fake_quantize
 from qlib.quantizers._base import Quantizer
 from qlib.scheme import Scheme
@@ -50,21 +51,26 @@ class FlexRound(Quantizer):
         """Divide by nothing where ``held`` is True: nearest, on the grid as it is learned."""
         self.held = held
 
-    def divided(self, x: Tensor) -> Tensor:
-        """x/S, same shape."""
+    def divisors(self, x: Tensor) -> Tensor:
+        """S, shaped like ``x``."""
         if self.factors is None:
             self.start(x)
         own, *shared = self.factors
         for factor in shared:
             own = own * factor
-        return x / (own if self.held is None else own.masked_fill(self.held, 1))
+        return own if self.held is None else own.masked_fill(self.held, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        split = self.scheme.granularity.split(self.divided(x))
-        return fake_quantize(split, self.scale, self.low, self.high).reshape(x.shape)
+        split, by = map(self.scheme.granularity.split, (x, self.divisors(x)))
+        learned = torch.is_grad_enabled() and by.requires_grad and not x.requires_grad
+        if learned and fused.whole_rows(split, self.scale) and by.is_contiguous():
+            y = fused.Divided.apply(split, by, self.scale, self.low, self.high)
+        else:
+            y = fake_quantize(split / by, self.scale, self.low, self.high)
+        return y.reshape(x.shape)
 
     def codes(self, x: Tensor) -> Tensor:
-        return self.nearest(self.divided(x))
+        return self.nearest(x / self.divisors(x))
 
     def learnable(self) -> dict[str, list[nn.Parameter]]:
         if self.factors is None or not self.soft:

@@ -81,9 +81,9 @@ class Power(Quantizer):
 
     def _learned(self, split: Tensor, scale: Tensor) -> Tensor:
         ends = (self.low, self.high)
-        if fused.fits(split, scale, self.low) and self.scheme.steps < fused.LEVELS:
+        if fused.fits(split, scale) and self.scheme.steps < fused.LEVELS:
             with torch.no_grad():
-                bent = torch.arange(self.low, self.high + 1) * scale.reshape(())
+                bent = torch.arange(float(self.low), float(self.high) + 1) * scale.reshape(())
                 of_levels = (at(bent, self.exponent) for at in (unbend, slope_at, growth_at))
                 given = _log(split), *of_levels
             return fused.Bent.apply(split, scale, self.exponent, *ends, *given)

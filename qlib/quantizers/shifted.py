@@ -46,7 +46,7 @@ class Shifted(Quantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         learned = torch.is_grad_enabled() and self.soft and self.shift is None
-        if learned and fused.fits(x, self.scale, self.zero):
+        if learned and fused.fits(x, self.scale):
             scale = self.scale * self.stretch
             return fused.Shifted.apply(x, scale, self.zero, *self._ends())
         return self._rounded(x)[0].reshape(x.shape)

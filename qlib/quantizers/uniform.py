@@ -25,9 +25,7 @@ class Uniform(Quantizer):
         return fake_quantize(split, self.scale, self.low, self.high, keep=keep).reshape(x.shape)
 
     def partly_rows(self, x: Tensor, other: Tensor, at: Tensor, keep: Tensor | None) -> Tensor:
-        learned = torch.is_grad_enabled() and self.scale.requires_grad
-        if keep is None or not learned or not fused.rows_fit(x, other):
-            return super().partly_rows(x, other, at, keep)
-        if not fused.fits(x, self.scale, self.low):
-            return super().partly_rows(x, other, at, keep)
-        return fused.Mixed.apply(x, other, at, self.scale, self.low, self.high, keep)
+        learned = torch.is_grad_enabled() and self.scale.requires_grad and keep is not None
+        if learned and fused.fits(x, self.scale) and fused.rows_fit(x, other):
+            return fused.Mixed.apply(x, other, at, self.scale, self.low, self.high, keep)
+        return super().partly_rows(x, other, at, keep)
