@@ -45,6 +45,7 @@ KINDS = {
     "AdaQuant": Kind("adaquant", unit="layer"),
     "AdaQuant, bfloat16": Kind("adaquant", arithmetic=torch.bfloat16, unit="layer"),
     "NUPES": Kind("nupes"),
+    "NUPES, bfloat16": Kind("nupes", arithmetic=torch.bfloat16),
 }
 GOAL = {"flexround": 150, "qdrop": 300, "nupes": 100}  # steps
 
