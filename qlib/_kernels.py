@@ -12,7 +12,10 @@ from numba import njit
 ZERO, ONE = np.float32(0), np.float32(1)
 BLOCK = 4096  # numbers that are added up in float32 before they join a sum in float64
 
-compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "nsz"})
+OPTIONS = {
+    "cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "nsz"},
+}  # fmt: skip
+compiled = njit(**OPTIONS)
 
 
 @compiled
@@ -182,58 +185,3 @@ def push_back(sigma, slope, into, zeta, gamma, weight):
         h = s * (zeta - gamma) + gamma
         rise = (zeta - gamma) * s * (ONE - s) * np.copysign(slope[i], h - ONE / 2)
         into[i] -= weight * (rise if h > ZERO and h < ONE else ZERO)
-
-
-@compiled
-def bend_to(x, power, levels, y, scale, low, high):
-    """y = ``levels`` by code − low, of x on a power grid; ``power``, |x|^a, becomes φ(x)/s.
-
-    The lowest level where x is not a number. At most 256 levels.
-    """
-    codes = np.empty(BLOCK, np.uint8)  # looking up is a loop of its own: else neither gets wide
-    for start in range(0, x.size, BLOCK):
-        xs, ratios = x[start : start + BLOCK], power[start : start + BLOCK]
-        ys = y[start : start + BLOCK]
-        for i in range(xs.size):
-            ratio = np.copysign(ratios[i], xs[i]) / scale
-            ratios[i] = ratio
-            steps = np.rint(ratio)
-            steps = steps if steps > low else low
-            steps = steps if steps < high else high
-            codes[i] = np.int32(steps - low)
-        for i in range(xs.size):
-            ys[i] = levels[codes[i]]
-
-
-@compiled
-def bend_back(grad, log, ratio, slopes, growths, into, scale, low, high):
-    """Writes the gradient for x of `bend_to` into ``into``.
-
-    ``log``: ln|x|; ``slopes``, ``growths``: by level, ∂φ⁻¹ and ∂φ⁻¹/∂a there.
-
-    Returns:
-        Σ grad·∂y/∂s; Σ grad·∂y/∂a in two parts: at fixed codes, and 1/s times the rest.
-    """
-    codes = np.empty(BLOCK, np.uint8)
-    for_scale, grown, moved = 0.0, 0.0, 0.0
-    for start in range(0, grad.size, BLOCK):
-        gs, logs = grad[start : start + BLOCK], log[start : start + BLOCK]
-        ratios, ys = ratio[start : start + BLOCK], into[start : start + BLOCK]
-        for i in range(gs.size):
-            g, raw = gs[i], np.rint(ratios[i])
-            steps = raw if raw > low else low
-            steps = steps if steps < high else high
-            codes[i] = np.int32(steps - low)
-            ys[i] = g if raw == steps else ZERO
-        scale_here, grown_here, moved_here = ZERO, ZERO, ZERO
-        for i in range(gs.size):
-            g, code = gs[i], codes[i]
-            slope = slopes[code]
-            through = ys[i] * slope * ratios[i]
-            scale_here += g * slope * (np.float32(code) + low) - through
-            grown_here += g * growths[code]
-            moved_here += through * logs[i]
-        for_scale += scale_here
-        grown += grown_here
-        moved += moved_here
-    return for_scale, grown, moved

@@ -5,6 +5,7 @@ learning costs beside the network's own products. The loops are in `qlib._kernel
 used there is a plain way beside it, which says what is computed and is taken if it does not fit.
 """
 
+import math
 from functools import cache
 from types import ModuleType
 
@@ -184,33 +185,60 @@ class Shifted(torch.autograd.Function):
 
 
 class Bent(torch.autograd.Function):
-    """Rounding on one power grid: `qlib.quantizers.power` says what, and gives what it needs.
+    """Rounding on one power grid whose scale is (reach·stretch)^a/far.
 
-    ``log``: ln|x|. By level: ``values``, ``slopes`` (∂φ⁻¹ there) and ``growths`` (∂φ⁻¹/∂a).
+    ``least``, ``tiny``: what stands for 0, see `qlib.quantizers.power`.
     """
 
     @staticmethod
-    def forward(ctx, x, scale, exponent, low, high, log, values, slopes, growths):
-        y, ctx.grid = torch.empty_like(x), _numbers(scale, low, high)
-        x, log = _like(x, y), _like(log, y)
-        ratio = torch.exp_(log * exponent)
-        kernels().bend_to(_flat(x), _flat(ratio), _flat(values), _flat(y), *ctx.grid)
-        ctx.save_for_backward(log, ratio, scale, exponent, slopes, growths)
+    def forward(ctx, x, reach, stretch, exponent, far, low, high, least, tiny):
+        from qlib import _powers
+
+        y, a, m = torch.empty_like(x), float(exponent), float(reach) * float(stretch)
+        x, bits = _like(x, y), np.float32(least).view(np.int32)
+        log_scale = a * math.log2(m) - math.log2(far)
+        ctx.grid = *_numbers(a, log_scale), bits, tiny, *_numbers(low, high)
+        _powers.bend_to(_flat(x), _flat(y), *ctx.grid)
+        ctx.end = m
+        ctx.save_for_backward(x, stretch, exponent)
         return y
 
     @staticmethod
     def backward(ctx, grad):
-        log, ratio, scale, exponent, slopes, growths = ctx.saved_tensors
-        for_x = torch.empty_like(log)
-        arrays = map(_flat, (_like(grad, log), log, ratio, slopes, growths, for_x))
-        for_scale, grown, moved = kernels().bend_back(*arrays, *ctx.grid)
-        for_exponent = grown + moved * float(scale)
-        return (
-            for_x,
-            scale.new_full(scale.shape, for_scale),
-            exponent.new_full(exponent.shape, for_exponent),
-            *(None,) * 6,
-        )
+        from qlib import _powers
+
+        x, stretch, exponent = ctx.saved_tensors
+        for_x, a, t = torch.empty_like(x), float(exponent), float(stretch)
+        arrays = (_flat(_like(grad, x)), _flat(x), _flat(for_x))
+        by_log, for_exponent = _powers.bend_back(*arrays, *ctx.grid)
+        for_stretch = stretch.new_full(stretch.shape, by_log * a / t)
+        for_exponent = exponent.new_full((), for_exponent + by_log * math.log(ctx.end))
+        return for_x, None, for_stretch, for_exponent, *(None,) * 5
+
+
+class Placed(torch.autograd.Function):
+    """Free codes on power grids with a row for each scale, see `qlib.quantizers.free_power`."""
+
+    @staticmethod
+    def forward(ctx, latent, reach, exponent, far, low, high):
+        from qlib import _powers
+
+        y = torch.empty_like(latent)
+        ends = _column(reach), _column(far)
+        ctx.grid = *ends, float(exponent), *_numbers(low, high)
+        _powers.place(_table(latent, reach), _table(y, reach), *ctx.grid)
+        ctx.save_for_backward(latent, reach, exponent)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        from qlib import _powers
+
+        latent, reach, exponent = ctx.saved_tensors
+        for_latent = torch.empty_like(latent)
+        tables = (_table(t, reach) for t in (grad.contiguous(), latent, for_latent))
+        for_exponent = _powers.place_back(*tables, *ctx.grid)
+        return for_latent, None, exponent.new_full((), for_exponent), None, None, None
 
 
 def _numbers(*of: Tensor | float) -> tuple[np.float32, ...]:

@@ -4,6 +4,7 @@ import builtins
 import sys
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from qlib.functional import KeepMask, fake_quantize, mixed, take
 from qlib.observers.minmax import MinMax
 from qlib.quantizers import power, shifted, soft_round
 from qlib.quantizers.flex_round import FlexRound
+from qlib.quantizers.free_power import FreePower
 from qlib.quantizers.uniform import Uniform
 from qlib.scheme import PER_CHANNEL, Granularity, Scheme
 
@@ -162,8 +164,8 @@ def test_power_grids_are_the_plain_ones(
         grid = power.Power(torch.tensor(0.2), torch.tensor(3.0), Scheme(3), exponent)
         grid.hold_reach()
         call = lambda x, t, a, grid=grid: bent(grid, x, t, a)  # noqa: E731
-        results.append(pulled(call, x, grid.stretch, grid.exponent))
-    same(*results, exact=2)
+        results.append(pulled(call, x, torch.tensor(1.1), grid.exponent))
+    same(*results)
 
 
 def bent(grid: power.Power, x: Tensor, stretch: Tensor, exponent: Tensor) -> Tensor:
@@ -172,11 +174,50 @@ def bent(grid: power.Power, x: Tensor, stretch: Tensor, exponent: Tensor) -> Ten
     return torch.func.functional_call(grid, given, (x,))
 
 
-def test_a_power_grid_gives_what_is_not_a_number_its_lowest_level() -> None:
-    grid = power.Power(torch.tensor(0.2), torch.tensor(3.0), Scheme(3), 0.5)
+@pytest.mark.parametrize("spoilt", ["value", "reach", "exponent"])
+def test_what_is_not_a_number_stays_so_on_a_power_grid(spoilt: str) -> None:
+    grid = power.Power(torch.tensor(0.2), torch.tensor(0.0), Scheme(3), 0.5)
+    grid.hold_reach()
     grid.exponent.requires_grad_(True)
-    y = grid(torch.tensor([float("nan"), -1e9, 1e9])).detach()
-    assert float(y[0]) == float(y[1]) < float(y[2])
+    x = torch.tensor([0.0, 1e9, float("inf"), 2.0])
+    target = {"value": x, "reach": grid.reach, "exponent": grid.exponent.data}[spoilt]
+    target.fill_(float("nan"))
+    assert grid(x).isnan().all()
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize(
+    "granularity", [Granularity(), PER_CHANNEL, Granularity("group", size=6)], ids=lambda g: g.kind
+)
+def test_free_codes_on_power_grids_are_the_plain_ones(
+    granularity: Granularity, symmetric: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight, results = draw(4, 6, 2, 1), []
+    scheme = Scheme(3, symmetric, granularity=granularity)
+    for threads in (fused.THREADS, 0):
+        monkeypatch.setattr(fused, "THREADS", threads)
+        exponent = torch.nn.Parameter(torch.tensor(0.6))
+        fitted = power.Power.fit(weight, scheme, MinMax(), 0.6)
+        free = FreePower.around(fitted, weight, exponent)
+        learned = [free.latent.requires_grad_(True), exponent]
+        free.latent.data += draw(*free.latent.shape, seed=3)
+        free.keep_positive()
+        exponent.data.fill_(0.7)  # the ends stay, so the scale follows
+        y = free(weight)
+        results.append([y.detach(), *torch.autograd.grad((y * draw(4, 6, 2, 1)).sum(), learned)])
+    same(*results)
+
+
+def test_logarithms_and_powers_are_as_close_as_float32_tells() -> None:
+    from qlib import _powers
+
+    x = np.exp2(np.linspace(-70, 60, fused.kernels().BLOCK)).astype(np.float32)
+    logs, bits = np.empty_like(x), np.empty(len(x), np.int32)
+    _powers._logarithms(-x, np.float32(1e-22).view(np.int32), logs, bits)
+    np.testing.assert_allclose(logs, np.log2(x.astype(np.float64)), rtol=2e-7, atol=2e-7)
+    back = np.empty_like(x)
+    _powers._ratios(-x, logs, np.float32(0.5), np.float32(1.5), back, bits)
+    np.testing.assert_allclose(back, -np.sqrt(x.astype(np.float64)) / 2**1.5, rtol=3e-6)
 
 
 # --- divided weights

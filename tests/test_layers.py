@@ -14,9 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # file inside a folder belongs with the folder unless it is named itself.
 LAYERS = {
     "ground": (
-        "__init__ records _params _registry scheme _kernels fused functional histogram statistics "
-        "paired noise "
-        "allocation _knapsack sensitivity memory"
+        "__init__ records _params _registry scheme _kernels _powers fused functional histogram "
+        "statistics paired noise allocation _knapsack sensitivity memory"
     ),
     "ranges": "observers",
     "rounding": "quantizers",

@@ -3,9 +3,12 @@
 Paper: NUPES, Yvinec et al., arXiv 2308.05600
 """
 
+from functools import cached_property
+
 import torch
 from torch import Tensor, nn
 
+from qlib import fused
 from qlib.quantizers.power import Levels, Power, bend, log_size
 from qlib.scheme import Scheme
 
@@ -60,9 +63,19 @@ class FreePower(Power):
     def forward(self, x: Tensor) -> Tensor:
         if self.latent is None:
             self.start(x)
-        return _Free.apply(self.latent, self._scale(), self.exponent, self.low, self.high).reshape(
-            x.shape
-        )
+        learned = torch.is_grad_enabled() and self.latent.requires_grad
+        held = self.reach is not None and self._grid[2] - self._grid[1] < fused.LEVELS
+        if learned and held and fused.whole_rows(self.latent, self.reach):
+            y = fused.Placed.apply(self.latent, self.reach, self.exponent, *self._grid)
+        else:
+            y = _Free.apply(self.latent, self._scale(), self.exponent, self.low, self.high)
+        return y.reshape(x.shape)
+
+    @cached_property
+    def _grid(self) -> tuple[Tensor, float, float]:
+        """Steps to the farther end of each grid; the lowest and the highest end of all."""
+        low, high = (torch.as_tensor(end) for end in (self.low, self.high))
+        return self._far().expand_as(self.scale), float(low.min()), float(high.max())
 
     def codes(self, x: Tensor) -> Tensor:
         if self.latent is None:

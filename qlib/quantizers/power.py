@@ -72,22 +72,21 @@ class Power(Quantizer):
         self.reach = bend(self.scale * self._far(), 1 / self.exponent)
 
     def forward(self, x: Tensor) -> Tensor:
-        split, scale = self.scheme.granularity.split(x), self._scale()
-        if any(t.requires_grad for t in (x, scale, self.exponent)) and torch.is_grad_enabled():
-            y = self._learned(split, scale)
+        split = self.scheme.granularity.split(x)
+        learned = any(t.requires_grad for t in (x, self.scale, self.stretch, self.exponent))
+        if learned and torch.is_grad_enabled():
+            y = self._learned(split)
         else:  # with fewer tensors beside x
+            scale = self._scale()
             y = Levels(self._steps(split, scale), scale, self.low, self.high).values(self.exponent)
         return y.reshape(x.shape)
 
-    def _learned(self, split: Tensor, scale: Tensor) -> Tensor:
-        ends = (self.low, self.high)
-        if fused.fits(split, scale) and self.scheme.steps < fused.LEVELS:
-            with torch.no_grad():
-                bent = torch.arange(float(self.low), float(self.high) + 1) * scale.reshape(())
-                of_levels = (at(bent, self.exponent) for at in (unbend, slope_at, growth_at))
-                given = _log(split), *of_levels
-            return fused.Bent.apply(split, scale, self.exponent, *ends, *given)
-        return _Bent.apply(split, scale, self.exponent, *ends)
+    def _learned(self, x: Tensor) -> Tensor:
+        held = self.reach is not None and self.scheme.steps < fused.LEVELS
+        if held and fused.fits(x, self.reach):
+            grid = self.reach, self.stretch, self.exponent, float(self._far()), self.low, self.high
+            return fused.Bent.apply(x, *grid, LEAST, TINY)
+        return _Bent.apply(x, self._scale(), self.exponent, self.low, self.high)
 
     def nearest(self, x: Tensor) -> Tensor:
         steps = self._steps(self.scheme.granularity.split(x), self._scale())
