@@ -22,7 +22,7 @@ from qlib.records import Event, Refused, Report, ignore
 from qlib.scheme import BitPlan, Scheme
 from qlib.trace import removing
 
-ONWARD = 32  # images that are carried on at once: between units a pass is what takes most memory
+ONWARD = 16  # images that are carried on at once: between units a pass is what takes most memory
 
 
 @dataclass
