@@ -35,7 +35,7 @@ def round_to(x, keep, y, scale, low, high):
 
 @compiled
 def round_back(grad, x, keep, into, scale, low, high):
-    """Writes the gradient for x of `round_to` into ``into``.
+    """Writes the gradient for x of `round_to` into ``into``, unless that is None.
 
     Returns:
         Σ grad·∂y/∂s, and Σ grad over all that is clipped.
@@ -43,7 +43,7 @@ def round_back(grad, x, keep, into, scale, low, high):
     slope, clipped = 0.0, 0.0
     for start in range(0, x.size, BLOCK):
         gs, xs = grad[start : start + BLOCK], x[start : start + BLOCK]
-        ys = into[start : start + BLOCK]
+        ys = None if into is None else into[start : start + BLOCK]
         slope_here, clipped_here = ZERO, ZERO
         if keep is None:
             for i in range(xs.size):
@@ -53,7 +53,8 @@ def round_back(grad, x, keep, into, scale, low, high):
                 out = ZERO if raw == steps else g
                 slope_here += g * steps - (g - out) * ratio
                 clipped_here += out
-                ys[i] = g - out
+                if ys is not None:
+                    ys[i] = g - out
         else:
             ks = keep[start : start + BLOCK]
             for i in range(xs.size):
@@ -64,10 +65,26 @@ def round_back(grad, x, keep, into, scale, low, high):
                 out = kept * (ZERO if raw == steps else ONE)
                 slope_here += kept * steps - (kept - out) * ratio
                 clipped_here += out
-                ys[i] = g - out
+                if ys is not None:
+                    ys[i] = g - out
         slope += slope_here
         clipped += clipped_here
     return slope, clipped
+
+
+@compiled
+def choose(x, other, keep, y):
+    """y = x where ``keep``, bytes, is not 0, else ``other``."""
+    for i in range(y.size):
+        value, instead, kept = x[i], other[i], keep[i]
+        y[i] = value if kept != 0 else instead
+
+
+@compiled
+def choose_back(grad, keep, into):
+    """The gradient for x of `choose`."""
+    for i in range(into.size):
+        into[i] = grad[i] * np.float32(keep[i])
 
 
 @compiled
@@ -148,6 +165,36 @@ def gaps(x, target, at, gap):
             here[i] = difference
             square += difference * difference
         total += square
+    return total
+
+
+@compiled
+def distil(low, middle, high, target, parts, weights, whole, into_low, into_middle, into_high):
+    """Σ (mixture − target)² + w₁·Σ (low − high)² + w₂·Σ (middle − high)², and half its gradients.
+
+    ``parts``: of low, middle and high in the mixture; ``whole``: 1 if what is compared teaches the
+    high output too, else 0.
+    """
+    (a, b, c), (to_low, to_middle), total = parts, weights, 0.0
+    for start in range(0, target.size, BLOCK):
+        ls, ms, hs = (
+            low[start : start + BLOCK],
+            middle[start : start + BLOCK],
+            high[start : start + BLOCK],
+        )
+        ts, fl = target[start : start + BLOCK], into_low[start : start + BLOCK]
+        fm, fh = into_middle[start : start + BLOCK], into_high[start : start + BLOCK]
+        here = ZERO
+        for i in range(ts.size):
+            x, y, z = ls[i], ms[i], hs[i]
+            gap = a * x + b * y + c * z - ts[i]
+            below, between = x - z, y - z
+            pull, draw = to_low * below, to_middle * between
+            here += gap * gap + pull * below + draw * between
+            fl[i] = a * gap + pull
+            fm[i] = b * gap + draw
+            fh[i] = c * gap - whole * (pull + draw)
+        total += here
     return total
 
 

@@ -73,7 +73,11 @@ def fake_quantize(
 
 def mixed(x: Tensor, y: Tensor, keep: Tensor | None) -> Tensor:
     """``y`` where ``keep`` is 1, ``x`` where it is 0; None: ``y`` everywhere."""
-    return y if keep is None else torch.lerp(x, y, keep.to(y.dtype))
+    if keep is None:
+        return y
+    if torch.is_grad_enabled() and y.requires_grad and not x.requires_grad and fused.runs(x, y):
+        return fused.Chosen.apply(x, y, keep)
+    return torch.lerp(x, y, keep.to(y.dtype))
 
 
 class _FakeQuantize(torch.autograd.Function):

@@ -70,10 +70,30 @@ class FakeQuantize(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, scale, keep = ctx.saved_tensors
-        for_x = torch.empty_like(x)
+        for_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         grad = _flat(_like(grad, x))
         slope, _ = kernels().round_back(grad, _flat(x), _flat(keep), _flat(for_x), *ctx.grid)
         return for_x, scale.new_full(scale.shape, slope), None, None, None
+
+
+class Chosen(torch.autograd.Function):
+    """``y`` where ``keep`` is 1, else ``x``, which gets no gradient."""
+
+    @staticmethod
+    def forward(ctx, x, y, keep):
+        chosen = torch.empty_like(y)
+        keep = _like(keep, chosen)
+        given = (_like(y, chosen), _like(x, chosen), keep, chosen)
+        kernels().choose(*map(_flat, given))
+        ctx.save_for_backward(keep)
+        return chosen
+
+    @staticmethod
+    def backward(ctx, grad):
+        (keep,) = ctx.saved_tensors
+        for_y = torch.empty_like(keep, dtype=grad.dtype)
+        kernels().choose_back(_flat(_like(grad, for_y)), _flat(keep), _flat(for_y))
+        return None, for_y, None
 
 
 class Mixed(torch.autograd.Function):
@@ -131,6 +151,23 @@ class SquaredError(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         return ctx.gap.mul_(2 * ctx.share * grad), None, None, None
+
+
+class Distilled(torch.autograd.Function):
+    """share · of what `qlib.methods._mixing` compares: three outputs, their mixture, a target."""
+
+    @staticmethod
+    def forward(ctx, low, middle, high, target, parts, weights, whole, share):
+        slopes = [torch.empty_like(target) for _ in range(3)]
+        given = [_flat(_like(x, target)) for x in (low, middle, high, target)]
+        numbers = _numbers(*parts), _numbers(*weights), *_numbers(whole)
+        total = kernels().distil(*given, *numbers, *map(_flat, slopes))
+        ctx.slopes, ctx.share = slopes, share
+        return target.new_full((), total * share)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return *(s.mul_(2 * ctx.share * grad) for s in ctx.slopes), *(None,) * 5
 
 
 class Softened(torch.autograd.Function):

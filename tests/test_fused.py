@@ -3,6 +3,7 @@
 import builtins
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from qlib import functional, fused, reconstruct
 from qlib.functional import KeepMask, fake_quantize, mixed, take
+from qlib.methods._mixing import Mixing
 from qlib.observers.minmax import MinMax
 from qlib.quantizers import power, shifted, soft_round
 from qlib.quantizers.flex_round import FlexRound
@@ -95,6 +97,15 @@ def test_gradients_of_any_order_in_memory_are_understood() -> None:
         y = f.apply(free, torch.tensor(s), low, high, None)
         (found,) = torch.autograd.grad(y, free, grad)
         assert torch.equal(found, grad * ((x / s).round().clamp(low, high) == (x / s).round()))
+
+
+def test_an_input_that_is_given_gets_no_gradient_and_the_scale_gets_the_same() -> None:
+    x, found = odd(), []
+    for needed in (True, False):
+        s = torch.tensor(0.3, requires_grad=True)
+        y = fused.FakeQuantize.apply(x.clone().requires_grad_(needed), s, -3.0, 4.0, None)
+        found += torch.autograd.grad((y * draw(5000)).sum(), s)
+    torch.testing.assert_close(*found)
 
 
 def test_what_is_not_a_number_stays_so() -> None:
@@ -297,6 +308,23 @@ def test_error_of_rows_is_the_plain_one(turned: bool) -> None:
     same(ours, theirs)
 
 
+@pytest.mark.parametrize("detach", [False, True])
+def test_distilled_outputs_are_compared_as_by_the_plain_way(
+    detach: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = SimpleNamespace(channels=3, targets=image(9, 3, 4, 5))
+    mixed = Mixing(
+        unit, ((3,), (5,), (8,)), (0.5, 0.3, 0.2), "three", 0.5, 0.7, 0.4, detach, 4, rng()
+    )
+    target, results = image(4, 3, 4, 5), []
+    outputs = [draw(4, 3, 4, 5, seed=1), image(4, 3, 4, 5) * 2, draw(4, 3, 4, 5, seed=3)]
+    for threads in (fused.THREADS, 0):
+        monkeypatch.setattr(fused, "THREADS", threads)
+        call = lambda *of: mixed._distilled([3, 5, 8], dict(zip((3, 5, 8), of)), target)  # noqa: B905, E731
+        results.append(pulled(call, *outputs))
+    same(*results)
+
+
 # --- where the loops step aside
 
 
@@ -341,7 +369,13 @@ def test_without_a_compiler_all_is_computed_the_plain_way(
     assert fused.kernels() is not None
 
 
-def test_masks_choose_between_two_tensors() -> None:
-    x, y, keep = draw(50), draw(50, seed=1), KeepMask(0.5, rng()).like(torch.empty(50))
-    assert torch.equal(mixed(x, y, keep), torch.where(keep.bool(), y, x))
+@pytest.mark.parametrize("kind", TENSORS)
+def test_masks_choose_between_two_tensors(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    y, results = TENSORS[kind](), []
+    x, keep = torch.randn(y.shape, generator=rng(1)), KeepMask(0.5, rng()).like(y)
+    for threads in (fused.THREADS, 0):
+        monkeypatch.setattr(fused, "THREADS", threads)
+        results.append(pulled(lambda y: mixed(x, y, keep), y))
+        assert torch.equal(mixed(x, y, keep), torch.where(keep.bool(), y, x))
+    same(*results, exact=2)
     assert mixed(x, y, None) is y

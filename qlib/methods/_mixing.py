@@ -109,9 +109,13 @@ class Mixing:
     def _distilled(
         self, drawn: list[int], outputs: "dict[int, Tensor]", target: "Tensor"
     ) -> "Tensor":
+        from qlib import fused
         from qlib.reconstruct import share_of, squared_error
 
-        share = share_of(self.unit, self.batch)
+        share, three = share_of(self.unit, self.batch), [outputs[bits] for bits in drawn]
+        if len(outputs) == 3 and fused.rows_fit(target, target) and fused.runs(*three):
+            weights, whole = (self.low, self.middle), not self.detach
+            return fused.Distilled.apply(*three, target, self.shares, weights, whole, share)
         total = squared_error(_blend(drawn, self.shares, outputs), target, share)
         low, middle, high = drawn
         teacher = outputs[high].detach() if self.detach else outputs[high]
