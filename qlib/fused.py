@@ -50,30 +50,34 @@ def whole_rows(x: Tensor, scale: Tensor) -> bool:
     return rows and x.is_contiguous() and runs(x, scale)
 
 
-def rows_fit(x: Tensor, other: Tensor) -> bool:
-    """The same for tensors of images; they must be whole rows in the same order in both."""
+def rows_fit(x: Tensor, *others: Tensor) -> bool:
+    """The same for tensors of images; they must be whole rows in the same order in all."""
     dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
-    return dense and x.stride() == other.stride() and runs(x, other)
+    return dense and all(x.stride() == y.stride() for y in others) and runs(x, *others)
 
 
 class FakeQuantize(torch.autograd.Function):
-    """What `qlib.functional.fake_quantize` computes."""
+    """What `qlib.functional.fake_quantize` computes; ``zero``: a zero-point that the ends follow.
+
+    Only what is clipped depends on it.
+    """
 
     @staticmethod
-    def forward(ctx, x, scale, low, high, keep):
+    def forward(ctx, x, scale, low, high, keep, zero=None):
         y, ctx.grid = torch.empty_like(x), _numbers(scale, low, high)
         x, keep = _like(x, y), None if keep is None else _like(keep, y)
         kernels().round_to(_flat(x), _flat(keep), _flat(y), *ctx.grid)
-        ctx.save_for_backward(x, scale, keep)
+        ctx.save_for_backward(x, scale, keep, zero)
         return y
 
     @staticmethod
     def backward(ctx, grad):
-        x, scale, keep = ctx.saved_tensors
+        x, scale, keep, zero = ctx.saved_tensors
         for_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         grad = _flat(_like(grad, x))
-        slope, _ = kernels().round_back(grad, _flat(x), _flat(keep), _flat(for_x), *ctx.grid)
-        return for_x, scale.new_full(scale.shape, slope), None, None, None
+        slope, clipped = kernels().round_back(grad, _flat(x), _flat(keep), _flat(for_x), *ctx.grid)
+        for_zero = None if zero is None else zero.new_full(zero.shape, -clipped * float(scale))
+        return for_x, scale.new_full(scale.shape, slope), None, None, None, for_zero
 
 
 class Chosen(torch.autograd.Function):
@@ -198,27 +202,6 @@ def harder(v: Tensor, grad: Tensor, beta: float, weight: float, stretch: tuple) 
     kernels().push_back(*map(_flat, (sigma, slope, into)), *ends, *_numbers(2 * beta * weight))
     if into is not grad:
         grad.copy_(into)
-
-
-class Shifted(torch.autograd.Function):
-    """`FakeQuantize` on a grid whose ends are tensors that follow a learned zero-point."""
-
-    @staticmethod
-    def forward(ctx, x, scale, zero, low, high):
-        y, ctx.grid = torch.empty_like(x), _numbers(scale, low, high)
-        x = _like(x, y)
-        kernels().round_to(_flat(x), None, _flat(y), *ctx.grid)
-        ctx.save_for_backward(x, scale, zero)
-        return y
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, scale, zero = ctx.saved_tensors
-        for_x = torch.empty_like(x)
-        grad = _flat(_like(grad, x))
-        slope, clipped = kernels().round_back(grad, _flat(x), None, _flat(for_x), *ctx.grid)
-        for_zero = zero.new_full(zero.shape, -clipped * float(scale))
-        return for_x, scale.new_full(scale.shape, slope), for_zero, None, None
 
 
 class Bent(torch.autograd.Function):

@@ -211,7 +211,7 @@ def _error(
     share: float,
 ) -> Tensor:
     if power == 2 and importance is None:
-        if fused.rows_fit(targets, targets) and fused.runs(output):
+        if fused.rows_fit(targets) and fused.runs(output):
             return fused.SquaredError.apply(output, targets, at, share)
         return squared_error(output, take(targets, at), share)
     gap = output - take(targets, at)

@@ -153,7 +153,10 @@ def test_rows_are_mixed_as_by_the_plain_way(
 def test_a_learned_zero_point_gets_the_plain_gradient(kind: str) -> None:
     x, low, high = TENSORS[kind](), torch.tensor(-3.0), torch.tensor(4.0)
     none = torch.zeros(())
-    ours = pulled(lambda *a: fused.Shifted.apply(*a, low, high), x, torch.tensor(0.3), none)
+    ours = pulled(
+        lambda x, s, z: fused.FakeQuantize.apply(x, s, low, high, None, z),
+        x, torch.tensor(0.3), none,
+    )  # fmt: skip
     theirs = pulled(
         lambda x, s, z: shifted._Rounded.apply(x, none, s, z, low, high)[0],
         x, torch.tensor(0.3), none,

@@ -113,7 +113,7 @@ class Mixing:
         from qlib.reconstruct import share_of, squared_error
 
         share, three = share_of(self.unit, self.batch), [outputs[bits] for bits in drawn]
-        if len(outputs) == 3 and fused.rows_fit(target, target) and fused.runs(*three):
+        if len(outputs) == 3 and fused.rows_fit(target) and fused.runs(*three):
             weights, whole = (self.low, self.middle), not self.detach
             return fused.Distilled.apply(*three, target, self.shares, weights, whole, share)
         total = squared_error(_blend(drawn, self.shares, outputs), target, share)

@@ -48,7 +48,7 @@ class Shifted(Quantizer):
         learned = torch.is_grad_enabled() and self.soft and self.shift is None
         if learned and fused.fits(x, self.scale):
             scale = self.scale * self.stretch
-            return fused.Shifted.apply(x, scale, self.zero, *self._ends())
+            return fused.FakeQuantize.apply(x, scale, *self._ends(), None, self.zero)
         return self._rounded(x)[0].reshape(x.shape)
 
     def codes(self, x: Tensor) -> Tensor:
