@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from qlib.ui import address, frame, lessons
+from qlib.ui.shared import address, frame, lessons
 
 st.set_page_config("Quant Explorer", frame.ICON, "wide", initial_sidebar_state=272)
 start = frame.screen("1_Start", "rocket_launch", "What does quantization do to this model?")

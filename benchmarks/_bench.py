@@ -10,14 +10,14 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from qlib import metrics
-from qlib._about import Clock
-from qlib._registry import discover
-from qlib._setup import device_of, set_up
-from qlib.quantize import bit_plan
-from qlib.records import RunSpec, ignore
-from qlib.specs import checked
-from qlib.tuning import tune
+from qlib.core.records import RunSpec, ignore
+from qlib.core.registry import discover
+from qlib.core.specs import checked
+from qlib.learning.tuning import tune
+from qlib.measure import metrics
+from qlib.pipeline.experiment import device_of, set_up
+from qlib.pipeline.provenance import Clock
+from qlib.pipeline.quantize import bit_plan
 
 # fields of a specification that decide what is loaded
 LOADED = ("model", "data", "weights", "calib", "calib_data", "test", "seed", "device", "placement")
@@ -64,7 +64,7 @@ class Bench:
         return self.setup.predict(self.setup.model, "")
 
     def accuracy(self) -> dict[str, float]:
-        """Of the model in its present state: see `qlib.metrics.accuracy`."""
+        """Of the model in its present state: see `qlib.measure.metrics.accuracy`."""
         return metrics.accuracy(self.setup.labels, self.answers(), self.reference)
 
     def measured(self, spec: RunSpec) -> tuple[Mapping[str, float], Mapping[str, float]]:

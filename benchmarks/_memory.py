@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from benchmarks._steps import Subject, deit, resnet
-from qlib import fused
-from qlib._registry import discover
-from qlib.records import ignore
+from qlib.core import fused
+from qlib.core.records import ignore
+from qlib.core.registry import discover
 
 SUBJECTS = {
     "cifar10-resnet20, 1,024 images": lambda: resnet(images=1024),

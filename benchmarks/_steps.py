@@ -10,14 +10,14 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from qlib._registry import discover
-from qlib.calibration import Calibration, Unit
-from qlib.functional import take
-from qlib.model import QuantModel
+from qlib.core.functional import take
+from qlib.core.records import Event
+from qlib.core.registry import discover
+from qlib.core.scheme import PER_CHANNEL, BitPlan, Scheme
+from qlib.learning.calibration import Calibration, Unit
 from qlib.models._resnet import SmallResNet
-from qlib.models._units import find_blocks
-from qlib.records import Event
-from qlib.scheme import PER_CHANNEL, BitPlan, Scheme
+from qlib.network.blocks import find_blocks
+from qlib.network.model import QuantModel
 
 ROUNDS, STEPS, PASSES = 3, 50, 20  # rounds in turns; steps of a method, passes of a float unit
 DEIT = "deit_tiny_patch16_224"

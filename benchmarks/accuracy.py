@@ -15,9 +15,9 @@ from pathlib import Path
 
 from benchmarks._bench import Bench
 from benchmarks._table import RESULTS, Table, machine, markdown
-from qlib._about import versions
-from qlib.metrics import wilson
-from qlib.records import RunSpec
+from qlib.core.records import RunSpec
+from qlib.measure.metrics import wilson
+from qlib.pipeline.provenance import versions
 
 IDENTITY = ("model", "weight_bits", "act_bits", "method", "settings", "steps", "observer",
             "placement")  # fmt: skip
@@ -111,8 +111,8 @@ def _spec(model, data, method, bits, seed, *, observer="mse", steps=None, settin
 
 def _steps_of(method: str) -> int:
     """A method's default number of steps; 0: it does not learn."""
-    from qlib._params import params
-    from qlib._registry import discover
+    from qlib.core.params import params
+    from qlib.core.registry import discover
 
     known = params(discover("methods")[method])
     return known["steps"].default if "steps" in known else 0

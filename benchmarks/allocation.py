@@ -25,13 +25,15 @@ import torch
 from torch import Tensor
 
 from benchmarks._table import machine, markdown
-from qlib import allocation, metrics, switching
-from qlib._setup import Setup, set_up
-from qlib.allocation import Choice
-from qlib.quantize import quantize
-from qlib.records import RunSpec, ignore
+from qlib.allocation import front
+from qlib.allocation.front import Choice
+from qlib.core.records import RunSpec, ignore
+from qlib.core.specs import checked
+from qlib.measure import metrics
+from qlib.network import switching
+from qlib.pipeline.experiment import Setup, set_up
+from qlib.pipeline.quantize import quantize
 from qlib.sensitivity.units import Row, block_sensitivity
-from qlib.specs import checked
 
 MODELS = ("digits-vit", "digits-resnet")
 
@@ -91,14 +93,14 @@ def _quantized(model: str, seed: int, steps: int) -> Network:
 
 def _drawn(blocks: list[Row], how: str, most: int, rng: np.random.Generator) -> list[Choice]:
     """``most`` assignments, none twice."""
-    units = list(allocation.cheapest(blocks).bits)
+    units = list(front.cheapest(blocks).bits)
     widths = sorted({row["bits"] for row in blocks if row["unit"] == units[0]})
     hand = list(islice(cycle(widths), len(units)))
     found: dict[tuple[int, ...], None] = {}
     while len(found) < most:
         bits = rng.choice(widths, len(units)) if how == "any" else rng.permutation(hand)
         found[tuple(bits.tolist())] = None
-    return [allocation.priced(blocks, dict(zip(units, bits, strict=True))) for bits in found]
+    return [front.priced(blocks, dict(zip(units, bits, strict=True))) for bits in found]
 
 
 def _ranked(network: Network, choices: list[Choice]) -> dict[str, object]:
@@ -133,8 +135,8 @@ def _correlation(x: list[float], y: list[float]) -> str:
 def _against_equal(network: Network) -> Iterator[dict[str, object]]:
     widths = sorted({row["bits"] for row in network.blocks})
     for bits in widths[:-1]:
-        equal = allocation.uniform(network.blocks, bits)
-        best = allocation.cheapest(network.blocks, gbops=equal.gbops)
+        equal = front.uniform(network.blocks, bits)
+        best = front.cheapest(network.blocks, gbops=equal.gbops)
         row: dict[str, object] = {"equal bits": bits, "best": "".join(map(str, best.bits.values()))}
         for name, choice in (("equal", equal), ("best", best)):
             seen = network.measure(choice)

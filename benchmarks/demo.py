@@ -17,10 +17,10 @@ from pathlib import Path
 
 from benchmarks.accuracy import DIGITS
 from qlib import store
+from qlib.core.records import Refused, RunSpec
+from qlib.core.specs import checked
 from qlib.noise import profile as noise_profile
-from qlib.records import Refused, RunSpec
 from qlib.sensitivity import profile
-from qlib.specs import checked
 
 NEAREST_BITS = (8, 6, 5, 4, 3, 2)
 LEARNED_BITS = (4, 3, 2)
@@ -90,8 +90,8 @@ def main() -> None:
 
 
 def _make(spec: RunSpec, demo: Path) -> None:
-    from qlib.jobs.eventlog import EventLog
-    from qlib.run import run
+    from qlib.pipeline.run import run
+    from qlib.store.eventlog import EventLog
 
     try:
         if store.load(demo / spec.key).spec == spec:

@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks._table import Table, machine, markdown
 from benchmarks.accuracy import DIGITS
 from benchmarks.multibit import Line, Lines, Network
-from qlib.statistics import paired_difference
+from qlib.measure.statistics import paired_difference
 
 BASE = "base"
 LONG = 1200  # steps of a whole network, which is one unit where others have six or more
@@ -125,7 +125,7 @@ def _result(lines: Lines, line: Line) -> tuple[dict[str, object], Any]:
     """The numbers of one line, and which held-out images it gets right, (n,)."""
     import torch
 
-    from qlib import metrics
+    from qlib.measure import metrics
 
     seconds, bench = lines.quantize(line), lines.bench
     logits = bench.answers()

@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks._bench import Bench
 from benchmarks._table import Table, machine, markdown
 from benchmarks.accuracy import DIGITS
-from qlib.records import RunSpec, ignore
+from qlib.core.records import RunSpec, ignore
 
 WIDTHS = (8, 7, 6, 5, 4, 3)
 FIXED = 4  # bits of the weights where only activations are switched
@@ -203,7 +203,7 @@ class Lines:
     def rows(self, line: Line) -> Iterator[dict[str, object]]:
         import torch
 
-        from qlib import switching
+        from qlib.network import switching
 
         model = self.bench.setup.model
         seconds = self.quantize(line)
@@ -231,7 +231,7 @@ class Lines:
 @contextmanager
 def _statistics(setup, renewed: bool) -> Iterator[None]:
     """New channel statistics for the chosen widths, and the former weights again afterwards."""
-    from qlib.tuning import tune_norms
+    from qlib.learning.tuning import tune_norms
 
     layers = list(setup.model.weighted().values())
     before = [layer.weight_point.quantizer for layer in layers]
@@ -299,7 +299,7 @@ def _told(rows: list[dict[str, str]]) -> str:
 
 def _interval(rows: list[dict[str, str]]) -> str:
     """Wilson's, as if one seed's images had the mean over seeds."""
-    from qlib.statistics import wilson
+    from qlib.measure.statistics import wilson
 
     n = int(rows[0]["n"])
     low, high = wilson(round(_mean(rows) / 100 * n), n)

@@ -21,18 +21,18 @@ import torch
 from torch import Tensor
 
 from benchmarks._table import Table, machine, markdown
-from qlib._registry import discover
-from qlib._setup import Setup, set_up
+from qlib.core.records import RunSpec, ignore
+from qlib.core.registry import discover
+from qlib.core.specs import checked
+from qlib.measure.paired import count
+from qlib.measure.statistics import exact_paired, wilson
 from qlib.methods.noisyquant import BASES
-from qlib.model import QuantModel
-from qlib.paired import count
-from qlib.points import QuantLayer
-from qlib.quantize import bit_plan
-from qlib.quantizers._noisy import Noisy
-from qlib.records import RunSpec, ignore
-from qlib.specs import checked
-from qlib.statistics import exact_paired, wilson
-from qlib.trace import removing
+from qlib.network.model import QuantModel
+from qlib.network.points import QuantLayer
+from qlib.network.trace import removing
+from qlib.pipeline.experiment import Setup, set_up
+from qlib.pipeline.quantize import bit_plan
+from qlib.quantizers.noisy import Noisy
 
 WIDTHS = (6, 4, 8)
 # what noise is added, and how many draws: a shift alone does not depend on them

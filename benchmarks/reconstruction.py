@@ -31,8 +31,8 @@ import torch
 from benchmarks import _memory, _steps
 from benchmarks._steps import Kind, deit, resnet, step_rows
 from benchmarks._table import Table, machine, markdown
-from qlib._registry import discover
-from qlib.records import ignore
+from qlib.core.records import ignore
+from qlib.core.registry import discover
 
 KINDS = {
     "AdaRound": Kind("adaround", unit="layer"),

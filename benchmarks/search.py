@@ -17,14 +17,14 @@ import torch
 
 from benchmarks._table import machine, markdown
 from benchmarks.noise import spec_of
-from qlib._registry import discover
-from qlib._setup import Setup, set_up
-from qlib.calibration import Calibration
-from qlib.methods._noise import noisy_layers
-from qlib.model import QuantModel
-from qlib.models._units import find_blocks
-from qlib.quantize import bit_plan
-from qlib.records import ignore
+from qlib.core.records import ignore
+from qlib.core.registry import discover
+from qlib.learning.calibration import Calibration
+from qlib.methods._search.noise import noisy_layers
+from qlib.network.blocks import find_blocks
+from qlib.network.model import QuantModel
+from qlib.pipeline.experiment import Setup, set_up
+from qlib.pipeline.quantize import bit_plan
 
 IMAGES, BLOCKS = (16, 32, 64), (3, 6, 12)
 USUAL = 32  # images, where blocks are counted

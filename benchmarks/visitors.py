@@ -22,8 +22,8 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks._table import markdown
 from qlib import jobs, store
-from qlib.records import RunSpec
-from qlib.specs import checked
+from qlib.core.records import RunSpec
+from qlib.core.specs import checked
 from tests.browser_kit import Server, serving
 
 PAGES = ("start", "distributions", "sensitivity", "reconstruction", "compare", "run")

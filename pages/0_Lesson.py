@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from qlib.ui import frame, lessons
+from qlib.ui.shared import frame, lessons
 
 lessons.follow()
 frame.head("What would you like to understand?")

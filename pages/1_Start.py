@@ -2,26 +2,16 @@
 
 import streamlit as st
 
-from qlib.plots import _theme, accuracy_bits, prediction_strip
-from qlib.records import Refused
-from qlib.ui import (
-    answers,
-    bar,
-    context,
-    findings,
-    frame,
-    lessons,
-    spread,
-    state,
-    stored,
-    strips,
-    tryout,
-)
-from qlib.ui.words import word
+from qlib.core.records import Refused
+from qlib.plots.bits import accuracy_bits
+from qlib.plots.shared import prediction_strip, theme
+from qlib.ui.shared import answers, bar, context, findings, frame, lessons, per_width, state, stored
+from qlib.ui.shared.glossary import word
+from qlib.ui.start import strips, tryout
 
 QUESTION = "What does quantization do to this model?"
 
-entries = spread.entries(context.entries())
+entries = per_width.entries(context.entries())
 if not stored.same_bits(entries):
     frame.head(QUESTION)
     stored.explain_missing(state.demo())
@@ -44,7 +34,7 @@ try:
         st.plotly_chart(
             prediction_strip.figure(strip, **look),
             key="strip-figure",
-            config=_theme.config(f"{record.spec.key}_predictions"),
+            config=theme.config(f"{record.spec.key}_predictions"),
             alt=prediction_strip.alt(strip),
         )
     source = "Stored with the run." if answer is None else "Computed now, except accuracies."
@@ -62,7 +52,7 @@ with left:
         key="bits-figure",
         on_select=stored.follow_click,
         selection_mode="points",
-        config=_theme.config(f"{record.spec.model}_accuracy_over_bits"),
+        config=theme.config(f"{record.spec.model}_accuracy_over_bits"),
         alt=accuracy_bits.alt(curve),
     )
 with right:
@@ -80,7 +70,7 @@ with right:
         query_params=stored.as_settings(record),
     )
 
-if not spread.is_other(choice.entry):
+if not per_width.is_other(choice.entry):
     findings.panel(choice.entry)
 st.subheader("Guided views, with a question each", anchor=False)
 lessons.listing()

@@ -2,8 +2,10 @@
 
 import streamlit as st
 
-from qlib.records import Refused
-from qlib.ui import frame, presets, progress, setup, start
+from qlib.core.records import Refused
+from qlib.ui.run import form as setup
+from qlib.ui.run import presets, submit
+from qlib.ui.shared import frame, progress
 
 QUESTION = "Run calibration and reconstruction on your own settings"
 
@@ -34,4 +36,4 @@ try:
 except Refused as error:
     spec, problem = None, str(error)
 with side:
-    start.card(spec, problem)
+    submit.card(spec, problem)

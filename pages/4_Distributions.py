@@ -2,20 +2,11 @@
 
 import streamlit as st
 
-from qlib.plots import _theme
-from qlib.records import Refused
-from qlib.ui import (
-    collect,
-    context,
-    distributions,
-    export,
-    findings,
-    frame,
-    state,
-    tensor_controls,
-    tensor_words,
-)
-from qlib.ui.words import word
+from qlib.core.records import Refused
+from qlib.plots.shared import theme
+from qlib.ui.distributions import collect, controls, page, text
+from qlib.ui.shared import context, export, findings, frame, state
+from qlib.ui.shared.glossary import word
 
 QUESTION = "What do the numbers in this layer look like, before and after?"
 
@@ -32,42 +23,42 @@ except Refused as error:
         frame.head(QUESTION)
     collect.missing(view, error)
     st.stop()
-distributions.begin(view, hists)
+page.begin(view, hists)
 
-choice = tensor_controls.controls(view, hists)
-known = distributions.seen(view.record, hists)
+choice = controls.controls(view, hists)
+known = page.seen(view.record, hists)
 left, right = st.columns([3, 5], gap="medium")
 with left:
-    distributions.ladder(view, hists, choice)
+    page.ladder(view, hists, choice)
 with right:
-    hist = tensor_controls.tensor(view, hists, choice)
+    hist = controls.tensor(view, hists, choice)
     if hist is None:
         with top:
             frame.head(QUESTION)
         st.stop()
     shown = known[hist.name]
-    runs = distributions.runs(view, choice, shown)
-    figure, alt, name = distributions.main(choice, runs)
+    runs = page.runs(view, choice, shown)
+    figure, alt, name = page.main(choice, runs)
     st.plotly_chart(
         figure,
         key="h-main",
-        config=_theme.config(f"{view.record.spec.key}_{hist.name}_{name}"),
+        config=theme.config(f"{view.record.spec.key}_{hist.name}_{name}"),
         alt=alt,
     )
     with st.container(key="h-numbers", horizontal=True, gap="medium"):
-        for label, value, term in tensor_words.numbers(shown):
+        for label, value, term in text.numbers(shown):
             st.metric(label, value, help=word(term), width="content")
     if name == "channels":
-        distributions.channel(choice, runs[0])
+        page.channel(choice, runs[0])
     frame.try_this(
-        tensor_words.hint(shown),
+        text.hint(shown),
         "Click a layer in the ladder. Thin: all values; thick: 99.8 % of them; thickest: half of "
         "them. The small bars end the grid, a diamond marks outliers.",
         "Step down the bits in the sidebar: levels grow rare, and the range usually shrinks.",
     )
 with top:
-    frame.head(QUESTION, f"`{hist.layer}`: {tensor_words.answer(shown)}")
+    frame.head(QUESTION, f"`{hist.layer}`: {text.answer(shown)}")
 findings.panel(view.entry)
-frame.data_table("Bins of this tensor", tensor_words.bins(hist))
-frame.data_table("All tensors", tensor_words.table(known))
-export.menu("distribution", figure, tensor_words.bins(hist), [view.record])
+frame.data_table("Bins of this tensor", text.bins(hist))
+frame.data_table("All tensors", text.table(known))
+export.menu("distribution", figure, text.bins(hist), [view.record])

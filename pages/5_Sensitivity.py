@@ -2,8 +2,9 @@
 
 import streamlit as st
 
-from qlib.plots import layer_profile
-from qlib.ui import blame, context, export, findings, frame, measure, sensitivity, whatif
+from qlib.plots.layers import layer_profile
+from qlib.ui.sensitivity import measure, page, text, what_if
+from qlib.ui.shared import context, export, findings, frame
 
 QUESTION = "Which layer is to blame?"
 
@@ -14,33 +15,33 @@ if view is None:
         frame.head(QUESTION)
     st.stop()
 
-found = sensitivity.find(view)
-wanted = sensitivity.controls(view)
-ask = wanted if found.rows or not wanted.measured else sensitivity.instant(wanted)
+found = page.find(view)
+wanted = page.controls(view)
+ask = wanted if found.rows or not wanted.measured else page.instant(wanted)
 with top:
     if ask.measured:
-        frame.head(QUESTION, blame.answer(found.rows, ask.mode, ask.split))
+        frame.head(QUESTION, text.answer(found.rows, ask.mode, ask.split))
     else:
-        frame.head(QUESTION, blame.errors(found.table, view.data))
+        frame.head(QUESTION, text.errors(found.table, view.data))
 if wanted.measured:
     measure.panel(found)
 
-made = sensitivity.profiles(found, ask)
+made = page.profiles(found, ask)
 order = [row["layer"] for row in found.layers]
 if made and made[0].known:
     info = layer_profile.info(made, order=ask.order)
     order = list(info.layers)
     with st.container(key="s-main"):
-        figure = sensitivity.main_figure(found, info)
-        table, alt = whatif.table(found, order), layer_profile.alt(info)
+        figure = page.main_figure(found, info)
+        table, alt = what_if.table(found, order), layer_profile.alt(info)
         export.menu("sensitivity", figure, table, [view.record], alt=alt)
-    sensitivity.helpers(found, ask, made[0])
+    page.helpers(found, ask, made[0])
 else:
-    st.info(sensitivity.nothing(found, ask), icon=":material/inventory_2:")
+    st.info(page.nothing(found, ask), icon=":material/inventory_2:")
 if not wanted.measured:
     measure.panel(found)
-sensitivity.dumbbells(found)
-whatif.section(found, order)
+page.dumbbells(found)
+what_if.section(found, order)
 findings.panel(view.entry)
 frame.try_this(
     "Switch *Question* to *All but this layer*: is the same layer still to blame?",

@@ -2,19 +2,21 @@
 
 import streamlit as st
 
-from qlib.ui import context, findings, frame, noise_data, noisyquant, theorem
+from qlib.ui.noisyquant import data as noise_data
+from qlib.ui.noisyquant import page, theorem
+from qlib.ui.shared import context, findings, frame
 
 noise_data.begin()
 top = st.container()
 view = context.view(data=True)
 if view is None:
     with top:
-        frame.head(noisyquant.QUESTION)
+        frame.head(page.QUESTION)
     theorem.section()
     st.stop()
 
 with top:
-    noisyquant.body(noise_data.find(view))
+    page.body(noise_data.find(view))
 theorem.section()
 findings.panel(view.entry)
 frame.try_this(

@@ -2,11 +2,12 @@
 
 import streamlit as st
 
-from qlib.ui import context, fitting, frame, ingredients, layer_gains, reconstruction, state
+from qlib.ui.reconstruction import ablation, layer_gains, losses, page
+from qlib.ui.shared import context, frame, state
 
 QUESTION = "What does learning the rounding change?"
 
-reconstruction.begin()
+page.begin()
 top = st.container()
 view = context.view(data=True)
 if view is None:
@@ -14,11 +15,11 @@ if view is None:
         frame.head(QUESTION)
     st.stop()
 
-others = reconstruction.peers(view)
+others = page.peers(view)
 title = state.titles().get(view.record.spec.method, view.record.spec.method)
-learned = reconstruction.changed(view, others)
+learned = page.changed(view, others)
 if learned:
-    shown = reconstruction.controls(view, others)
+    shown = page.controls(view, others)
     gains = layer_gains.of(view, shown)
     with top:
         frame.head(QUESTION, layer_gains.answer(gains, title))
@@ -26,14 +27,14 @@ if learned:
     with left:
         layer_gains.figures(view, shown, others)
     with right:
-        fitting.panel(view, shown, others)
+        losses.panel(view, shown, others)
 else:
     with top:
         frame.head(QUESTION, layer_gains.answer((), title))
-    reconstruction.offer(view, others)
-    fitting.panel(view, None, others)
+    page.offer(view, others)
+    losses.panel(view, None, others)
 
-ingredients.panel(view, others)
+ablation.panel(view, others)
 if learned:
     frame.try_this(
         "Every arrow starts at nearest rounding. To the right: the weights are further from the "

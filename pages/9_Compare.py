@@ -2,25 +2,15 @@
 
 import streamlit as st
 
-from qlib.plots import accuracy_vs_size, flips_bars
-from qlib.ui import (
-    answers,
-    compare,
-    context,
-    evidence,
-    export,
-    frame,
-    overlay,
-    ranking,
-    runs_table,
-    state,
-)
-from qlib.ui.likeness import unlike
-from qlib.ui.words import word
+from qlib.plots.compare import accuracy_vs_size, flips_bars
+from qlib.ui.compare import images, overlay, ranking, runs_table, selection
+from qlib.ui.shared import answers, context, export, frame, state
+from qlib.ui.shared.comparable import unlike
+from qlib.ui.shared.glossary import word
 
 QUESTION = "Which method should I choose?"
 
-known = compare.handles(state.everything())
+known = selection.handles(state.everything())
 top = st.container()
 view = context.view(layers=False) if known else None
 if view is None:
@@ -32,9 +22,9 @@ if view is None:
     runs_table.broken()
     st.stop()
 
-picked = compare.choose(known, view.record)
-cost, others, fewest = compare.controls()
-picked = compare.enough(known, picked, fewest)
+picked = selection.choose(known, view.record)
+cost, others, fewest = selection.controls()
+picked = selection.enough(known, picked, fewest)
 names = runs_table.listed(known, picked, fewest)
 look = {"dark": state.dark(), "large": state.presenting()}
 titles = state.titles()
@@ -43,13 +33,13 @@ if picked:
     entries = [known[name] for name in picked]
     records = [e.record for e in entries]
     fair = not unlike(records)
-    preds = evidence.predictions(entries)
+    preds = images.predictions(entries)
     ranks = ranking.rank(records, preds)
     with top:
         frame.head(QUESTION, ranking.verdict(ranks, titles) if fair else "")
-        compare.unlike_banner(records)
+        selection.unlike_banner(records)
 
-    behind = compare.behind(known, names, picked) if others else []
+    behind = selection.behind(known, names, picked) if others else []
     info = accuracy_vs_size.info(
         records, cost=cost, titles=titles, fair=fair, others=behind, apart=ranks.apart
     )
@@ -57,13 +47,13 @@ if picked:
     name = f"accuracy_vs_{cost}"
     st.plotly_chart(
         scatter,
-        key=compare.SCATTER,
-        on_select=compare.followed,
+        key=selection.SCATTER,
+        on_select=selection.followed,
         selection_mode=("points", "box"),
         config=export.config(name, records, box=True),
         alt=accuracy_vs_size.alt(info),
     )
-    compare.tell_full()
+    selection.tell_full()
     data = runs_table.frame(known, picked)
     source, save = st.columns([7, 1], vertical_alignment="center")
     source.caption(answers.source_line(records[0]) + (" (of the first run)." if not fair else "."))
@@ -74,31 +64,31 @@ else:
         frame.head(QUESTION, "Choose runs to see what separates them.")
     entries, records, preds = [], [], {}
 
-changes = evidence.flips(entries, preds)
+changes = images.flips(entries, preds)
 if changes:
     left, right = st.columns(2, gap="medium")
     with left:
         bars = flips_bars.figure(changes, **look)
         st.plotly_chart(
             bars,
-            key=evidence.FLIPS,
-            on_select=evidence.clicked,
+            key=images.FLIPS,
+            on_select=images.clicked,
             selection_mode="points",
             config=export.config("flips", records),
             alt=flips_bars.alt(changes),
         )
-        evidence.save(bars, changes, records)
+        images.save(bars, changes, records)
     with right:
         st.subheader("Image by image", anchor=False, help=word("lost"))
-        chosen = evidence.follow(picked, entries, preds, view.record.spec.key)
-    evidence.pictures(chosen, entries, preds)
+        chosen = images.follow(picked, entries, preds, view.record.spec.key)
+    images.pictures(chosen, entries, preds)
 
 if len(records) > 1:
     st.subheader("Two runs on the same images", anchor=False, help=word("paired"))
-    evidence.duel(picked, entries, preds)
+    images.duel(picked, entries, preds)
     if ranks.pairs:
         with st.expander(f"Every pair ({len(ranks.pairs)})", icon=":material/table_chart:"):
-            st.dataframe(evidence.every_pair(ranks), hide_index=True, alt="Paired tests")
+            st.dataframe(images.every_pair(ranks), hide_index=True, alt="Paired tests")
             st.caption(word("holm"))
 
 if records:

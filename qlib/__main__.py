@@ -14,10 +14,11 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from qlib import _params, specs, store
-from qlib._registry import names
-from qlib._summary import as_json, as_text
-from qlib.records import Cancelled, Refused, RunRecord, RunSpec
+from qlib import store
+from qlib.core import params, specs
+from qlib.core.records import Cancelled, Refused, RunRecord, RunSpec
+from qlib.core.registry import names
+from qlib.export.summary import as_json, as_text
 from qlib.sensitivity import profile
 
 LISTS = ("models", "datasets", "methods", "observers", "quantizers", "allocators")
@@ -102,7 +103,7 @@ def _add_option(parser: argparse.ArgumentParser, field: Any) -> None:
         return
     if field.name == "analysis":  # said by the verb
         return
-    name, param = "--" + field.name.replace("_", "-"), _params.params(RunSpec).get(field.name)
+    name, param = "--" + field.name.replace("_", "-"), params.params(RunSpec).get(field.name)
     if field.name == "keep_float":
         parser.add_argument(name, action="append", default=[], metavar="LAYER",
                             help="a layer that stays in float; may be repeated")  # fmt: skip
@@ -186,7 +187,7 @@ def _work(spec: RunSpec, folder: Path, runs: Path, threads: int | None) -> RunRe
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # libraries warn about themselves, not about the input
     from qlib.jobs.progress import Progress
-    from qlib.run import run
+    from qlib.pipeline.run import run
 
     progress = Progress(sys.stderr)
     with store.EventLog(folder) as log:

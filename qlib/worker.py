@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qlib import jobs, store
-from qlib.jobs import _queue
-from qlib.jobs._queue import CANCEL, OUT, Job
-from qlib.jobs.eventlog import FILE, EventLog
-from qlib.records import Cancelled, Event, Refused, Report, RunSpec
-from qlib.store._disk import FULL, disk_trouble
+from qlib.core.records import Cancelled, Event, Refused, Report, RunSpec
+from qlib.jobs import queue
+from qlib.jobs.queue import CANCEL, OUT, Job
+from qlib.store.disk import FULL, disk_trouble
+from qlib.store.eventlog import FILE, EventLog
 
 LOOK_EVERY = 0.1  # seconds between looks for the CANCEL flag
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
@@ -48,19 +48,21 @@ class Reporter:
 def main(folder: Path, runner: Runner | None = None, command: Sequence[str] = jobs.WORKER) -> int:
     """Run the job of ``folder`` to its end, then start the next in the queue; 0 when it is done.
 
-    ``runner`` does the work (default: `qlib.run.run`); ``command`` starts the next worker.
+    ``runner`` does the work (default: `qlib.pipeline.run.run`); ``command`` starts the next worker.
     """
     folder = folder.absolute()
-    job = _queue.claim(folder)
+    job = queue.claim(folder)
     if job is None:
         return 0
     state, message = _work(job, runner or _run)
-    _queue.close(job, state, message, command)
+    queue.close(job, state, message, command)
     return 0 if state == "done" else 1
 
 
 def _run(spec: RunSpec, report: Report, folder: Path) -> object:
-    from qlib.run import run  # loads torch: seconds, which a cancelled job need not wait for
+    from qlib.pipeline.run import (
+        run,  # loads torch: seconds, which a cancelled job need not wait for
+    )
 
     return run(spec, report, folder, [folder.parents[2], store.demo_dir()])
 

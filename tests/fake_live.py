@@ -14,9 +14,9 @@ import numpy as np
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from qlib.core.records import Event, Refused
 from qlib.live import _worker as _live_worker
 from qlib.live._worker import Desk
-from qlib.records import Event, Refused
 
 COMMAND = (sys.executable, __file__)
 WIDTHS, BATCHES = (2, 3, 4), 4

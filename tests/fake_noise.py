@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from qlib import noise, store
+from qlib import store
+from qlib.core.records import RunRecord, RunSpec
 from qlib.noise import profile as noise_profile
+from qlib.noise import theorem
 from qlib.noise.profile import REACHES, LayerNoise, NoiseProfile
-from qlib.records import RunRecord, RunSpec
 
 KINDS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 SEEDS, ROWS, WIDTH, OUT = 3, 128, 48, 24
@@ -77,11 +78,11 @@ def layer(name: str, kind: str, depth: int, bits: int, seed: int = 0) -> LayerNo
     best = min(grids, key=lambda g: error(g, x, none)[0])
     shift = min(np.linspace(-0.5, 0.5, 11)[[5, *range(11)]] * best.step,
                 key=lambda c: error(best, x, none + c)[0])  # fmt: skip
-    moved = noise.expected((x + shift) / best.step, REACHES, best.low, best.high)
+    moved = theorem.expected((x + shift) / best.step, REACHES, best.low, best.high)
     reach = REACHES[moved.argmin()] * best.step
     grid, u = grids[0], x / grids[0].step
-    phase, clipped, rounding = noise.cells(u, grid.low, grid.high)
-    predicted = noise.expected(u, REACHES, grid.low, grid.high)
+    phase, clipped, rounding = theorem.cells(u, grid.low, grid.high)
+    predicted = theorem.expected(u, REACHES, grid.low, grid.high)
     stages = [staged(grid, none), staged(best, none), staged(best, none + shift),
               staged(best, shift + reach * draws)]  # fmt: skip
     return LayerNoise(
@@ -100,7 +101,7 @@ def layer(name: str, kind: str, depth: int, bits: int, seed: int = 0) -> LayerNo
         test=curves(grid, sides[1], draws),
         normal=curves(grid, x, bell)[0],
         closed_form=float(REACHES[predicted.argmin()]),
-        linear_search=noise.linear_search(u, draws[0], REACHES, grid.low, grid.high),
+        linear_search=theorem.linear_search(u, draws[0], REACHES, grid.low, grid.high),
         stages=np.array(stages),
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import fake_runs
 
 from qlib import store
-from qlib.records import RunRecord, RunSpec
+from qlib.core.records import RunRecord, RunSpec
 from qlib.sensitivity import profile as profiles
 
 KINDS = ("attn.qkv", "attn.scores", "attn.mix", "attn.proj", "mlp.fc1", "mlp.fc2")

@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 import hist_kit
 import numpy as np
 
-from qlib.records import RunRecord, RunSpec
-from qlib.specs import checked
+from qlib.core.records import RunRecord, RunSpec
+from qlib.core.specs import checked
 
 MODELS = ("digits-vit", "digits-resnet", "digits-mobilenet")
 METHODS = ("nearest", "adaround", "brecq", "qdrop")

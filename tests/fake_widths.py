@@ -11,8 +11,8 @@ import fake_runs
 import numpy as np
 
 from qlib import store
-from qlib.records import RunRecord, RunSpec
-from qlib.specs import checked
+from qlib.core.records import RunRecord, RunSpec
+from qlib.core.specs import checked
 
 WIDTHS = (8, 7, 6, 5, 4, 3)
 DAMAGE = {8: 0.05, 7: 0.2, 6: 0.5, 5: 1.0, 4: 1.9, 3: 3.6, 2: 12.0}  # noise on the logits

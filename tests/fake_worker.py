@@ -16,7 +16,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qlib import store, worker
-from qlib.records import Event, Refused, Report, RunRecord, RunSpec
+from qlib.core.records import Event, Refused, Report, RunRecord, RunSpec
 
 COMMAND = (sys.executable, __file__)
 ROWS = 60
@@ -48,7 +48,7 @@ def profile_row(layer: str, kl: float) -> dict[str, object]:
 
 
 def run(of: RunSpec, report: Report, folder: Path, known: object = ()) -> RunRecord:
-    """Write what a run writes, as `qlib.run.run` does; of an analysis, a few rows."""
+    """Write what a run writes, as `qlib.pipeline.run.run` does; of an analysis, a few rows."""
     steps, pause = int(of.settings.get("steps", 3)), float(of.settings.get("pause", 0))
     threads, policy = os.environ.get("OMP_NUM_THREADS"), os.environ.get("OMP_WAIT_POLICY")
     report(Event("load", note=f"threads {threads} {policy} in {Path.cwd()}"))

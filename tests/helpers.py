@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qlib import _params
-from qlib._registry import discover
-from qlib.allocators.same import Same
-from qlib.calibration import Calibration
-from qlib.model import QuantModel
+from qlib.allocation.same import Same
+from qlib.core import params
+from qlib.core.records import Report, ignore
+from qlib.core.registry import discover
+from qlib.core.scheme import PER_CHANNEL, BitPlan, Scheme
+from qlib.learning.calibration import Calibration
+from qlib.network.model import QuantModel
 from qlib.observers.minmax import MinMax
 from qlib.observers.mse import Mse
-from qlib.records import Report, ignore
-from qlib.scheme import PER_CHANNEL, BitPlan, Scheme
 
 BLOCKS = ("one", "two")
 CLASSES = 5
@@ -112,7 +112,7 @@ def calibration(
 
 def settings(method: str, steps: int = 12) -> dict[str, Any]:
     """Few steps and small batches, whatever the method calls its fields."""
-    known = _params.params(discover("methods")[method])
+    known = params.params(discover("methods")[method])
     quick: dict[str, Any] = {name: steps for name in known if name.endswith("steps")}
     return quick | ({"batch": 8} if "batch" in known else {})
 

@@ -16,16 +16,16 @@ from helpers import (
 from helpers_nets import images, tiny
 from torch import Tensor, nn
 
-from qlib.calibration import Unit
-from qlib.model import QuantModel
+from qlib.core.records import Event, Refused, ignore
+from qlib.core.scheme import PER_CHANNEL, PER_TENSOR, BitPlan, Granularity, Scheme
+from qlib.learning.calibration import Unit
+from qlib.learning.tuning import tune_biases, tune_norms
+from qlib.network.model import QuantModel
+from qlib.network.points import BiasCorrection, QuantLayer
+from qlib.network.trace import removing
 from qlib.observers.mse import Mse
-from qlib.points import BiasCorrection, QuantLayer
 from qlib.quantizers.shifted import LEAST, Shifted
 from qlib.quantizers.uniform import Uniform
-from qlib.records import Event, Refused, ignore
-from qlib.scheme import PER_CHANNEL, PER_TENSOR, BitPlan, Granularity, Scheme
-from qlib.trace import removing
-from qlib.tuning import tune_biases, tune_norms
 
 GRIDS = {
     "tensor": Scheme(4, granularity=PER_TENSOR),
@@ -229,7 +229,7 @@ def test_layers_are_fitted_on_the_inputs_that_are_asked_for(
 ) -> None:
     """Sequential: for every image, the very input that the layer has in the finished network."""
     found: dict[str, Tensor] = {}
-    from qlib import reconstruct as engine
+    from qlib.learning import reconstruct as engine
 
     plain = engine.reconstruct
 
@@ -267,7 +267,7 @@ def test_a_shift_may_pass_the_two_levels_beside_a_weight() -> None:
     for unit in data.walk(model, by="layer"):
         coarse = Uniform(torch.ones(1, 1), torch.zeros(1, 1), Scheme(3, symmetric=True))
         layer.weight_point.fill(Shifted.around(coarse, layer.weight))
-        from qlib.reconstruct import Rate, reconstruct
+        from qlib.learning.reconstruct import Rate, reconstruct
 
         reconstruct(unit, learn={"shift": Rate(0.02)}, steps=300, batch=64,
                     generator=data.generator, report=ignore)  # fmt: skip

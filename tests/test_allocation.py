@@ -13,10 +13,12 @@ from helpers_nets import images, tiny
 from scipy.special import log_softmax, rel_entr
 from torch import Tensor
 
-from qlib import _knapsack, allocation, metrics, onward, switching
-from qlib.allocation import Choice, cheapest, front, priced, uniform
-from qlib.model import QuantModel
-from qlib.records import Cancelled, Event, Refused
+from qlib.allocation import _knapsack
+from qlib.allocation import front as allocation
+from qlib.allocation.front import Choice, cheapest, front, priced, uniform
+from qlib.core.records import Cancelled, Event, Refused
+from qlib.network import costs, prefix_cache, switching
+from qlib.network.model import QuantModel
 from qlib.sensitivity.units import block_sensitivity
 
 WIDTHS = (3, 4, 6)
@@ -173,7 +175,7 @@ def test_what_the_table_does_not_know_is_refused(rows, bits, words) -> None:
 
 
 def test_allocation_needs_no_torch() -> None:
-    code = "import sys, qlib.allocation; sys.exit('torch' in sys.modules)"
+    code = "import sys, qlib.allocation.front; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -200,8 +202,8 @@ def measured(request: pytest.FixtureRequest):
     events: list[Event] = []
     before = switching.chosen(model)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onward, "CHUNK", 8)
-        patch.setattr(onward, "PASS", 3.5 * sum(model.macs.values()))
+        patch.setattr(prefix_cache, "CHUNK", 8)
+        patch.setattr(prefix_cache, "PASS", 3.5 * sum(model.macs.values()))
         rows = block_sensitivity(model, x, events.append)
     assert switching.chosen(model) == before
     assert all(layer.weight_point.on for layer in model.weighted().values())
@@ -255,7 +257,7 @@ def test_prices_are_the_networks_own_costs(measured) -> None:
     with switching.keeping(model):
         for bits in (3, 4, 5, 6, mixed):
             switching.choose(model, bits)
-            want = metrics.costs(model)
+            want = costs.costs(model)
             found = priced(rows, mixed) if bits is mixed else uniform(rows, bits)
             assert found.bits == switching.chosen(model)
             assert found.weight_mb == pytest.approx(want["weight_mb"], rel=1e-12)

@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks import _steps, accuracy
 from benchmarks._bench import Bench
-from qlib.records import Event, RunSpec
-from qlib.run import run
+from qlib.core.records import Event, RunSpec
+from qlib.pipeline.run import run
 
 SPEC = RunSpec("digits-resnet", "digits", "qdrop", 3, 3, calib=32, test=100, seed=2,
                settings={"steps": 3})  # fmt: skip

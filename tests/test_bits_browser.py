@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from browser_kit import ROOT, chromium, copied, serving, settled, window  # noqa: F401 (fixtures)
 
-from qlib import allocation, store
-from qlib.ui.bits_units import STEPS
+from qlib import store
+from qlib.allocation import front
+from qlib.ui.bits.units import STEPS
 
 pytestmark = pytest.mark.browser
 
@@ -93,7 +94,7 @@ def move_budget(page, many, by: int) -> None:
     slider.focus()
     for _ in range(abs(by)):
         page.keyboard.press("ArrowRight" if by > 0 else "ArrowLeft")
-    low, *_, high = (c.weight_mb for c in allocation.front(many.blocks))
+    low, *_, high = (c.weight_mb for c in front.front(many.blocks))
     page.get_by_text(f"At most {low + place * (high - low) / STEPS:.3f} MB").wait_for()
     settled(page)
 

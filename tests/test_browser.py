@@ -9,8 +9,8 @@ import pytest
 from browser_kit import ROOT, Server, chromium, serving, window  # noqa: F401 (fixtures)
 
 from qlib import jobs
-from qlib.records import RunSpec
-from qlib.specs import checked
+from qlib.core.records import RunSpec
+from qlib.core.specs import checked
 
 pytestmark = pytest.mark.browser
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from qlib._setup import set_up
-from qlib.datasets._augment import noise, shifted
-from qlib.datasets._base import Images
+from qlib.core.records import RunSpec, ignore
+from qlib.core.specs import checked
 from qlib.datasets._draw import draw_calibration, in_turns
+from qlib.datasets.base import Images
 from qlib.datasets.digits import Digits
-from qlib.records import RunSpec, ignore
-from qlib.specs import checked
+from qlib.datasets.preprocessing.augment import noise, shifted
+from qlib.pipeline.experiment import set_up
 
 SPEC = RunSpec("digits-resnet", "digits", "nearest", calib=32, test=20)
 

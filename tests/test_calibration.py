@@ -9,12 +9,12 @@ from helpers_nets import images, tiny
 from test_model import Skipping, of_family
 from torch import Tensor, nn
 
-from qlib.calibration import Calibration, Unit
-from qlib.functional import qparams
-from qlib.model import QuantModel
+from qlib.core.functional import qparams
+from qlib.core.records import Event, Refused
+from qlib.core.scheme import BitPlan, Scheme
+from qlib.learning.calibration import Calibration, Unit
+from qlib.network.model import QuantModel
 from qlib.observers.minmax import MinMax
-from qlib.records import Event, Refused
-from qlib.scheme import BitPlan, Scheme
 
 FLAGS = [(True, True), (True, False), (False, True), (False, False)]
 

@@ -22,12 +22,12 @@ import pytest
 
 from qlib import store
 from qlib.__main__ import LISTS, _parser, main
-from qlib._summary import as_json, as_text
+from qlib.core.records import Cancelled, Event, Refused, RunRecord, RunSpec, ignore
+from qlib.core.specs import checked
+from qlib.export.summary import as_json, as_text
 from qlib.jobs.progress import Progress
 from qlib.noise import profile as noise_profile
-from qlib.records import Cancelled, Event, Refused, RunRecord, RunSpec, ignore
 from qlib.sensitivity import profile
-from qlib.specs import checked
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ["run", "--model", "digits-vit", "--data", "digits", "--method", "nearest"]
@@ -175,7 +175,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def use(run: Callable[[RunSpec, Callable, Path], RunRecord]) -> None:
-        monkeypatch.setitem(sys.modules, "qlib.run", SimpleNamespace(run=run))
+        monkeypatch.setitem(sys.modules, "qlib.pipeline.run", SimpleNamespace(run=run))
 
     return use
 
@@ -318,7 +318,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, sent: int) -> None:
         import fake_worker
         slow = lambda spec, report, folder, known: fake_worker.run(
             fake_worker.spec(steps=9999, pause=0.1), report, folder)
-        sys.modules["qlib.run"] = types.SimpleNamespace(run=slow)
+        sys.modules["qlib.pipeline.run"] = types.SimpleNamespace(run=slow)
         sys.argv = ["qlib", *{words!r}]
         runpy.run_module("qlib", run_name="__main__")
     """)

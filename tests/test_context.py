@@ -8,10 +8,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from qlib import store
-from qlib.records import RunSpec
-from qlib.specs import checked
+from qlib.core.records import RunSpec
+from qlib.core.specs import checked
 from qlib.store import Entry
-from qlib.ui import resolve
+from qlib.ui.shared import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 TITLES = {"nearest": "Nearest", "brecq": "BRECQ", "qdrop": "QDrop"}
@@ -273,7 +273,7 @@ def test_damaged_layers_are_one_sentence(own):
 
 def test_sensitivity_runs_are_not_listed_but_found(own):
     from qlib.sensitivity import profile
-    from qlib.ui import context, state
+    from qlib.ui.shared import context, state
 
     base = checked(RunSpec("digits-vit", "digits", "brecq"))
     fake_profiles.write(own, base)

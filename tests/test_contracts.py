@@ -23,11 +23,11 @@ from helpers import (
 )
 from torch import Tensor
 
-from qlib import _params
-from qlib._registry import discover, names
-from qlib.model import QuantModel
-from qlib.records import PHASES, Cancelled, Event, ignore
-from qlib.scheme import BitPlan, Scheme
+from qlib.core import params
+from qlib.core.records import PHASES, Cancelled, Event, ignore
+from qlib.core.registry import discover, names
+from qlib.core.scheme import BitPlan, Scheme
+from qlib.network.model import QuantModel
 
 METHODS = discover("methods")
 OBSERVERS = discover("observers")
@@ -76,7 +76,7 @@ def test_method_says_where_it_comes_from_and_what_it_does(name: str) -> None:
 def test_every_field_has_help_and_a_default_inside_its_limits(kind: str, name: str) -> None:
     cls = discover(kind)[name]
     made = cls()
-    known = _params.params(cls)
+    known = params.params(cls)
     assert [f.name for f in fields(cls)] == list(known), "a field without help text"
     for p in known.values():
         assert len(p.help) > 8, p.name
@@ -93,7 +93,7 @@ def test_every_field_has_help_and_a_default_inside_its_limits(kind: str, name: s
 @pytest.mark.parametrize(("kind", "name"), RECIPES)
 def test_limits_are_enforced_and_named(kind: str, name: str) -> None:
     cls = discover(kind)[name]
-    for p in _params.params(cls).values():
+    for p in params.params(cls).values():
         wrong = ["nonsense" if p.type is not str else 3]
         if p.type in (int, float):
             wrong += [] if p.low is None else [p.type(p.low - 1)]
@@ -107,7 +107,7 @@ def test_limits_are_enforced_and_named(kind: str, name: str) -> None:
 
 def test_catalogue_is_read_without_torch() -> None:
     code = (
-        "import sys; from qlib._registry import discover\n"
+        "import sys; from qlib.core.registry import discover\n"
         "for kind in ('methods', 'models', 'datasets'): discover(kind)\n"
         "heavy = {'torch', 'torchvision', 'timm', 'sklearn'} & set(sys.modules)\n"
         "sys.exit(', '.join(heavy) or 0)"

@@ -10,18 +10,18 @@ import pytest
 import torch
 from PIL import Image
 
+from qlib.core.preprocess import Preprocess
+from qlib.core.records import Refused
+from qlib.core.specs import dataset_keys, source_of
 from qlib.datasets import _archive, _fetch
 from qlib.datasets._draw import shuffled
-from qlib.datasets._prepare import batches, to_tensor, transform
 from qlib.datasets.cifar import Cifar
 from qlib.datasets.digits import Digits
 from qlib.datasets.fashion_mnist import FashionMnist
 from qlib.datasets.folder import Folder
 from qlib.datasets.imagenet import ImageNet
 from qlib.datasets.imagenette import Imagenette
-from qlib.models._base import Preprocess
-from qlib.records import Refused
-from qlib.specs import dataset_keys, source_of
+from qlib.datasets.preprocessing.prepare import batches, to_tensor, transform
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data")

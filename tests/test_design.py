@@ -19,15 +19,15 @@ from helpers import (
 from helpers_nets import images, tiny
 from torch import Tensor, nn
 
-from qlib import spans
-from qlib._registry import discover
-from qlib.calibration import Unit
-from qlib.methods._design import ERRORS, OPTIMIZERS, UNITS, VARIABLES, Design
-from qlib.methods._measures import angle, divergence
+from qlib.core.records import Refused, ignore
+from qlib.core.registry import discover
+from qlib.learning.calibration import Unit
+from qlib.methods._gradient.design import ERRORS, OPTIMIZERS, UNITS, VARIABLES, Design
+from qlib.methods._gradient.losses import angle, divergence
 from qlib.methods.custom import Custom
-from qlib.model import QuantModel
-from qlib.models._units import find_blocks
-from qlib.records import Refused, ignore
+from qlib.network import stages
+from qlib.network.blocks import find_blocks
+from qlib.network.model import QuantModel
 
 METHODS = discover("methods")
 # settings on the edge of what a design says
@@ -208,7 +208,7 @@ def test_selecting_everything_is_selecting_nothing(everything: dict[str, Any]) -
 
 def test_importance_is_what_the_error_owes_to_a_rounding() -> None:
     """(ŵ − w)·∂E/∂ŵ by finite differences, for single weights; 0 for weights on the grid."""
-    from qlib.methods._selection import _owed
+    from qlib.methods._gradient.selection import _owed
 
     model, data = quantizable(), calibration()
     model.layers["stem"].layer.weight[0].zero_()
@@ -236,15 +236,15 @@ def test_importance_is_what_the_error_owes_to_a_rounding() -> None:
 
 
 def test_stages_are_rows_of_blocks_of_one_shape() -> None:
-    assert spans.stages(quantizable()) == [("stem",), ("one",), ("two",), ("fc",)]
+    assert stages.stages(quantizable()) == [("stem",), ("one",), ("two",), ("fc",)]
     vit = tiny("vit")
     model = QuantModel(vit, images("vit"), find_blocks(vit))
-    assert ("blocks.0", "blocks.1", "blocks.2") in spans.stages(model)
+    assert ("blocks.0", "blocks.1", "blocks.2") in stages.stages(model)
     net = tiny("cifar-resnet")
     model = QuantModel(net, images("cifar-resnet"), find_blocks(net))
-    longest = [span for span in spans.stages(model) if len(span) > 1]
+    longest = [span for span in stages.stages(model) if len(span) > 1]
     assert len(longest) == 3 and all(len(span) == 2 for span in longest)
-    assert [u for span in spans.stages(model) for u in span] == model.units()
+    assert [u for span in stages.stages(model) for u in span] == model.units()
 
 
 @pytest.mark.parametrize("placement", ["inputs", "boundary"])
@@ -306,7 +306,7 @@ def test_mixed_without_activations_lies_between_both_networks() -> None:
     fed = {}
 
     def watched(name: str, **given: Any) -> None:
-        from qlib.methods._fitting import _feeding
+        from qlib.methods._gradient.fit import _feeding
 
         model, data = quantizable(), calibration()
         data.attach(model, plan(model, 2, 4))
@@ -403,7 +403,7 @@ def test_every_optimizer_learns(name: str) -> None:
 
 
 def test_sign_steps_have_one_size() -> None:
-    from qlib import optimizers
+    from qlib.learning import optimizers
 
     p = torch.nn.Parameter(torch.tensor([1.0, 1.0, 1.0]))
     made = optimizers.optimizer("sign-sgd", [{"params": [p], "lr": 0.25}])
@@ -416,7 +416,7 @@ def test_sign_steps_have_one_size() -> None:
 
 
 def test_a_schedule_is_the_weights_own() -> None:
-    from qlib.methods._fitting import _rates
+    from qlib.methods._gradient.fit import _rates
 
     constant, cosine = _rates(Design()), _rates(replace(Design(), schedule="cosine"))
     assert not constant["rounding"].cosine and cosine["rounding"].cosine

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from qlib import _params
-from qlib._registry import discover
+from qlib.core import params
+from qlib.core.registry import discover
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -26,7 +26,7 @@ def test_method_has_its_row(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_field_has_a_help_text(name: str) -> None:
-    for field in _params.params(METHODS[name]).values():
+    for field in params.params(METHODS[name]).values():
         assert field.help.endswith("."), f"{name}.{field.name} needs a sentence"
     settings = METHODS[name].paper_settings
     METHODS[name](**settings)  # the paper's settings lie within the limits

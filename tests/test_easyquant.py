@@ -6,15 +6,15 @@ from helpers import applied, calibration, codes, method, pictures, plan, quantiz
 from helpers_nets import images, tiny
 from torch import Tensor
 
-from qlib.methods._products import Product, Sums
-from qlib.methods._rows import products
-from qlib.methods._scales import Sides, Stretched, alternate, best, operands, spread
-from qlib.model import QuantModel
-from qlib.models._units import find_blocks
+from qlib.core.records import ignore
+from qlib.core.scheme import PER_CHANNEL, Granularity, Scheme
+from qlib.methods._search.layer_samples import products
+from qlib.methods._search.products import Product, Sums
+from qlib.methods._search.scales import Sides, Stretched, alternate, best, operands, spread
+from qlib.network.blocks import find_blocks
+from qlib.network.model import QuantModel
 from qlib.observers.minmax import MinMax
 from qlib.quantizers.uniform import Uniform
-from qlib.records import ignore
-from qlib.scheme import PER_CHANNEL, Granularity, Scheme
 
 RNG = torch.Generator
 BY_THREE = Granularity("group", 3)

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from qlib.core.records import RunRecord, RunSpec
 from qlib.jobs.estimate import Estimate, estimate
 from qlib.noise import profile as noise_profile
-from qlib.records import RunRecord, RunSpec
 from qlib.sensitivity.profile import spec_of
 
 SPEC = RunSpec(

@@ -16,12 +16,12 @@ import pytest
 from browser_kit import chromium, serving, window  # noqa: F401 (fixtures)
 
 from qlib import store
+from qlib.core.records import RunRecord, RunSpec
+from qlib.core.specs import checked
 from qlib.export import notebook, report
 from qlib.export.report import Part
-from qlib.plots import accuracy_vs_size, flips_bars
-from qlib.records import RunRecord, RunSpec
-from qlib.specs import checked
-from qlib.ui import export
+from qlib.plots.compare import accuracy_vs_size, flips_bars
+from qlib.ui.shared import export
 
 TODAY = date.today().isoformat()
 

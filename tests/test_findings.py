@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from qlib.core.records import RunRecord, RunSpec
 from qlib.guide import findings
-from qlib.records import RunRecord, RunSpec
 
 
 def grid(layer="blocks.0.fc1", tensor="input", **columns) -> dict:

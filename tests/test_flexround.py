@@ -17,15 +17,15 @@ from helpers import (
 )
 from torch import Tensor, nn
 
-from qlib.calibration import Unit
+from qlib.core.records import Cancelled, Event, Refused, ignore
+from qlib.core.scheme import PER_CHANNEL, PER_TENSOR, Granularity, Scheme
+from qlib.learning.calibration import Unit
+from qlib.learning.reconstruct import Rate, reconstruct
+from qlib.network.points import QuantLayer
 from qlib.observers.mse import Mse
-from qlib.points import QuantLayer
 from qlib.quantizers.flex_round import SMALLEST, FlexRound
 from qlib.quantizers.soft_round import SoftRound
 from qlib.quantizers.uniform import Uniform
-from qlib.reconstruct import Rate, reconstruct
-from qlib.records import Cancelled, Event, Refused, ignore
-from qlib.scheme import PER_CHANNEL, PER_TENSOR, Granularity, Scheme
 
 GRIDS = {
     "tensor": Scheme(4, granularity=PER_TENSOR),

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from qlib import fused
-from qlib.functional import KeepMask, fake_quantize, qparams, quantize, round_ste, take
-from qlib.functional import dequantize as decode
+from qlib.core import fused
+from qlib.core.functional import KeepMask, fake_quantize, qparams, quantize, round_ste, take
+from qlib.core.functional import dequantize as decode
+from qlib.core.scheme import PER_CHANNEL, Granularity, Scheme
 from qlib.quantizers.uniform import Uniform
-from qlib.scheme import PER_CHANNEL, Granularity, Scheme
 
 SCHEMES = [
     Scheme(bits, symmetric, restricted)

@@ -10,15 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from qlib import functional, fused, reconstruct
-from qlib.functional import KeepMask, fake_quantize, mixed, take
-from qlib.methods._mixing import Mixing
+from qlib.core import functional, fused
+from qlib.core.functional import KeepMask, fake_quantize, mixed, take
+from qlib.core.scheme import PER_CHANNEL, Granularity, Scheme
+from qlib.learning import reconstruct
+from qlib.methods._gradient.multibit_mixer import Mixing
 from qlib.observers.minmax import MinMax
 from qlib.quantizers import power, shifted, soft_round
 from qlib.quantizers.flex_round import FlexRound
 from qlib.quantizers.free_power import FreePower
 from qlib.quantizers.uniform import Uniform
-from qlib.scheme import PER_CHANNEL, Granularity, Scheme
 
 pytestmark = pytest.mark.skipif(fused.kernels() is None, reason="numba is not there")
 GRID = (0.3, -3.0, 4.0)  # scale, low, high
@@ -223,7 +224,7 @@ def test_free_codes_on_power_grids_are_the_plain_ones(
 
 
 def test_logarithms_and_powers_are_as_close_as_float32_tells() -> None:
-    from qlib import _powers
+    from qlib.core import _powers
 
     x = np.exp2(np.linspace(-70, 60, fused.kernels().BLOCK)).astype(np.float32)
     logs, bits = np.empty_like(x), np.empty(len(x), np.int32)
@@ -359,8 +360,8 @@ def test_without_a_compiler_all_is_computed_the_plain_way(
             raise error("not here")
         return load(name, *args, **kwargs)
 
-    monkeypatch.delitem(sys.modules, "qlib._kernels")
-    monkeypatch.delattr("qlib._kernels", raising=False)
+    monkeypatch.delitem(sys.modules, "qlib.core._kernels")
+    monkeypatch.delattr("qlib.core._kernels", raising=False)
     monkeypatch.setattr(builtins, "__import__", refuse)
     fused.kernels.cache_clear()
     try:

@@ -18,8 +18,10 @@ from helpers import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qlib.methods import _gptq
-from qlib.methods._gptq import (
+from qlib.core.records import ignore
+from qlib.core.scheme import PER_CHANNEL, PER_TENSOR, Granularity, Scheme
+from qlib.methods._search import obq
+from qlib.methods._search.obq import (
     Levels,
     as_rows,
     matched,
@@ -29,14 +31,12 @@ from qlib.methods._gptq import (
     round_in_order,
     round_strongest_first,
 )
-from qlib.model import QuantModel
+from qlib.network.model import QuantModel
+from qlib.network.points import QuantLayer
 from qlib.observers.minmax import MinMax
 from qlib.observers.mse import Mse
-from qlib.points import QuantLayer
-from qlib.quantizers.given import Given
+from qlib.quantizers.fixed_codes import Given
 from qlib.quantizers.uniform import Uniform
-from qlib.records import ignore
-from qlib.scheme import PER_CHANNEL, PER_TENSOR, Granularity, Scheme
 
 ORDERS = {
     "index": round_in_order,
@@ -121,7 +121,7 @@ def test_one_rounding_costs_and_moves_as_constrained_least_squares_does() -> Non
 def test_in_order_is_least_squares_solved_anew_after_every_column(
     monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr(_gptq, "BLOCK", block)
+    monkeypatch.setattr(obq, "BLOCK", block)
     w, hessian = problem(3, 8, groups=2)
     got = round_in_order(w, hessian, whole(*w.shape), TINY)
     for g, r in itertools.product(range(2), range(3)):
@@ -135,7 +135,7 @@ def test_in_order_is_least_squares_solved_anew_after_every_column(
 def test_cheapest_first_is_least_squares_solved_anew_after_every_weight(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_gptq, "ROOM", 100)  # one row at a time
+    monkeypatch.setattr(obq, "ROOM", 100)  # one row at a time
     w, hessian = problem(3, 7, groups=1, seed=4)
     got = round_cheapest_first(w, hessian, whole(*w.shape), TINY)
     h = hessian[0]

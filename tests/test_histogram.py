@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qlib.histogram import BINS, Histogram
+from qlib.core.histogram import BINS, Histogram
 
 
 def normal(n: int, seed: int = 0) -> Tensor:

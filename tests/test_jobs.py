@@ -21,9 +21,10 @@ import pytest
 from fake_worker import COMMAND, spec
 
 from qlib import jobs, store, worker
-from qlib.jobs import Job, _process, _queue
-from qlib.jobs._process import Proc
-from qlib.records import Refused, RunSpec
+from qlib.core import process
+from qlib.core.process import Proc
+from qlib.core.records import Refused, RunSpec
+from qlib.jobs import Job, queue
 from qlib.sensitivity import profile
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,12 +37,12 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.delenv("QLIB_JOBS", raising=False)
     folder = tmp_path / "runs"
     yield folder
-    with _queue.moving(folder):  # so that nobody starts the next one meanwhile
-        for job in _queue.read_all(folder):
+    with queue.moving(folder):  # so that nobody starts the next one meanwhile
+        for job in queue.read_all(folder):
             if job.state == "queued":
-                _queue.end(job, "cancelled")
+                queue.end(job, "cancelled")
             elif job.proc:
-                _process.kill(job.proc)
+                process.kill(job.proc)
 
 
 def submit(of: RunSpec, runs: Path) -> Job:
@@ -125,7 +126,7 @@ def test_the_worker_starts_quietly_in_the_project(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(runs.parent)
-    monkeypatch.setattr(_process, "cores", lambda: 8)
+    monkeypatch.setattr(process, "cores", lambda: 8)
     monkeypatch.setenv("QLIB_JOBS", "3")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     jobs.submit(spec(), Path("runs"), command=COMMAND)  # a relative folder will do
@@ -250,8 +251,8 @@ def test_a_job_without_a_process_is_crashed(runs: Path) -> None:
     of = spec(**SLOW)
     runs.mkdir()
     jobs._queue_up(runs, of, time.time())
-    stored = _queue.read(runs, of.key)
-    _queue.write(replace(stored, state="running"))
+    stored = queue.read(runs, of.key)
+    queue.write(replace(stored, state="running"))
     assert status(of, runs).state == "crashed"
     assert "before its first step" in status(of, runs).message
 
@@ -261,12 +262,12 @@ def test_another_process_with_the_same_number_is_no_worker(runs: Path) -> None:
     runs.mkdir()
     jobs._queue_up(runs, of, time.time())
     created = psutil.Process().create_time() - 3600
-    _queue.write(
-        replace(_queue.read(runs, of.key), state="running", pid=os.getpid(), created=created)
+    queue.write(
+        replace(queue.read(runs, of.key), state="running", pid=os.getpid(), created=created)
     )
     assert status(of, runs).state == "crashed"
     jobs.kill(of.key, runs, command=COMMAND)  # and this process is still here
-    assert not _process.alive(Proc(os.getpid(), created))
+    assert not process.alive(Proc(os.getpid(), created))
 
 
 def test_a_torn_job_folder_is_passed_over_and_replaced(runs: Path) -> None:
@@ -282,10 +283,10 @@ def test_a_result_that_came_another_way_counts(runs: Path) -> None:
     """The worker was killed after its folder was renamed and before it could say so."""
     submit(spec(), runs)
     wait(lambda: status(spec(), runs).over)
-    job = _queue.read(runs, spec().key)
-    _queue.write(replace(job, state="running", pid=2**22 - 1, created=0.0))
+    job = queue.read(runs, spec().key)
+    queue.write(replace(job, state="running", pid=2**22 - 1, created=0.0))
     assert status(spec(), runs).state == "done"
-    _queue.end(job, "failed", "It failed once.")
+    queue.end(job, "failed", "It failed once.")
     assert (status(spec(), runs).state, status(spec(), runs).message) == ("done", "")
 
 
@@ -299,14 +300,14 @@ def test_killed_at_any_moment_a_run_is_whole_or_absent(runs: Path, older: bool) 
     for _ in range(25):
         if not older:
             shutil.rmtree(target, ignore_errors=True)
-        with _queue.moving(runs):
+        with queue.moving(runs):
             jobs._queue_up(runs, of, time.time())
-            (job,) = _queue.settle(runs, COMMAND)
-        gone = partial(lambda proc: not _process.alive(proc), job.proc)
+            (job,) = queue.settle(runs, COMMAND)
+        gone = partial(lambda proc: not process.alive(proc), job.proc)
         wait(lambda: (folder / "events.jsonl").exists() or gone())  # noqa: B023 (called here)
         time.sleep(chance.uniform(0, 0.04))
         published = not (folder / "events.jsonl").exists()
-        _process.kill(job.proc)
+        process.kill(job.proc)
         wait(gone)
         if target.exists():
             assert store.load(target).spec == of
@@ -372,7 +373,7 @@ def test_the_worker_names_the_folders_of_stored_runs(
 ) -> None:
     asked = []
     fake = SimpleNamespace(run=lambda *given: asked.append(given))
-    monkeypatch.setitem(sys.modules, "qlib.run", fake)
+    monkeypatch.setitem(sys.modules, "qlib.pipeline.run", fake)
     monkeypatch.setenv("QLIB_DEMO", str(runs.parent / "demo"))
     worker._run(spec(), print, runs / ".jobs" / spec().key / "out")
     assert asked[0][3] == [runs, runs.parent / "demo"]
@@ -396,7 +397,7 @@ def test_a_job_cancelled_before_its_first_step_does_nothing(runs: Path) -> None:
 def test_who_does_not_listen_is_killed_after_a_while(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_queue, "GRACE", 0.5)
+    monkeypatch.setattr(queue, "GRACE", 0.5)
     of = spec(steps=1, fault="deaf")
     submit(of, runs)
     wait(stepping(of, runs))
@@ -405,7 +406,7 @@ def test_who_does_not_listen_is_killed_after_a_while(
     wait(lambda: status(of, runs).over)
     assert status(of, runs).state == "cancelled"
     assert status(of, runs).message == "It did not stop within 0.5 s and was killed."
-    assert wait(lambda: not _process.alive(job.proc)) < 1
+    assert wait(lambda: not process.alive(job.proc)) < 1
 
 
 def test_kill_takes_the_whole_group(runs: Path) -> None:
@@ -468,8 +469,8 @@ def test_the_last_words_of_a_dead_worker_are_told(runs: Path) -> None:
 def test_done_jobs_are_forgotten_and_their_runs_are_not(runs: Path) -> None:
     submit(spec(), runs)
     wait(lambda: status(spec(), runs).over)
-    job = _queue.read(runs, spec().key)
-    _queue.write(replace(job, ended=time.time() - jobs.REMEMBERED - 1))
+    job = queue.read(runs, spec().key)
+    queue.write(replace(job, ended=time.time() - jobs.REMEMBERED - 1))
     submit(spec(n=2), runs)
     assert [job.key for job in jobs.list_jobs(runs, command=COMMAND)] == [spec(n=2).key]
     assert status(spec(), runs).state == "done"
@@ -488,9 +489,9 @@ def test_a_worker_without_a_job_goes_home(tmp_path: Path) -> None:
 def test_peak_memory_is_a_process_own(tmp_path: Path) -> None:
     """A large parent must not be charged to the small process that it starts."""
     ballast = bytearray(b"1") * 300_000_000
-    command = [sys.executable, "-c", "from qlib.jobs._process import peak_mb; print(peak_mb())"]
+    command = [sys.executable, "-c", "from qlib.core.process import peak_mb; print(peak_mb())"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert _process.peak_mb() > len(ballast) / 1e6
+    assert process.peak_mb() > len(ballast) / 1e6
     assert 5 < float(done.stdout) < 150
 
 
@@ -529,7 +530,7 @@ def test_paths_are_made_absolute_when_submitted(
 
 
 def test_the_real_worker_does_a_real_run(runs: Path) -> None:
-    from qlib.specs import checked
+    from qlib.core.specs import checked
 
     pytest.importorskip("torch")
     of = checked(replace(spec(), test=20, calib=8))

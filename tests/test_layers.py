@@ -10,70 +10,49 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# from the ground up; a name is a file or a folder of qlib, later layers may import earlier ones. A
-# file inside a folder belongs with the folder unless it is named itself.
-LAYERS = {
-    "ground": (
-        "__init__ records _params _registry scheme _kernels _powers fused functional histogram "
-        "statistics paired noise allocation _knapsack sensitivity memory"
-    ),
-    "ranges": "observers",
-    "rounding": "quantizers",
-    "network": (
-        "trace parts attention fold points model spans onward metrics switching samples recording"
-    ),
-    "learning": (
-        "calibration snapshots optimizers reconstruct tuning sensitivity.layers sensitivity.units "
-        "sensitivity._restore"
-    ),
-    "recipes": "methods allocators",
-    "joining": (
-        "specs run quantize widths worker jobs store store.tensors live live._net guide __main__ "
-        "_about _analysis _artifacts _setup _summary sensitivity.profile sensitivity._run "
-        "noise.profile noise.study noise._output noise._rows noise._run"
-    ),
-    "showing": "plots export",
-    "screen": "ui app pages",
-    # beside them: know nothing of quantization, are known to `run` alone
-    "material": "models datasets",
-}
-RANK = {layer: rank for rank, layer in enumerate(LAYERS)}
-LAYER_OF = {name: layer for layer, members in LAYERS.items() for name in members.split()}
-# where networks, images and methods meet; torch from the first line
-RUN = {
-    "run",
-    "quantize",
-    "widths",
-    "_about",
-    "_analysis",
-    "_artifacts",
-    "_setup",
-    "live._net",
-    "sensitivity._run",
-}
-RUN |= {"noise.study", "noise._output", "noise._rows", "noise._run"}
-# all that figures know
-READS_RECORDS = {
-    "records",
-    "scheme",
-    "statistics",
-    "paired",
-    "store.tensors",
+# from the ground up, a folder a line: it may import what stands above it in this list
+LAYERS = (
+    "core",
+    "observers",
+    "quantizers",
+    "network",
+    "measure",
+    "learning",
+    "allocation",
+    "methods",
+    "store",
+    "sensitivity",
     "noise",
-    "noise.profile",
-    "_params",
-    "_registry",
+    "datasets",  # these two know nothing of quantization, and `pipeline` alone knows them
+    "models",
+    "pipeline",
+    "jobs",
+    "live",
+    "guide",
     "plots",
-}
-# libraries of which only some layers may know; who may read the clock; nobody's global chance
+    "export",
+    "worker",
+    "ui",
+    "__main__",
+    "app",
+    "pages",
+    "__init__",  # the door itself: it opens what is asked for, when it is asked for
+)
+RANK = {folder: rank for rank, folder in enumerate(LAYERS)}
+MATERIAL = ("models", "datasets")
+# all that figures know, folders or files of them
+READ_BY_PLOTS = ("core", "measure.statistics", "measure.paired", "noise.profile", "noise.theorem",
+                 "store.tensors", "plots")  # fmt: skip
+# libraries of which only some folders may know; who may read the clock; nobody's global chance
 OUTSIDE = {
-    "streamlit": {"screen"},
-    "plotly": {"showing", "screen"},
-    "psutil": {"joining"},
-    "numba": {"ground"},
-    "time": {"joining", "screen", "material"},
+    "streamlit": {"ui", "app", "pages"},
+    "plotly": {"plots", "export", "ui", "app", "pages"},
+    "psutil": {"core", "store", "pipeline", "jobs", "live", "worker"},
+    "numba": {"core"},
+    "time": {"core", "models", "datasets", "store", "pipeline", "jobs", "live", "worker",
+             "__main__", "ui", "pages"},
     "random": set(),
-}
+}  # fmt: skip
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, str]]:
@@ -100,61 +79,85 @@ def at_start(tree: ast.Module) -> ast.Module:
 
 def inside(module: str, name: str) -> str:
     """Target of an import with ``qlib.`` left out; "" for what lies outside the project."""
-    if module == "qlib":
-        return "__init__" if not name or name[0].isupper() else name
-    if not module.startswith("qlib."):
+    if module != "qlib" and not module.startswith("qlib."):
         return ""
-    target = module.removeprefix("qlib.")
-    return f"{target}.{name}" if name and is_file(f"{target}.{name}") else target
+    target = module.removeprefix("qlib").removeprefix(".")
+    deeper = f"{target}.{name}".strip(".")
+    return deeper if name and is_module(deeper) else target
 
 
-def is_file(module: str) -> bool:
+def is_module(module: str) -> bool:
     """Is there a source file or a folder of this name?"""
     path = ROOT / "qlib" / module.replace(".", "/")
     return path.with_suffix(".py").exists() or path.is_dir()
 
 
-def listed(module: str) -> str:
-    """The name in `LAYERS` that a module goes by: its own, or that of a folder it lies in."""
-    while module and module not in LAYER_OF:
-        module = module.rpartition(".")[0]
-    return module
-
-
 def breaches(source: str, module: str) -> list[str]:
     """The rules that a module (``methods.brecq``, ``pages.3_Run``) breaks, in words."""
-    if not listed(module):
-        return [f"{module} has no layer: give it one in tests/test_layers.py"]
-    own, found = LAYER_OF[listed(module)], []
+    own, found = module.split(".")[0], []
+    if own not in RANK:
+        return [f"{own} has no layer: give it one in tests/test_layers.py"]
     for target, name in imports(ast.parse(source)):
         outer = target.split(".")[0]
         if target.startswith("."):
             found.append(f"{module} imports {target}{name}: write it in full")
         elif own not in OUTSIDE.get(outer, {own}):
-            found.append(f"{module} ({own}) imports {outer}")
-        elif (inner := inside(target, name)) and (why := _upward(module, own, inner)):
+            found.append(f"{module} imports {outer}")
+        elif (inner := inside(target, name)) and (why := _wrong(module, inner)):
             found.append(f"{module} imports {inner}: {why}")
     return found
 
 
-def _upward(module: str, own: str, inner: str) -> str:
-    to = listed(inner)
-    if not to:
-        return "that has no layer"
-    theirs = LAYER_OF[to]
-    if own == "material":
-        return "" if theirs in ("ground", "material") else "material knows the ground alone"
-    if theirs == "material":
-        return "" if listed(module) in RUN else "only run knows networks and images"
-    if RANK[theirs] > RANK[own]:
-        return f"{theirs} lies above {own}"
-    if own == "showing" and to not in READS_RECORDS | {"export"}:
+def _wrong(module: str, inner: str) -> str:
+    """What is wrong with this import inside the project; "" if nothing is."""
+    own, to = module.split(".")[0], inner.split(".")[0]
+    if to not in RANK:
+        return f"{to} has no layer"
+    if own in MATERIAL and to not in (*MATERIAL, "core"):
+        return "material knows the core alone"
+    if to in MATERIAL and own not in (*MATERIAL, "pipeline"):
+        return "only the pipeline knows networks and images"
+    if RANK[to] > RANK[own]:
+        return f"{to} lies above {own}"
+    if own == "plots" and not _within(inner, READ_BY_PLOTS):
         return "a figure reads records alone"
+    return _private(module, inner) or _sibling(module, inner) or _other_page(module, inner)
+
+
+def _within(module: str, allowed: tuple[str, ...]) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in allowed)
+
+
+def _private(module: str, inner: str) -> str:
+    """``_name`` is private to the folder that it lies in."""
+    parts = inner.split(".")
+    hidden = next((i for i, part in enumerate(parts) if _is_hidden(part)), None)
+    if hidden is None or _within(module, (".".join(parts[:hidden]),)):
+        return ""
+    return f"{parts[hidden]} is private to {'.'.join(parts[:hidden])}"
+
+
+def _is_hidden(part: str) -> bool:
+    return part.startswith("_") and not part.startswith("__")
+
+
+def _sibling(module: str, inner: str) -> str:
+    """Of a folder with one recipe a file, none knows another."""
     head, _, tail = module.partition(".")
     folder, _, sibling = inner.partition(".")
-    if own == "recipes" and folder == head and sibling[:1] != "_" and sibling != tail:
-        return "siblings do not know each other"
-    return ""
+    if head not in ("methods", "allocation", "observers") or folder != head or sibling == tail:
+        return ""
+    recipe = sibling and "." not in sibling and not _is_hidden(sibling) and sibling != "base"
+    return "siblings do not know each other" if recipe and sibling != "front" else ""
+
+
+def _other_page(module: str, inner: str) -> str:
+    """In `ui` and `plots` each page has a folder: it knows itself and what is shared."""
+    (head, _, rest), (folder, _, target) = module.partition("."), inner.partition(".")
+    page, theirs = rest.partition(".")[0], target.partition(".")[0]
+    if head not in ("ui", "plots") or folder != head or theirs in ("", "shared", page):
+        return ""
+    return f"{folder}.{theirs} belongs to another page"
 
 
 def modules() -> list[tuple[str, Path]]:
@@ -172,19 +175,19 @@ def test_dependencies_point_down(module: str, path: Path) -> None:
 
 
 PLANTED = {
-    "upward": ("functional", "from qlib.model import QuantModel", "network lies above ground"),
+    "upward": ("core.x", "from qlib.network.model import QuantModel", "network lies above core"),
     "upward inside a function": (
         "observers.mse",
         "def find_range():\n    import qlib.methods.brecq",
-        "observers.mse imports methods.brecq: recipes lies above ranges",
+        "observers.mse imports methods.brecq: methods lies above observers",
     ),
-    "by the package": ("metrics", "from qlib import store", "joining lies above network"),
+    "by the package": ("measure.metrics", "from qlib import store", "store lies above measure"),
     "for types only": (
-        "trace",
-        "if TYPE_CHECKING:\n    from qlib.calibration import Calibration",
+        "network.trace",
+        "if TYPE_CHECKING:\n    from qlib.learning.calibration import Calibration",
         "learning lies above network",
     ),
-    "streamlit in the library": ("jobs", "import streamlit as st", "(joining) imports streamlit"),
+    "streamlit in the library": ("jobs", "import streamlit as st", "jobs imports streamlit"),
     "streamlit in a figure": ("plots.x", "from streamlit import write", "imports streamlit"),
     "plotly in a method": ("methods.x", "import plotly.graph_objects as go", "imports plotly"),
     "method and method": (
@@ -193,21 +196,58 @@ PLANTED = {
         "methods.qdrop imports methods.brecq: siblings do not know each other",
     ),
     "method and method by name": (
-        "methods.qdrop", "def f():\n    from qlib.methods import brecq", "siblings do not know",
+        "methods.qdrop",
+        "def f():\n    from qlib.methods import brecq",
+        "siblings do not know",
     ),
-    "method and command line": ("methods.x", "from qlib import specs", "joining lies above rec"),
+    "parts and method": (
+        "methods._gradient.fit",
+        "from qlib.methods.brecq import Brecq",
+        "siblings do not know",
+    ),
+    "method and command line": ("methods.x", "from qlib import jobs", "jobs lies above methods"),
     "figure and store": ("plots.x", "from qlib.store import load", "reads records alone"),
-    "figure and model": ("plots.x", "from qlib.model import QuantModel", "reads records alone"),
-    "figure and page": ("plots.x", "from qlib.ui import cards", "screen lies above showing"),
-    "material and quantization": ("models.x", "from qlib.fold import fold", "the ground alone"),
-    "method and material": ("methods.x", "from qlib.datasets.digits import Digits", "only run"),
-    "store and material": ("store", "from qlib.models import digits", "only run knows networks"),
+    "figure and model": ("plots.x", "from qlib.network import model", "reads records alone"),
+    "figure and page": ("plots.x", "from qlib.ui.shared import cards", "ui lies above plots"),
+    "figure and another page's": (
+        "plots.bits.front",
+        "from qlib.plots.noise import curves",
+        "plots.noise belongs to another page",
+    ),
+    "page and another page's": (
+        "ui.bits.view",
+        "from qlib.ui.run import form",
+        "ui.run belongs to another page",
+    ),
+    "what is shared and a page's": (
+        "ui.shared.bar",
+        "from qlib.ui.bits.view import Pair",
+        "ui.bits belongs to another page",
+    ),
+    "material and quantization": ("models.x", "from qlib.network import fold", "the core alone"),
+    "method and material": ("methods.x", "from qlib.datasets.digits import Digits", "only the pi"),
+    "store and material": ("store", "from qlib.models import digits", "only the pipeline knows"),
+    "private": (
+        "live._net",
+        "from qlib.jobs._rooms import Room",
+        "_rooms is private to jobs",
+    ),
+    "private folder": (
+        "pipeline.run",
+        "from qlib.methods._gradient import fit",
+        "_gradient is private to methods",
+    ),
+    "private in a folder": (
+        "plots.shared.theme",
+        "from qlib.plots.noise._fast_figure import x",
+        "_fast_figure is private to plots.noise",
+    ),
     "relative": ("methods.x", "from . import brecq", "write it in full"),
     "no layer": ("utils", "import math", "utils has no layer"),
-    "unknown target": ("run", "from qlib.utils import x", "that has no layer"),
-    "the clock": ("reconstruct", "import time", "reconstruct (learning) imports time"),
-    "global chance": ("run", "from random import shuffle", "run (joining) imports random"),
-}  # fmt: skip
+    "unknown target": ("pipeline.run", "from qlib.utils import x", "utils has no layer"),
+    "the clock": ("learning.reconstruct", "import time", "learning.reconstruct imports time"),
+    "global chance": ("pipeline.run", "from random import shuffle", "imports random"),
+}
 
 
 @pytest.mark.parametrize("case", PLANTED)
@@ -218,14 +258,14 @@ def test_planted_breaches_are_caught(case: str) -> None:
 
 
 FINE = [
-    ("methods.brecq", "from qlib.methods._base import Method\nfrom qlib import _params"),
-    ("methods.brecq", "def apply():\n    from qlib.reconstruct import Rate\n    import torch"),
-    ("run", "from qlib.models._base import Built\nfrom qlib.datasets import digits"),
-    ("models.digits", "from qlib.models import _zoo\nfrom qlib.records import Refused"),
-    ("plots.x", "import plotly\nfrom qlib.plots import _theme\nfrom qlib.records import Event"),
-    ("ui.cards", "import streamlit\nfrom qlib.plots import loss_curve\nfrom qlib import jobs"),
-    ("pages.3_Run", "import streamlit\nfrom qlib.ui import forms\nfrom qlib import RunSpec"),
-]  # fmt: skip
+    ("methods.brecq", "from qlib.methods.base import Method\nfrom qlib.core import params"),
+    ("methods.brecq", "def f():\n    from qlib.methods._gradient.fit import fit\n    import torch"),
+    ("pipeline.run", "from qlib.models.base import Built\nfrom qlib.datasets import digits"),
+    ("models.digits", "from qlib.models import _zoo\nfrom qlib.core.records import RunSpec"),
+    ("plots.x", "import plotly\nfrom qlib.plots.shared import theme\nimport qlib.core.records"),
+    ("ui.bits.bar", "import streamlit\nfrom qlib.ui.shared import bar\nfrom qlib import jobs"),
+    ("pages.3_Run", "import streamlit\nfrom qlib.ui.run import form\nfrom qlib import RunSpec"),
+]
 
 
 @pytest.mark.parametrize(("module", "source"), FINE)
@@ -241,20 +281,26 @@ def test_only_the_start_of_a_module_counts_for_torch() -> None:
     assert [name for name, _ in imports(at_start(ast.parse(source)))] == ["json", "timm"]
 
 
+# where networks, images and methods meet, and what these are made of: loaded when they are used
+WITH_TORCH = ("core.functional", "core.fused", "core.histogram", "core._kernels", "core._powers",
+              "observers", "quantizers", "network", "learning", "measure", "methods._gradient",
+              "methods._search", "pipeline", "sensitivity.layers", "sensitivity.units",
+              "noise.study", "noise._output", "noise._rows", "live._net", "store.binning",
+              "models._resnet", "models._units", "models._weights", "models._zoo",
+              "models.train_zoo", "datasets.preprocessing")  # fmt: skip
+WITHOUT = ("measure.statistics", "measure.paired")
+RECIPES = ("models", "datasets", "methods")  # files with an underscore are loaded when used
+
+
 def torch_free() -> list[str]:
     """What the app loads before anyone presses a button, and what must load without torch."""
-    names = [name for name, _ in modules()]
-    plain = set(LAYERS["joining"].split()) | {"records", "scheme", "_params", "_registry"}
-    found = {n for n in names if listed(n) in plain and n not in RUN}
-    found |= {n for n in names if n.split(".")[0] in ("plots", "ui")}
-    recipes = ("models", "datasets", "methods")  # files with an underscore are loaded when used
-    found |= {
-        n for n in names if n.split(".")[0] in recipes and n.count(".") == 1 and "._" not in n
-    }
+    names = {name for name, _ in modules() if name.split(".")[0] not in ("app", "pages")}
+    found = {n for n in names if not _within(n, WITH_TORCH) or _within(n, WITHOUT)}
+    found = {n for n in found if n.split(".")[0] not in RECIPES or "._" not in n}
     for name, path in modules():
-        if LAYER_OF.get(listed(name)) == "screen":
+        if name.split(".")[0] in ("ui", "app", "pages"):
             found |= {inside(*pair) for pair in imports(at_start(ast.parse(path.read_text())))}
-    return sorted(found - {""})
+    return sorted(found - {"", "__init__", "__main__"})
 
 
 def test_the_app_lists_and_shows_everything_without_torch() -> None:
@@ -269,9 +315,9 @@ def load(names, without):
         found = without & set(sys.modules)
         assert not found, f"importing {{name}} loads {{found}}"
 load({others!r}, heavy | {{"streamlit"}})
-from qlib import specs
-from qlib._registry import discover
-from qlib.records import RunSpec
+from qlib.core import specs
+from qlib.core.registry import discover
+from qlib.core.records import RunSpec
 for package in ("models", "datasets", "methods"):
     assert discover(package)
 for method in discover("methods"):

@@ -10,12 +10,12 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from qlib import store
+from qlib.core.records import Refused, RunSpec
+from qlib.core.specs import checked
 from qlib.guide import facts, lessons
 from qlib.guide._expressions import filled, value
-from qlib.records import Refused, RunSpec
-from qlib.specs import checked
-from qlib.ui import lessons as shown
-from qlib.ui import resolve
+from qlib.ui.shared import lessons as shown
+from qlib.ui.shared import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 STEP = {

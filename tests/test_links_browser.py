@@ -16,9 +16,9 @@ from browser_kit import (  # noqa: F401 (fixtures)
 )
 
 from qlib import store
-from qlib.records import RunSpec
-from qlib.specs import checked
-from qlib.ui import resolve
+from qlib.core.records import RunSpec
+from qlib.core.specs import checked
+from qlib.ui.shared import resolve
 
 pytestmark = pytest.mark.browser
 

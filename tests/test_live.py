@@ -20,12 +20,12 @@ import pytest
 import torch
 
 from qlib import live, store
+from qlib.core.records import Refused, RunSpec, ignore
+from qlib.core.specs import checked
 from qlib.live import Live, Superseded
 from qlib.live._net import Network, best
-from qlib.records import Refused, RunSpec, ignore
-from qlib.run import run
-from qlib.sensitivity._restore import FILE
-from qlib.specs import checked
+from qlib.pipeline.restore import FILE
+from qlib.pipeline.run import run
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = {"steps": 2, "lowest": 3, "highest": 5, "batch": 8}

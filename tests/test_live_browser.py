@@ -10,7 +10,7 @@ import pytest
 from browser_kit import ROOT, Server, chromium, serving, window  # noqa: F401 (fixtures)
 
 from qlib import store
-from qlib.records import RunRecord
+from qlib.core.records import RunRecord
 
 pytestmark = pytest.mark.browser
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qlib import memory
+from qlib.learning import memory
 
 STATUS = Path("/proc/self/status")
 

@@ -19,13 +19,13 @@ from helpers import (
 from helpers_nets import images, tiny
 from torch import Tensor
 
-from qlib.calibration import Calibration, Unit
-from qlib.functional import KeepMask
-from qlib.model import QuantModel
+from qlib.core.functional import KeepMask
+from qlib.core.records import Cancelled, Event, Refused, ignore
+from qlib.learning.calibration import Calibration, Unit
+from qlib.learning.reconstruct import Decay, Rate
+from qlib.network.model import QuantModel
 from qlib.quantizers.soft_round import SoftRound
 from qlib.quantizers.uniform import Uniform
-from qlib.reconstruct import Decay, Rate
-from qlib.records import Cancelled, Event, Refused, ignore
 
 LEARNED = ("adaround", "brecq", "qdrop")
 
@@ -95,7 +95,8 @@ def asked(monkeypatch: pytest.MonkeyPatch, name: str, **changes: object) -> list
     """The arguments of every call of the loop."""
     calls = []
     monkeypatch.setattr(
-        "qlib.reconstruct.reconstruct", lambda unit, **given: calls.append({"unit": unit} | given)
+        "qlib.learning.reconstruct.reconstruct",
+        lambda unit, **given: calls.append({"unit": unit} | given),
     )
     applied(name, steps=7, **changes)
     return calls

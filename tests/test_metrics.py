@@ -10,12 +10,13 @@ from helpers import applied, calibration, pictures, plan, quantizable
 from scipy.stats import binomtest, entropy
 from torch import Tensor, nn
 
-from qlib import metrics
-from qlib.model import QuantModel
+from qlib.core.scheme import PER_CHANNEL, BitPlan, Granularity, Scheme
+from qlib.measure import metrics
+from qlib.network import costs
+from qlib.network.model import QuantModel
 from qlib.quantizers.power import Power
 from qlib.quantizers.soft_round import SoftRound
 from qlib.quantizers.uniform import Uniform
-from qlib.scheme import PER_CHANNEL, BitPlan, Granularity, Scheme
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ MACS = {"stem": 13824, "one.conv1": 36864, "one.conv2": 36864, "two.conv1": 1382
 def test_costs_by_hand(placement: str) -> None:
     model = quantizable(placement)
     calibration().attach(model, plan(model, 3, 5))
-    found = metrics.costs(model)
+    found = costs.costs(model)
     bits = {name: 8 if name in ("stem", "fc") else 3 for name in WEIGHTS}
     size = sum(WEIGHTS[n] * bits[n] / 8 + 5 * CHANNELS[n] for n in WEIGHTS)
     assert found["weight_mb"] == pytest.approx(size / 1e6, rel=1e-9)
@@ -100,7 +101,7 @@ def test_costs_by_hand(placement: str) -> None:
 
 def test_costs_of_a_float_network() -> None:
     model = quantizable()
-    found = metrics.costs(model)
+    found = costs.costs(model)
     assert found["weight_mb"] == found["weight_mb_float"]
     assert found["gbops"] == pytest.approx(sum(MACS.values()) * 32 * 32 / 1e9)
 
@@ -115,7 +116,7 @@ def test_bytes_by_granularity() -> None:
         (Scheme(2, granularity=Granularity("group", 36)), 324 + 36 * 5),
     ):
         layer.weight_point.fill(Uniform.fit(layer.weight, scheme, calibration().weight_observer))
-        assert metrics.weight_bytes(layer) == want
+        assert costs.weight_bytes(layer) == want
 
 
 # --- rows

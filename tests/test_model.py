@@ -8,15 +8,20 @@ from helpers import BLOCKS, calibration, pictures, plan, quantizable, trained
 from helpers_nets import FAMILIES, images, tiny
 from torch import Tensor, nn
 
-from qlib.allocators.same import Same
-from qlib.attention import ExplicitAttention, ExplicitWindowAttention, MatMul, rewrite_attention
-from qlib.fold import fold_batch_norm
-from qlib.model import QuantModel
-from qlib.models._units import find_blocks
-from qlib.points import QuantLayer, QuantMatMul, QuantPoint
+from qlib.allocation.same import Same
+from qlib.core.records import Refused
+from qlib.core.scheme import Scheme
+from qlib.network.attention import (
+    ExplicitAttention,
+    ExplicitWindowAttention,
+    MatMul,
+    rewrite_attention,
+)
+from qlib.network.blocks import find_blocks
+from qlib.network.fold import fold_batch_norm
+from qlib.network.model import QuantModel
+from qlib.network.points import QuantLayer, QuantMatMul, QuantPoint
 from qlib.quantizers.uniform import Uniform
-from qlib.records import Refused
-from qlib.scheme import Scheme
 
 
 def of_family(family: str, placement: str = "inputs") -> QuantModel:

@@ -11,14 +11,14 @@ import torch
 from helpers_nets import FAMILIES, images, tiny
 from torch import nn
 
-from qlib.models import _online
-from qlib.models._units import find_blocks
+from qlib.core import online
+from qlib.core.records import Refused
+from qlib.core.specs import model_keys, source_of
 from qlib.models._weights import load_weights, read_weights
 from qlib.models.cifar import Cifar
 from qlib.models.digits import Digits
 from qlib.models.hub import Hub
-from qlib.records import Refused
-from qlib.specs import model_keys, source_of
+from qlib.network.blocks import find_blocks
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -418,20 +418,20 @@ def test_network_without_classes_is_refused(tmp_path, monkeypatch):
 def test_reachable():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert _online.reachable(f"http://127.0.0.1:{port}/x")
-    assert not _online.reachable(f"http://127.0.0.1:{port}/x", seconds=1)
+        assert online.reachable(f"http://127.0.0.1:{port}/x")
+    assert not online.reachable(f"http://127.0.0.1:{port}/x", seconds=1)
 
 
 def test_reachable_asks_the_proxy(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        monkeypatch.setattr(_online, "getproxies", lambda: {"https": f"127.0.0.1:{port}"})
-        assert _online.reachable("https://host.invalid/x")
+        monkeypatch.setattr(online, "getproxies", lambda: {"https": f"127.0.0.1:{port}"})
+        assert online.reachable("https://host.invalid/x")
 
 
 def test_listing_loads_no_torch():
     code = (
-        "import sys; from qlib.specs import model_keys, dataset_keys;"
+        "import sys; from qlib.core.specs import model_keys, dataset_keys;"
         "print(len(model_keys()) + len(dataset_keys()));"
         "sys.exit(any(m in sys.modules for m in ('torch', 'torchvision', 'timm', 'sklearn')))"
     )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from qlib.noise import best_reach, error, gain, helps_below
+from qlib.noise.theorem import best_reach, error, gain, helps_below
 
 RNG = np.random.default_rng
 

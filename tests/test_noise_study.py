@@ -13,22 +13,23 @@ from helpers import calibration, pictures, quantizable
 from helpers_nets import images, tiny
 from torch import Tensor, nn
 
-from qlib import noise, store
-from qlib.calibration import Calibration
-from qlib.jobs.eventlog import EventLog
-from qlib.model import QuantModel
-from qlib.models._units import find_blocks
+from qlib import store
+from qlib.core.records import Cancelled, Event, Refused, RunSpec, ignore
+from qlib.core.scheme import PER_CHANNEL, BitPlan, Scheme
+from qlib.core.specs import checked
+from qlib.learning.calibration import Calibration
+from qlib.network.blocks import find_blocks
+from qlib.network.model import QuantModel
+from qlib.network.points import QuantLayer
 from qlib.noise import profile as noise_profile
 from qlib.noise import study as noise_study
+from qlib.noise import theorem
 from qlib.noise._output import Grids, Output, best_clip, best_shift, reached
 from qlib.noise.profile import REACHES, LayerNoise
-from qlib.points import QuantLayer
-from qlib.quantizers._noisy import Noisy, denoising_bias
+from qlib.pipeline.run import run
+from qlib.quantizers.noisy import Noisy, denoising_bias
 from qlib.quantizers.uniform import Uniform
-from qlib.records import Cancelled, Event, Refused, RunSpec, ignore
-from qlib.run import run
-from qlib.scheme import PER_CHANNEL, BitPlan, Scheme
-from qlib.specs import checked
+from qlib.store.eventlog import EventLog
 
 BITS = (3, 5)
 N = 24  # images of either set
@@ -209,8 +210,8 @@ def test_linear_search_is_the_best_of_all_reaches() -> None:
     for reach in REACHES:
         moved = x + reach * draw
         errors.append(((np.round(moved).clip(-3, 4) - reach * draw - x) ** 2).sum())
-    assert noise.linear_search(x, draw, REACHES[::-1], -3, 4) == REACHES[np.argmin(errors)]
-    assert noise.linear_search(np.zeros((3, 2)), np.ones(2), [0.2, 0.0], -1, 1) == 0
+    assert theorem.linear_search(x, draw, REACHES[::-1], -3, 4) == REACHES[np.argmin(errors)]
+    assert theorem.linear_search(np.zeros((3, 2)), np.ones(2), [0.2, 0.0], -1, 1) == 0
     found = one_layer(heavy(), bits=(3, 6))
     assert all(layer.linear_search in REACHES for layer in found)
 
@@ -219,8 +220,8 @@ def test_expectation_over_bins_is_that_over_values() -> None:
     rng = np.random.default_rng(0)
     x = 3 * rng.normal(size=2000)
     for low, high in ((-3, 4), (0, 7), (0, 1), (-np.inf, np.inf)):
-        exact = noise.error(x[:, None] + 0.5, REACHES, 0.5, low + 0.5, high + 0.5).mean(0)
-        assert noise.expected(x, REACHES, low, high) == pytest.approx(exact, rel=2e-3)
+        exact = theorem.error(x[:, None] + 0.5, REACHES, 0.5, low + 0.5, high + 0.5).mean(0)
+        assert theorem.expected(x, REACHES, low, high) == pytest.approx(exact, rel=2e-3)
 
 
 def test_clip_and_shift_are_never_worse_than_none() -> None:
@@ -289,7 +290,7 @@ def test_rows_are_the_networks_own() -> None:
     for x in found:
         u = rows[x.layer].double().numpy() / x.step
         lo = round(-min(float(rows[x.layer].min()), 0) / x.step)
-        _, clipped, rounding = noise.cells(u, -lo, 2**x.bits - 1 - lo)
+        _, clipped, rounding = theorem.cells(u, -lo, 2**x.bits - 1 - lo)
         assert x.rounding == pytest.approx(rounding, rel=1e-3)
         assert x.clipped == pytest.approx(clipped, abs=1e-6)
 
@@ -350,7 +351,7 @@ def test_only_layers_that_are_one_product_are_measured() -> None:
         model(x)
     u = rows[0][:, :, ::2, ::2].double().numpy() / conv.step
     assert u.size == N * 8 * 16
-    _, _, rounding = noise.cells(u, 0, 15)
+    _, _, rounding = theorem.cells(u, 0, 15)
     assert conv.rounding == pytest.approx(rounding, rel=0.05)
 
 

@@ -10,22 +10,29 @@ from helpers_nets import images, tiny
 from torch import Tensor
 from torch.nn import functional as F
 
-from qlib import noise as theorem
-from qlib.methods._noise import Rows, by_expectation, by_output, by_trial, cancels, noisy_layers
-from qlib.methods._products import Product
-from qlib.methods._rows import products
+from qlib.core.records import ignore
+from qlib.core.scheme import PER_CHANNEL, Scheme
+from qlib.measure.levels import ends
+from qlib.methods._search.layer_samples import products
+from qlib.methods._search.noise import (
+    Rows,
+    by_expectation,
+    by_output,
+    by_trial,
+    cancels,
+    noisy_layers,
+)
+from qlib.methods._search.products import Product
 from qlib.methods.noisyquant import BASES
-from qlib.model import QuantModel
-from qlib.models._units import find_blocks
+from qlib.network.blocks import find_blocks
+from qlib.network.model import QuantModel
+from qlib.noise import theorem
 from qlib.observers.minmax import MinMax
-from qlib.quantizers._base import Quantizer
-from qlib.quantizers._by_channel import ByChannel
-from qlib.quantizers._levels import ends
-from qlib.quantizers._noisy import Noisy, denoising_bias, sixteen_bits
-from qlib.quantizers._twin import TwinSign
+from qlib.quantizers.base import Quantizer
+from qlib.quantizers.by_channel import ByChannel
+from qlib.quantizers.noisy import Noisy, denoising_bias, sixteen_bits
+from qlib.quantizers.twin_sign import TwinSign
 from qlib.quantizers.uniform import Uniform
-from qlib.records import ignore
-from qlib.scheme import PER_CHANNEL, Scheme
 
 FAMILIES = ("vit", "deit", "swin")
 SURE = {"shift": True, "gain": 0.0}  # noise wherever it is expected to help at all

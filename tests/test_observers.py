@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from qlib._registry import discover
-from qlib.functional import qparams
-from qlib.histogram import Histogram
+from qlib.core.functional import qparams
+from qlib.core.histogram import Histogram
+from qlib.core.registry import discover
+from qlib.core.scheme import Scheme
 from qlib.observers.entropy import Entropy
 from qlib.observers.minmax import MinMax
 from qlib.observers.mse import Mse
 from qlib.observers.percentile import Percentile
-from qlib.scheme import Scheme
 
 OBSERVERS = discover("observers")
 

@@ -9,22 +9,17 @@ import fake_widths as fake
 import pytest
 from test_pages import figures, open_page, texts, waiting
 
-from qlib import allocation, jobs, store
+from qlib import jobs, store
+from qlib.allocation import front
+from qlib.core.records import Refused, RunSpec
+from qlib.core.specs import checked
 from qlib.guide import facts
-from qlib.records import Refused, RunSpec
-from qlib.specs import checked
-from qlib.ui import (
-    bits,
-    bits_bar,
-    bits_figures,
-    bits_live,
-    bits_mix,
-    bits_queue,
-    bits_sides,
-    bits_units,
-    lessons,
-    live,
-)
+from qlib.ui.bits import bar as bits_bar
+from qlib.ui.bits import figures as bits_figures
+from qlib.ui.bits import measured, queue, sides, view
+from qlib.ui.bits import mix as bits_mix
+from qlib.ui.bits import units as bits_units
+from qlib.ui.shared import lessons, live
 
 PAGE = "pages/8_Bits.py"
 WIDTHS = (8, 6, 4, 3, 2)
@@ -217,16 +212,16 @@ def test_a_running_job_shows_its_progress(demo, monkeypatch):
 def test_widths_that_the_stored_network_never_had_need_a_run(demo):
     at = page(b="W2A4")
     assert "learns the network again" in texts(at)
-    spec = bits_queue.wanted(bits_now(b="W2A4")).spec
+    spec = queue.wanted(bits_now(b="W2A4")).spec
     assert (spec.weight_bits, spec.act_bits, spec.method) == (2, 4, "ptmq")
 
 
-def bits_now(**query) -> bits.Shown:
+def bits_now(**query) -> view.Shown:
     """What the page would show for an address, outside of any browser."""
     from unittest import mock
 
-    with mock.patch.object(bits.address, "asked", lambda: query):
-        return bits.find()
+    with mock.patch.object(view.address, "asked", lambda: query):
+        return view.find()
 
 
 # ---- moving ---------------------------------------------------------------------------------
@@ -236,7 +231,7 @@ def bits_now(**query) -> bits.Shown:
 def put(monkeypatch):
     """What is written to the address, in order."""
     seen = []
-    monkeypatch.setattr(bits.address, "put", seen.append)
+    monkeypatch.setattr(view.address, "put", seen.append)
     return seen
 
 
@@ -254,8 +249,8 @@ def test_a_click_on_a_point_looks_at_its_line_and_bits(put):
 
 
 def test_a_click_on_a_cell_sets_both_bits(put):
-    bits_sides.cell_clicked(clicked("b-map", 8, 3))
-    bits_sides.cell_clicked(clicked("b-map"))
+    sides.cell_clicked(clicked("b-map", 8, 3))
+    sides.cell_clicked(clicked("b-map"))
     assert put == [{"b": "W8A3"}]
 
 
@@ -316,12 +311,12 @@ def test_play_and_stop_are_one_button(demo):
 def test_the_budget_chooses_the_best_assignment_at_once(demo):
     at = page()
     table = fake.blocks()
-    choices = allocation.front(table)
+    choices = front.front(table)
     low, high = choices[0].weight_mb, choices[-1].weight_mb
     for place in (0, 17, 60):
         at.slider(key="b_budget_weight_mb").set_value(place).run()
         budget = low + place * (high - low) / bits_units.STEPS
-        best = allocation.cheapest(table, weight_mb=budget + 1e-12)
+        best = front.cheapest(table, weight_mb=budget + 1e-12)
         assert numbers(at)["Predicted KL"] == f"{best.kl:.2g} nats"
         assert numbers(at)["Weights"] == f"{best.weight_mb:.3f} MB"
     assert any("is a prediction, not a measurement" in c.value for c in at.caption)
@@ -330,7 +325,7 @@ def test_the_budget_chooses_the_best_assignment_at_once(demo):
 def test_a_link_can_name_an_assignment_and_the_budget_takes_over(demo):
     widths = bits_mix.widths_of(fake.blocks())
     own = dict(zip(widths, (5, 4, 4, 4, 4, 8), strict=True))
-    price = allocation.priced(fake.blocks(), own)
+    price = front.priced(fake.blocks(), own)
     at = page(mix="544448")
     assert numbers(at)["Predicted KL"] == f"{price.kl:.2g} nats"
     assert titles(at)[2] == "8 bits for block 5, 4 for 4 units"
@@ -366,7 +361,7 @@ def test_the_table_keeps_its_place_while_its_own_edits_are_shown(made):
 
     def mix(code):
         bits_ = bits_mix.decode(code, widths)
-        price = allocation.priced(entry.record.blocks, bits_)
+        price = front.priced(entry.record.blocks, bits_)
         return bits_mix.Mix(entry, widths, price, "weight_mb")
 
     session = {}
@@ -428,14 +423,14 @@ def test_tracks_of_one_backbone(demo):
 
 
 def test_each_side_alone_is_told(demo):
-    named = [(r["Rounded low"], r["Bits"]) for r in bits_sides.sides(bits_now(b="W4A3"))]
+    named = [(r["Rounded low"], r["Bits"]) for r in sides.sides(bits_now(b="W4A3"))]
     assert named == [
         ("Both", "W4A3"), ("Weights alone", "W4A8"), ("Activations alone", "W8A3"),
         ("Neither", "W8A8"),
     ]  # fmt: skip
-    named = [r["Rounded low"] for r in bits_sides.sides(bits_now(b="W8A3"))]
+    named = [r["Rounded low"] for r in sides.sides(bits_now(b="W8A3"))]
     assert named == ["Activations alone", "Neither"]
-    assert [r["Bits"] for r in bits_sides.sides(bits_now(q="qdrop", b="W2A2"))] == [
+    assert [r["Bits"] for r in sides.sides(bits_now(q="qdrop", b="W2A2"))] == [
         "W2A2",
         "W8A8",
     ]
@@ -493,5 +488,5 @@ def test_pairs_that_nobody_stored_are_measured_by_the_live_network(tmp_path, mon
     at = page(b="W8A3")
     at.button(key="b-measure-pair").click().run()
     assert asked == [(3, "test", 8)] and "**Top-1 70.0 %**" in texts(at)
-    monkeypatch.setattr(bits_live, "missing", lambda: "PyTorch is not installed here.")
+    monkeypatch.setattr(measured, "missing", lambda: "PyTorch is not installed here.")
     assert page(b="W8A3").button(key="b-queue").label == "Compute W8A3"

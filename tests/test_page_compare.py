@@ -12,12 +12,15 @@ from browser_kit import chromium, serving, window  # noqa: F401 (fixtures)
 from streamlit.testing.v1 import AppTest
 
 from qlib import store
-from qlib._registry import discover
-from qlib.paired import Pair
-from qlib.plots import _theme, accuracy_vs_size, flips_bars
-from qlib.records import RunRecord, RunSpec
-from qlib.specs import checked
-from qlib.ui import answers, compare, evidence, gallery, ranking, runs_table
+from qlib.core.records import RunRecord, RunSpec
+from qlib.core.registry import discover
+from qlib.core.specs import checked
+from qlib.measure.paired import Pair
+from qlib.plots.compare import accuracy_vs_size, flips_bars
+from qlib.plots.shared import theme
+from qlib.ui.compare import images, ranking, runs_table
+from qlib.ui.compare import selection as compare
+from qlib.ui.shared import answers, gallery
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = "pages/9_Compare.py"
@@ -466,10 +469,10 @@ def test_ticking_rows_sets_the_choice():
 def test_a_click_on_a_bar_shows_that_runs_pictures():
     points = [{"customdata": ["k", "QDrop"]}]
     session = {"flips": {"selection": {"points": points}}, "flip-names": {"k": "QDrop W4A4 x"}}
-    evidence.clicked(session)
+    images.clicked(session)
     assert session["g"] == "QDrop W4A4 x"
     session["flips"]["selection"]["points"] = []
-    evidence.clicked(session)
+    images.clicked(session)
     assert session["g"] == "QDrop W4A4 x"
 
 
@@ -619,4 +622,4 @@ def test_answer_and_title_take_one_line_each(tmp_path, stored, window, dark):  #
 
 
 def test_theme_colors_of_lost_and_gained_differ():
-    assert _theme.WRONG != _theme.RIGHT
+    assert theme.WRONG != theme.RIGHT

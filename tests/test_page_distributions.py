@@ -15,12 +15,13 @@ from hist_kit import Made
 from streamlit.testing.v1 import AppTest
 
 from qlib import jobs
+from qlib.core.records import Refused, RunSpec
+from qlib.core.specs import checked
 from qlib.guide import lessons
-from qlib.records import Refused, RunSpec
-from qlib.specs import checked
 from qlib.store import tensors
-from qlib.ui import context, distributions, tensor_words
-from qlib.ui.tensor_words import Seen
+from qlib.ui.distributions import page, text
+from qlib.ui.distributions.text import Seen
+from qlib.ui.shared import context
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = "pages/4_Distributions.py"
@@ -195,11 +196,11 @@ def test_data_of_the_figures(runs):
 def test_a_click_on_a_rung_chooses_layer_and_side(monkeypatch):
     seen = []
     monkeypatch.setattr(context, "set_layer", seen.append)
-    session = {distributions.LADDER: {"selection": {"points": []}}}
-    distributions.clicked(session)
-    assert not seen and set(session) == {distributions.LADDER}
-    session[distributions.LADDER]["selection"]["points"] = [{"customdata": [PRODUCT, "right", ""]}]
-    distributions.clicked(session)
+    session = {page.LADDER: {"selection": {"points": []}}}
+    page.clicked(session)
+    assert not seen and set(session) == {page.LADDER}
+    session[page.LADDER]["selection"]["points"] = [{"customdata": [PRODUCT, "right", ""]}]
+    page.clicked(session)
     assert seen == [PRODUCT] and session["h_side"] == "right"
 
 
@@ -300,7 +301,7 @@ def test_a_tensor_that_was_not_counted(tmp_path, monkeypatch):
 def told(tmp_path, *made: Made, channels: int = 1) -> str:
     hist_kit.write(tmp_path, made)
     (hist,) = tensors.load(tmp_path).values()
-    return tensor_words.answer(Seen(hist, {"channels": channels}))
+    return text.answer(Seen(hist, {"channels": channels}))
 
 
 def test_who_rules_the_grid(tmp_path):
@@ -332,7 +333,7 @@ def test_error_comes_from_the_run_where_it_told_it(tmp_path):
 def test_table_of_all_tensors(tmp_path):
     hist_kit.write(tmp_path, hist_kit.network())
     known = {name: Seen(hist, {}) for name, hist in tensors.load(tmp_path).items()}
-    table = tensor_words.table(known)
+    table = text.table(known)
     assert table.loc[table["Outlier ratio"].idxmax(), "Layer"] == FAR
     outputs = table[table["Tensor"] == "output"]
     assert pd.isna(outputs["Step"]).all() and not pd.isna(outputs["Max"]).any()

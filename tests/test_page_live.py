@@ -10,12 +10,13 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from qlib import live, store
+from qlib.core.records import Refused, RunSpec
+from qlib.core.specs import checked
 from qlib.live import Answer, Opened, Stage
-from qlib.records import Refused, RunSpec
-from qlib.specs import checked
-from qlib.ui import live as screen
-from qlib.ui import resolve, spread, strips
-from qlib.ui import stored as start
+from qlib.ui.shared import live as screen
+from qlib.ui.shared import per_width, resolve
+from qlib.ui.shared import stored as start
+from qlib.ui.start import strips
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = [str(digit) for digit in range(10)]
@@ -216,21 +217,21 @@ def test_without_pytorch_the_switch_is_off_and_says_why(demo, network, monkeypat
 
 def test_a_network_of_many_widths_counts_at_each_of_them(stored):
     known = [e for e in store.list_runs(stored) if e.record]
-    many = [e for e in spread.entries(known) if e.key == fake_widths.spec_of().key]
+    many = [e for e in per_width.entries(known) if e.key == fake_widths.spec_of().key]
     assert [e.record.spec.weight_bits for e in many] == [4, 8, 7, 6, 5, 3]  # its own first
-    assert not spread.is_other(many[0]) and all(map(spread.is_other, many[1:]))
+    assert not per_width.is_other(many[0]) and all(map(per_width.is_other, many[1:]))
     rows = {int(r["act_bits"]): r for r in fake_widths.rows(fake_widths.spec_of(), equal=True)}
     for entry in many:
         row = rows[entry.record.spec.act_bits]
         assert entry.record.metrics["top1"] == row["top1"]
         assert entry.record.metrics["weight_mb"] == row["weight_mb"]
     single = [e for e in known if not e.record.widths]
-    assert spread.entries(single) == single
+    assert per_width.entries(single) == single
 
 
 def test_a_line_of_the_curve_is_of_one_network_alone(stored):
     """The naive network's widths never fill the gaps of the other one."""
-    known = spread.entries([e for e in store.list_runs(stored) if e.record])
+    known = per_width.entries([e for e in store.list_runs(stored) if e.record])
     for spec in (fake_widths.spec_of(), fake_widths.naive()):
         shown = next(e for e in known if e.key == spec.key)
         line = [r for r in start.comparable(known, shown) if r.spec.method == "ptmq"]
@@ -239,14 +240,14 @@ def test_a_line_of_the_curve_is_of_one_network_alone(stored):
 
 
 def test_links_to_a_width_find_the_network(stored):
-    known = spread.entries([e for e in store.list_runs(stored) if e.record])
+    known = per_width.entries([e for e in store.list_runs(stored) if e.record])
     found = resolve.choose({"m": "digits-vit", "q": "ptmq", "b": "W7A7"}, known, {})
     assert found.notes == () and found.params["b"] == "W7A7"
     assert found.entry.key == fake_widths.spec_of().key
 
 
 def test_the_pictures_stay_the_same_over_all_widths(stored, monkeypatch):
-    known = spread.entries([e for e in store.list_runs(stored) if e.record])
+    known = per_width.entries([e for e in store.list_runs(stored) if e.record])
     mine = [e for e in known if e.key == fake_widths.spec_of().key]
     chosen = {strips.pictures(known, entry).chosen for entry in mine}
     assert len(chosen) == 1

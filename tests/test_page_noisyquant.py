@@ -11,11 +11,13 @@ import pytest
 from test_pages import figures, open_page, texts, waiting
 
 from qlib import jobs, store
+from qlib.core.records import Refused, RunSpec
+from qlib.core.specs import checked
 from qlib.guide import facts, findings
 from qlib.noise import profile as noise_profile
-from qlib.records import Refused, RunSpec
-from qlib.specs import checked
-from qlib.ui import noise_data, noise_measure, noise_saved, noise_words, resolve, state, theorem
+from qlib.ui.noisyquant import data, measure, saved, theorem
+from qlib.ui.noisyquant import text as noise_words
+from qlib.ui.shared import resolve, state
 
 PAGE = "pages/6_NoisyQuant.py"
 SPEC = checked(RunSpec("digits-vit", "digits", "nearest"))
@@ -192,21 +194,21 @@ def test_the_notebooks_recipe_makes_the_figure_again(tmp_path):
         "who_gains": "profile.layers, 4, None, 'mean', 'test'", "noise_tricks": "found, 'test'",
     }  # fmt: skip
     for plot, call in calls.items():
-        code = noise_saved.recipe(noise_saved.Saved(plot, None, "", dict, call), found)
+        code = saved.recipe(saved.Saved(plot, None, "", dict, call), found)
         names = {"specs": [SPEC], "HERE": tmp_path, "run": None}
         exec(code, names)
         assert names["folder"] == folder and names["figure"].data
-    assert noise_saved.recipe(noise_saved.Saved("noisy_values", None, "", dict), found) == ""
+    assert saved.recipe(saved.Saved("noisy_values", None, "", dict), found) == ""
 
 
 # ---- other layers ---------------------------------------------------------------------------
 
 
 def test_layers_that_cannot_have_noise_have_a_stand_in(demo, monkeypatch):
-    assert noise_data.nearest("a", ["b", "d"], ["a", "b", "c", "d"]) == "b"
-    assert noise_data.nearest("c", ["b"], ["a", "b", "c"]) == "b"
-    assert noise_data.nearest("gone", ["b", "d"], ["a", "b"]) == "b"
-    assert noise_data.nearest("a", [], ["a"]) == ""
+    assert data.nearest("a", ["b", "d"], ["a", "b", "c", "d"]) == "b"
+    assert data.nearest("c", ["b"], ["a", "b", "c"]) == "b"
+    assert data.nearest("gone", ["b", "d"], ["a", "b"]) == "b"
+    assert data.nearest("a", [], ["a"]) == ""
     said = noise_words.stand_in("blocks.0.attn.mix", "blocks.0.attn.proj", "matmul")
     assert "no bias to take noise off" in said and said.endswith("`blocks.0.attn.proj`.")
     assert "several positions" in noise_words.stand_in("stem", "head", "conv2d")
@@ -231,13 +233,13 @@ def test_without_attention_little_is_promised():
 
 def test_clicks_set_the_reach_and_beside_do_nothing(monkeypatch):
     params = {}
-    monkeypatch.setattr(noise_data.st, "query_params", params)
+    monkeypatch.setattr(data.st, "query_params", params)
     for points in ([], [{"customdata": None}], [{"customdata": ["layer"]}]):
-        noise_data.clicked_reach("n", {"n": {"selection": {"points": points}}})
+        data.clicked_reach("n", {"n": {"selection": {"points": points}}})
     assert params == {}
-    noise_data.clicked_reach("n", {"n": {"selection": {"points": [{"customdata": [0.349]}]}}})
+    data.clicked_reach("n", {"n": {"selection": {"points": [{"customdata": [0.349]}]}}})
     assert params == {"n_reach": "0.35"}
-    assert noise_data.on_grid(7) == 1.5 and noise_data.on_grid(-1) == 0
+    assert data.on_grid(7) == 1.5 and data.on_grid(-1) == 0
 
 
 # ---- words ----------------------------------------------------------------------------------
@@ -355,7 +357,7 @@ def test_an_ended_analysis_says_why(demo, monkeypatch, status, words):
 
 
 def test_nothing_measured_yet_is_no_share():
-    share, text = noise_measure.progress([])
+    share, text = measure.progress([])
     assert share == 0 and text.startswith("Preparing")
 
 

@@ -13,10 +13,10 @@ import pytest
 from test_pages import figures, folders, open_page, texts  # noqa: F401 (a fixture)
 
 from qlib import jobs, store
-from qlib.records import RunSpec
-from qlib.specs import checked
-from qlib.statistics import exact_paired
-from qlib.ui import fitting, ingredients, layer_gains
+from qlib.core.records import RunSpec
+from qlib.core.specs import checked
+from qlib.measure.statistics import exact_paired
+from qlib.ui.reconstruction import ablation, layer_gains, losses
 
 PAGE = "pages/7_Reconstruction.py"
 W4 = {"m": "digits-vit", "b": "W4A4"}
@@ -204,9 +204,9 @@ def test_run_without_snapshots_explains(folders):  # noqa: F811
 def test_method_that_rounds_hard_explains():
     """Told from the run itself, so that it is true of any method."""
     learned = {"phase": "reconstruct", "flipped": None}
-    assert "rounded hard all along" in fitting._why_not("custom", [learned | {"flipped": 0.1}])
-    assert "stored without" in fitting._why_not("custom", [learned])
-    assert "learned nothing" in fitting._why_not("nearest", [{"phase": "calibrate"}])
+    assert "rounded hard all along" in losses._why_not("custom", [learned | {"flipped": 0.1}])
+    assert "stored without" in losses._why_not("custom", [learned])
+    assert "learned nothing" in losses._why_not("nearest", [{"phase": "calibrate"}])
 
 
 def test_steps_between_methods_are_tested_image_by_image(tmp_path):
@@ -223,14 +223,14 @@ def test_steps_between_methods_are_tested_image_by_image(tmp_path):
             truth = truth if truth.ndim == 1 else truth[:, 0]
             one, two = (preds[m]["quant_top5"][:, 0] == truth for m in (before, after))
             plain[after] = exact_paired(int((one & ~two).sum()), int((two & ~one).sum()))
-        p = ingredients.tests(found, metric)
+        p = ablation.tests(found, metric)
         assert list(p) == ["adaround", "brecq", "qdrop"]
         least = min(plain, key=plain.get)
         assert p[least] == pytest.approx(min(1, 3 * plain[least])) and p[least] < 0.05
         assert all(p[m] >= plain[m] for m in p)
-    assert ingredients.tests(found, "kl") == {}
+    assert ablation.tests(found, "kl") == {}
     (found["brecq"].folder / "preds.npz").unlink()
-    assert ingredients.tests(found, "top1") == {}
+    assert ablation.tests(found, "top1") == {}
 
 
 # ---- what is missing ------------------------------------------------------------------------
@@ -348,7 +348,7 @@ def test_only_the_working_job_of_the_same_kind_is_live(demo, monkeypatch):
     of = spec("brecq")
     queued = jobs.Job(of.key, of, demo / ".jobs" / of.key)
     monkeypatch.setattr(jobs, "list_jobs", lambda folder: [queued])
-    assert fitting.live(queued) is None
+    assert losses.live(queued) is None
 
 
 # ---- words ----------------------------------------------------------------------------------

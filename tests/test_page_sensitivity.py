@@ -11,10 +11,12 @@ import pytest
 from test_pages import figures, open_page, texts, waiting
 
 from qlib import jobs, store
-from qlib.records import RunSpec
+from qlib.core.records import RunSpec
+from qlib.core.specs import checked
 from qlib.sensitivity import profile
-from qlib.specs import checked
-from qlib.ui import blame, measure, sensitivity, whatif
+from qlib.ui.sensitivity import measure, what_if
+from qlib.ui.sensitivity import page as sensitivity
+from qlib.ui.sensitivity import text as blame
 
 PAGE = "pages/5_Sensitivity.py"
 SPEC = checked(RunSpec("digits-vit", "digits", "nearest", 3, 3))
@@ -160,7 +162,7 @@ def shown(at):
     return next(d.value for d in at.dataframe if TICKED in d.value.columns)
 
 
-TICKED = whatif.TICK
+TICKED = what_if.TICK
 
 
 # ---- without a profile ----------------------------------------------------------------------
@@ -197,7 +199,7 @@ def test_measure_queues_the_analysis(demo, monkeypatch):
 
 
 def no():
-    from qlib.records import Refused
+    from qlib.core.records import Refused
 
     raise Refused("There is no job.")
 
@@ -297,16 +299,16 @@ def test_damaged_profile_is_named(made, tmp_path, monkeypatch):
 
 def test_ticks_and_list_say_the_same():
     layers = ["a", "b", "c"]
-    session = {whatif.KEEP: ["c", "z"]}
-    key, start = whatif._base(session, layers, {"c", "z"})
+    session = {what_if.KEEP: ["c", "z"]}
+    key, start = what_if._base(session, layers, {"c", "z"})
     session[key] = {"edited_rows": {"0": {TICKED: True}, 2: {TICKED: False}}}
-    whatif.tick(key, layers, start, session)
-    assert session[whatif.KEEP] == ["z", "a"]
-    again, same = whatif._base(session, layers, {"z", "a"})
+    what_if.tick(key, layers, start, session)
+    assert session[what_if.KEEP] == ["z", "a"]
+    again, same = what_if._base(session, layers, {"z", "a"})
     assert (again, same) == (key, start)  # the table keeps its place
-    other, fresh = whatif._base(session, layers, {"b"})
+    other, fresh = what_if._base(session, layers, {"b"})
     assert other != key and fresh == {"b"}
-    assert whatif._base(session, ["b"], {"b"})[0] != other
+    assert what_if._base(session, ["b"], {"b"})[0] != other
 
 
 def test_search_narrows_the_table(demo):
@@ -364,7 +366,7 @@ def test_kept_layers_are_no_choice_and_stay_in_the_next_run(demo):
     assert "head" not in at.multiselect(key="s_keep").options
     kept = next(t for t in figures(at)[0]["data"] if t.get("name") == "kept in float")
     assert kept["customdata"][0][0] == "head"
-    assert whatif.spec_with(spec, [FC2]).keep_float == (FC2, "head")
+    assert what_if.spec_with(spec, [FC2]).keep_float == (FC2, "head")
 
 
 # ---- words ----------------------------------------------------------------------------------

@@ -11,13 +11,14 @@ import fake_runs
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from qlib import jobs, specs, store
-from qlib._params import params
-from qlib._registry import discover
-from qlib.records import RunRecord, RunSpec
-from qlib.specs import checked
-from qlib.ui import pickers, resolve
-from qlib.ui import stored as start
+from qlib import jobs, store
+from qlib.core import specs
+from qlib.core.params import params
+from qlib.core.records import RunRecord, RunSpec
+from qlib.core.registry import discover
+from qlib.core.specs import checked
+from qlib.ui.shared import pickers, resolve
+from qlib.ui.shared import stored as start
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN, COMPARE = "pages/3_Run.py", "pages/9_Compare.py"
@@ -133,7 +134,7 @@ def test_start_click_on_a_point_sets_the_bits(demo, monkeypatch):
     at.session_state["bits-figure"] = {"selection": {"points": [{"customdata": [3, 1, 2, "x"]}]}}
     at.run()
     assert not at.exception
-    from qlib.ui import stored as page
+    from qlib.ui.shared import stored as page
 
     seen = []
     monkeypatch.setattr(page, "change", lambda *change: seen.append(change))
@@ -359,7 +360,7 @@ def test_start_submits_once_and_shows_the_job(demo, monkeypatch):
 
 
 def test_refusal_of_submit_is_shown(demo, monkeypatch):
-    from qlib.records import Refused
+    from qlib.core.records import Refused
 
     def submit(spec, runs):
         raise Refused("The runs folder cannot be written; check its permissions.")

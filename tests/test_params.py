@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from qlib import _params
-from qlib._params import param
-from qlib._registry import discover, lookup, names
-from qlib.records import RunSpec
+from qlib.core import params
+from qlib.core.params import param
+from qlib.core.records import RunSpec
+from qlib.core.registry import discover, lookup, names
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class Recipe:
 
 
 def test_fields_tell_default_limits_and_help() -> None:
-    found = _params.params(Recipe)
+    found = params.params(Recipe)
     assert list(found) == ["steps", "rate", "mode", "soft"]
     assert (found["steps"].default, found["steps"].type, found["steps"].high) == (20, int, 100)
     assert found["soft"].type is bool
-    assert _params.params(Recipe()) == found
+    assert params.params(Recipe()) == found
 
 
 ALLOWED = [
@@ -41,7 +41,7 @@ ALLOWED = [
 
 @pytest.mark.parametrize(("made", "words"), ALLOWED, ids=[words for _, words in ALLOWED])
 def test_allowed_is_said_in_words(made: object, words: str) -> None:
-    assert _params.Param("x", made.default, **made.metadata).allowed == words
+    assert params.Param("x", made.default, **made.metadata).allowed == words
 
 
 GOOD = [
@@ -63,13 +63,13 @@ BAD = [
 
 @pytest.mark.parametrize("values", GOOD, ids=str)
 def test_limits_are_allowed_themselves(values: dict) -> None:
-    _params.check(Recipe(**values))
+    params.check(Recipe(**values))
 
 
 @pytest.mark.parametrize(("values", "words"), BAD, ids=lambda value: str(value)[:20])
 def test_outside_the_limits_is_refused(values: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        _params.check(Recipe(**values))
+        params.check(Recipe(**values))
 
 
 READ = [
@@ -80,7 +80,7 @@ READ = [
 
 @pytest.mark.parametrize(("name", "text", "value"), READ)
 def test_texts_become_values_of_the_field(name: str, text: object, value: object) -> None:
-    read = _params.parse(Recipe, {name: text})[name]
+    read = params.parse(Recipe, {name: text})[name]
     assert (read, type(read)) == (value, type(value))
 
 
@@ -95,12 +95,12 @@ UNREAD = [
 @pytest.mark.parametrize(("texts", "words"), UNREAD, ids=lambda value: str(value)[:20])
 def test_unreadable_texts_are_refused(texts: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        _params.parse(Recipe, texts)
+        params.parse(Recipe, texts)
 
 
 def test_a_whole_number_will_do_for_a_float_and_makes_the_same_run() -> None:
-    made = Recipe(**_params.parse(Recipe, {"rate": 1}))
-    assert made == Recipe(**_params.parse(Recipe, {"rate": "1.0"}))
+    made = Recipe(**params.parse(Recipe, {"rate": 1}))
+    assert made == Recipe(**params.parse(Recipe, {"rate": "1.0"}))
     assert type(made.rate) is float
 
 
@@ -109,16 +109,16 @@ def test_every_field_of_every_recipe_has_a_help_text_and_a_good_default(package:
     if package in ("observers", "quantizers", "allocators"):
         pytest.importorskip("torch")
     for name, owner in discover(package).items():
-        for p in _params.params(owner).values() if hasattr(owner, "__dataclass_fields__") else ():
+        for p in params.params(owner).values() if hasattr(owner, "__dataclass_fields__") else ():
             assert p.help.endswith("."), f"{name}.{p.name}"
             assert p.help[0].isupper(), f"{name}.{p.name}"
-            assert _params._fits(p, p.default), f"{name}.{p.name}"
+            assert params._fits(p, p.default), f"{name}.{p.name}"
 
 
 def test_the_specification_keeps_its_own_limits() -> None:
-    _params.check(RunSpec("m", "d", "nearest"))
+    params.check(RunSpec("m", "d", "nearest"))
     with pytest.raises(ValueError, match=r"RunSpec.weight_bits must be in \[2, 8\]; got 16"):
-        _params.check(RunSpec("m", "d", "nearest", weight_bits=16))
+        params.check(RunSpec("m", "d", "nearest", weight_bits=16))
 
 
 def test_names_are_the_public_files() -> None:

@@ -9,15 +9,11 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from qlib.plots import (
-    _theme,
-    _width_marks,
-    accuracy_bits,
-    accuracy_vs_size,
-    loss_curve,
-    prediction_strip,
-)
-from qlib.records import RunRecord, RunSpec
+from qlib.core.records import RunRecord, RunSpec
+from qlib.plots.bits import _width_marks, accuracy_bits
+from qlib.plots.compare import accuracy_vs_size
+from qlib.plots.reconstruction import loss_curve
+from qlib.plots.shared import prediction_strip, theme
 
 TITLES = {"nearest": "Nearest", "brecq": "BRECQ", "qdrop": "QDrop"}
 
@@ -45,7 +41,7 @@ def check(figure: go.Figure) -> dict:
     """What every figure owes its reader; returns its JSON."""
     body = json.loads(figure.to_json())
     assert body["layout"]["title"]["text"]
-    assert _theme.marks(figure) < 10_000
+    assert theme.marks(figure) < 10_000
     sizes = [v for k, v in walk(body["layout"]) if k.endswith("font.size")]
     assert sizes and min(sizes) >= 12
     return body
@@ -77,7 +73,7 @@ def contrast(one: str, two: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("color", [*_theme.COLORS, _theme.GREY, _theme.WRONG])
+@pytest.mark.parametrize("color", [*theme.COLORS, theme.GREY, theme.WRONG])
 @pytest.mark.parametrize("background", ["#FFFFFF", "#0E1117"])
 def test_colors_stand_out_on_both_backgrounds(color, background):
     assert contrast(color, background) >= 3
@@ -85,17 +81,17 @@ def test_colors_stand_out_on_both_backgrounds(color, background):
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_text_is_readable(dark):
-    assert contrast(_theme.ink(dark), _theme.paper(dark)) > 12
-    assert contrast(_theme.faint(dark), _theme.paper(dark)) >= 4.5
+    assert contrast(theme.ink(dark), theme.paper(dark)) > 12
+    assert contrast(theme.faint(dark), theme.paper(dark)) >= 4.5
 
 
 def test_methods_differ_in_more_than_color():
-    looks = list(_theme.STYLES.values())
+    looks = list(theme.STYLES.values())
     for one in looks:
         for two in looks:
             apart = one.dash != two.dash or one.color != two.color
             assert one is two or (one.symbol != two.symbol and apart)
-    assert _theme.style("some-new-method") == _theme.style("some-new-method")
+    assert theme.style("some-new-method") == theme.style("some-new-method")
 
 
 # ---- accuracy over bits ---------------------------------------------------------------------
@@ -284,7 +280,7 @@ def test_loss_curve_marks_the_end_of_warm_up():
 def test_loss_curve_of_many_fits_stays_small():
     events = [e for u in range(120) for e in steps(f"u{u}", u + 1, [2.0, 1.0] * 150)]
     figure = loss_curve.figure(loss_curve.info(events))
-    assert _theme.marks(figure) < 10_000
+    assert theme.marks(figure) < 10_000
 
 
 def test_loss_curve_without_events():
@@ -341,7 +337,7 @@ def test_strip_figure_marks_wrong_answers(preds, dark):
     assert len(bars) == 4 and all(len(b["x"]) == 5 for b in bars)
     words = [t["text"] for t in body["data"] if t.get("mode") == "text"]
     assert sum(w[0].startswith("<b>✕ class 7") for w in words) == 1
-    outlines = [s for s in body["layout"]["shapes"] if s["line"]["color"] == _theme.WRONG]
+    outlines = [s for s in body["layout"]["shapes"] if s["line"]["color"] == theme.WRONG]
     assert len(outlines) == 1
     assert len(body["layout"]["images"]) == 2
     assert body["layout"]["images"][0]["source"].startswith("data:image/png;base64,")

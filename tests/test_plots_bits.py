@@ -7,10 +7,11 @@ import fake_widths
 import pytest
 from test_plots import TITLES, check, record
 
-from qlib import allocation
-from qlib.plots import _theme, accuracy_bits, bits_front, unit_bits, width_map
-from qlib.records import RunRecord
-from qlib.ui import bits_mix
+from qlib.allocation import front as allocation
+from qlib.core.records import RunRecord
+from qlib.plots.bits import accuracy_bits, bits_front, unit_bits, width_map
+from qlib.plots.shared import theme
+from qlib.ui.bits import mix
 
 NAMES = TITLES | {"ptmq": "PTMQ"}
 
@@ -165,9 +166,9 @@ def test_units_are_drawn_as_steps_and_fixed_ones_open():
 
 
 def shown(choice, by="weight_mb"):
-    widths = bits_mix.widths_of(BLOCKS)
-    coded = lambda c: (c, bits_mix.encode(c.bits, widths))  # noqa: E731
-    equal = {b: coded(c) for b, c in bits_mix.equal(BLOCKS).items()}
+    widths = mix.widths_of(BLOCKS)
+    coded = lambda c: (c, mix.encode(c.bits, widths))  # noqa: E731
+    equal = {b: coded(c) for b, c in mix.equal(BLOCKS).items()}
     best = [coded(c) for c in allocation.front(BLOCKS, by)]
     return bits_front.info(best, equal, coded(choice), by=by)
 
@@ -209,5 +210,5 @@ def test_front_figure(by):
 def test_figures_are_larger_for_a_room():
     info = accuracy_bits.info([many({8: 95, 4: 90})], titles=NAMES)
     body = json.loads(accuracy_bits.figure(info, counts=True, large=True).to_json())
-    assert body["layout"]["height"] > _theme.MAIN_HEIGHT
+    assert body["layout"]["height"] > theme.MAIN_HEIGHT
     assert body["layout"]["margin"]["r"] > 200  # the names fit

@@ -9,9 +9,7 @@ import plotly.graph_objects as go
 import pytest
 from hist_kit import Made
 
-from qlib.plots import (
-    _tensor,
-    _theme,
+from qlib.plots.distributions import (
     channel_histogram,
     channel_map,
     code_counts,
@@ -19,8 +17,10 @@ from qlib.plots import (
     range_ladder,
     tensor_histogram,
 )
-from qlib.plots._tensor import Run
-from qlib.plots._values import ValueAxis, number, percent
+from qlib.plots.distributions import tensor as _tensor
+from qlib.plots.distributions.tensor import Run
+from qlib.plots.shared import theme
+from qlib.plots.shared.values import ValueAxis, number, percent
 from qlib.store import tensors
 
 
@@ -221,10 +221,10 @@ def test_runs_laid_over_each_other_have_colors_and_dashes_of_their_methods(netwo
     figure = tensor_histogram.figure(info)
     for run in (one, two):
         (marked,) = [t for t in figure.data if t.name == run.title]
-        assert marked.marker.color == _theme.style(run.method).color
-        assert marked.marker.symbol == _theme.style(run.method).symbol
+        assert marked.marker.color == theme.style(run.method).color
+        assert marked.marker.symbol == theme.style(run.method).symbol
     dashes = {t.line.dash for t in figure.data if (t.yaxis or "") == "y2" and "lines" in t.mode}
-    assert dashes == {_theme.style("nearest").dash, _theme.style("brecq").dash}
+    assert dashes == {theme.style("nearest").dash, theme.style("brecq").dash}
     assert "Laid over it: BRECQ" in tensor_histogram.alt(info)
 
 

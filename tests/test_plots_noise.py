@@ -7,10 +7,10 @@ import hist_kit
 import numpy as np
 import pytest
 
-from qlib import noise
-from qlib.plots import (
-    _noise,
-    _quick,
+from qlib.noise import theorem
+from qlib.plots.noise import (
+    _fast_figure,
+    curves,
     error_over_noise,
     inside_one_cell,
     noise_tricks,
@@ -56,7 +56,7 @@ def test_the_noisy_curve_is_what_drawing_noise_gives(reach):
 
 @pytest.mark.parametrize("reach", [0.2, 0.5, 0.75])
 def test_the_curves_cross_where_the_theorem_says(reach):
-    edge = float(noise.helps_below(reach, 0.5))
+    edge = float(theorem.helps_below(reach, 0.5))
     assert edge <= reach <= 1 - edge  # the theorem's condition
     crossings = inside_one_cell.info(at(*HELPED), reach).crossings
     assert crossings[-1] == pytest.approx(0.5 - edge, abs=2e-3)
@@ -160,7 +160,7 @@ def test_a_layer_without_error_has_no_curves():
     assert "no error that noise could change" in error_over_noise.headline(info)
     assert not error_over_noise.figure(info).data
     assert "by expectation" not in error_over_noise.alt(info)
-    assert _noise.failed(found) and _noise.searched(found) == 0.0
+    assert curves.failed(found) and curves.searched(found) == 0.0
 
 
 # ---- who gains ------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ def test_formula_and_simulation_agree(x, n):
 
 def test_the_map_is_zero_on_the_theorems_boundary():
     x, n, change = theorem_map.field()
-    edge = noise.helps_below(n)
+    edge = theorem.helps_below(n)
     for row, (reach, limit) in enumerate(zip(n, edge, strict=True)):
         if 0 < reach <= 2 - limit and 0 < limit < 1:
             inside = (x >= 0) & (x <= np.minimum(reach, 2 - reach))  # the theorem's condition
@@ -322,7 +322,7 @@ def test_every_figure_is_framed_titled_and_small(look, reach, hist):
 
 def test_a_quick_figure_takes_the_last_word():
     one = {"title": {"text": "a", "font": {"size": 3}}, "x": 1}
-    assert _quick.merged(one, {"title": {"text": "b"}, "y": 2}) == {
+    assert _fast_figure.merged(one, {"title": {"text": "b"}, "y": 2}) == {
         "title": {"text": "b", "font": {"size": 3}}, "x": 1, "y": 2,
     }  # fmt: skip
 
@@ -332,4 +332,4 @@ def test_a_quick_figure_takes_the_last_word():
     [(0.5, "50 % less"), (1.2, "20 % more"), (2.4, "2.4 times the"), (0.9955, "0.4 % less")],
 )
 def test_changes_in_words(share, words):
-    assert _noise.change(share) == words
+    assert curves.change(share) == words

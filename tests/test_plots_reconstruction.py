@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from test_plots import check, record, steps
 
-from qlib.plots import (
-    _learned,
-    _theme,
-    _unit_fits,
+from qlib.plots.reconstruction import (
     error_arrows,
     flips,
+    learned,
     soft_rounding,
+    unit_fits,
     unit_loss,
     waterfall,
 )
+from qlib.plots.shared import theme
 
 TITLES = {"nearest": "Nearest", "adaround": "AdaRound", "brecq": "BRECQ", "qdrop": "QDrop"}
 
@@ -44,22 +44,22 @@ TRADED = rows(
 
 
 def test_gains_are_ratios_to_nearest():
-    one, two, three = _learned.gains(TRADED)
+    one, two, three = learned.gains(TRADED)
     assert (one.layer, one.unit, one.params) == ("blocks.0.fc1", "blocks.0", 100)
     assert (one.weight, one.output) == (pytest.approx(1.5), pytest.approx(0.5))
     assert [g.traded for g in (one, two, three)] == [True, True, False]
-    assert _learned.moved([one, two, three]) == pytest.approx((10 + 90 + 0) / 500)
-    assert _learned.typical([one, two, three]) == (pytest.approx(1.5), pytest.approx(0.5))
+    assert learned.moved([one, two, three]) == pytest.approx((10 + 90 + 0) / 500)
+    assert learned.typical([one, two, three]) == (pytest.approx(1.5), pytest.approx(0.5))
 
 
 @pytest.mark.parametrize("bad", [None, "", 0.0, "nan", float("inf")])
 def test_gains_without_something_to_divide_by(bad):
     weight, output = rows(("fc", 10, 1.5, 0.5, 0.1))
-    (gain,) = _learned.gains([weight | {"mse_nearest": bad}, output | {"acc_mse_nearest": bad}])
+    (gain,) = learned.gains([weight | {"mse_nearest": bad}, output | {"acc_mse_nearest": bad}])
     assert (gain.weight, gain.output, gain.traded) == (None, None, False)
-    (gain,) = _learned.gains([weight])  # a run without rows of outputs
+    (gain,) = learned.gains([weight])  # a run without rows of outputs
     assert gain.weight == pytest.approx(1.5) and gain.output is None
-    assert _learned.typical([gain])[1] is None
+    assert learned.typical([gain])[1] is None
 
 
 def test_gains_against_another_network():
@@ -67,13 +67,13 @@ def test_gains_against_another_network():
     near = [
         r | {"acc_mse": 4.0, "acc_mse_test": 4.0} for r in TRADED if r["layer"] != "blocks.0.qkv"
     ]
-    assert [g.output for g in _learned.gains(mine, near)] == [0.5, 0.5, None]
-    assert [g.output for g in _learned.gains(mine, near, "test")] == [0.75, 0.75, None]
+    assert [g.output for g in learned.gains(mine, near)] == [0.5, 0.5, None]
+    assert [g.output for g in learned.gains(mine, near, "test")] == [0.75, 0.75, None]
     bent = [r | ({"mse": 0.03} if r["tensor"] == "weight" else {}) for r in TRADED]
     even = [r | ({"mse_nearest": 0.06} if r["tensor"] == "weight" else {}) for r in TRADED]
-    assert [g.weight for g in _learned.gains(bent)] == [1.5, 1.5, 1.5]  # on grids of its own
-    assert [g.weight for g in _learned.gains(bent, even)] == [0.5, 0.5, 0.5]
-    assert _learned.regridded(_learned.gains(bent, even))
+    assert [g.weight for g in learned.gains(bent)] == [1.5, 1.5, 1.5]  # on grids of its own
+    assert [g.weight for g in learned.gains(bent, even)] == [0.5, 0.5, 0.5]
+    assert learned.regridded(learned.gains(bent, even))
     info = error_arrows.info({"brecq": mine}, nearest=near, data="test", titles=TITLES)
     assert [g.output for g in info.main] == [0.75, 0.75]
     axis = error_arrows.figure(info).layout.yaxis.title.text
@@ -81,8 +81,8 @@ def test_gains_against_another_network():
 
 
 def test_moved_of_nothing_known():
-    assert _learned.moved([]) is None
-    assert _learned.moved(_learned.gains(rows(("fc", 10, 1, 1, None)))) is None
+    assert learned.moved([]) is None
+    assert learned.moved(learned.gains(rows(("fc", 10, 1, 1, None)))) is None
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,12 @@ def test_moved_of_nothing_known():
     [(1.0, "1.00×"), (1.49, "1.5×"), (0.48, "0.48×"), (1.02, "1.02×"), (12.3, "12×")],
 )
 def test_times(value, text):
-    assert _learned.times(value) == text
+    assert learned.times(value) == text
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.134, "13 %"), (0.0042, "0.4 %"), (0, "0 %")])
 def test_percent(value, text):
-    assert _learned.percent(value) == text
+    assert learned.percent(value) == text
 
 
 # ---- arrows ---------------------------------------------------------------------------------
@@ -252,11 +252,11 @@ def test_unit_loss_figure(large):
 
 def test_unit_loss_smoothing_is_a_running_median():
     draw = np.random.default_rng(0).uniform(1, 2, 101)
-    found = _unit_fits.smoothed(draw.tolist(), window=9)
+    found = unit_fits.smoothed(draw.tolist(), window=9)
     assert len(found) == 101
     assert found[50] == pytest.approx(float(np.median(draw[46:55])))
     assert found[0] == pytest.approx(float(np.median(draw[:5])))
-    assert _unit_fits.smoothed([3.0, 1.0]) == (3.0, 1.0)
+    assert unit_fits.smoothed([3.0, 1.0]) == (3.0, 1.0)
     info = unit_loss.info({"brecq": steps("a", 1, draw.tolist())}, "a", "a", smooth=True)
     thick = max(unit_loss.figure(info).data, key=lambda t: t.line.width or 0)
     assert max(thick.y) - min(thick.y) < draw.max() - draw.min()
@@ -266,7 +266,7 @@ def test_unit_loss_of_many_units_stays_small():
     events = [e for u in range(150) for e in steps(f"u{u}", u + 1, [2.0, 1.0] * 200)]
     info = unit_loss.info({m: events for m in ("brecq", "qdrop", "adaround")}, "u75", "u75")
     assert "u75" not in {f.unit for f in info.others} and len(info.others) == 24
-    assert _theme.marks(unit_loss.figure(info, penalty=True)) < 5_000
+    assert theme.marks(unit_loss.figure(info, penalty=True)) < 5_000
 
 
 def test_unit_loss_without_anything():
@@ -394,7 +394,7 @@ def test_waterfall_figure(metric, dark):
     bars = [s for s in body["layout"]["shapes"] if s["type"] == "rect"]
     assert len(bars) == 3
     assert (bars[0]["y0"], bars[0]["y1"]) == (info.steps[0].value, info.steps[1].value)
-    worse = [b for b in bars if b["fillcolor"] == _theme.rgba(_theme.WRONG, 0.35)]
+    worse = [b for b in bars if b["fillcolor"] == theme.rgba(theme.WRONG, 0.35)]
     assert len(worse) == (1 if metric == "kl" else 0)
     texts = [a["text"] for a in body["layout"]["annotations"]]
     assert sum(t.startswith(("▲", "▼")) for t in texts) == 3  # never colour alone

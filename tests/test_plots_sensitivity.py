@@ -10,16 +10,10 @@ import pytest
 from fake_profiles import KINDS, row, share, vit
 from test_plots import check
 
-from qlib.plots import (
-    _damage,
-    _layers,
-    _places,
-    kind_map,
-    layer_profile,
-    local_accumulated,
-    split_bars,
-)
-from qlib.plots._damage import compared, measured
+from qlib.plots.layers import damage, kind_map, layer_profile, local_accumulated, split_bars
+from qlib.plots.layers import frame as _layers
+from qlib.plots.layers.damage import compared, measured
+from qlib.plots.shared import places as _places
 
 ROWS, OUTPUTS = fake.profile(), fake.outputs()
 FC2 = "blocks.5.mlp.fc2"
@@ -270,15 +264,15 @@ def test_methods_become_dots():
 
 
 @pytest.mark.parametrize("mode", ["only", "but"])
-@pytest.mark.parametrize("metric", _damage.METRICS)
+@pytest.mark.parametrize("metric", damage.METRICS)
 @pytest.mark.parametrize("look", [{}, {"dark": True}, {"large": True}])
 def test_every_question_of_the_answers_has_a_figure(mode, metric, look):
     body = check(layer_profile.figure(layer_profile.info([one(mode, metric)]), **look))
-    assert body["layout"]["yaxis"]["title"]["text"] == _damage.AXES[mode, metric]
+    assert body["layout"]["yaxis"]["title"]["text"] == damage.AXES[mode, metric]
 
 
 @pytest.mark.parametrize("mode", ["local", "accumulated"])
-@pytest.mark.parametrize("metric", _damage.ERRORS)
+@pytest.mark.parametrize("metric", damage.ERRORS)
 def test_every_question_of_the_outputs_has_a_figure(mode, metric):
     info = layer_profile.info([compared(OUTPUTS, mode, metric, title="BRECQ")])
     body = check(layer_profile.figure(info))
@@ -290,7 +284,7 @@ def test_small_values_keep_a_foot_on_a_logarithmic_axis():
     body = check(layer_profile.figure(layer_profile.info([one(rows=rows)])))
     (bars,) = trace(body, "bar")
     foot = 10 ** body["layout"]["yaxis"]["range"][0]
-    assert min(bars["y"]) > foot and foot >= 0.18 * 10**-_damage.DECADES * 0.99
+    assert min(bars["y"]) > foot and foot >= 0.18 * 10**-damage.DECADES * 0.99
     assert bars["customdata"][-1][2].startswith("1e-09 nats".replace("-", "−"))
 
 

@@ -17,16 +17,16 @@ from helpers import (
 )
 from torch import Tensor
 
-from qlib.methods import _power
-from qlib.model import QuantModel
+from qlib.core.records import Event, Refused, ignore
+from qlib.core.scheme import PER_CHANNEL, PER_TENSOR, Granularity, Scheme
+from qlib.methods._search import exponents as _power
+from qlib.network.model import QuantModel
 from qlib.observers.minmax import MinMax
 from qlib.observers.mse import Mse
 from qlib.quantizers.free_power import FreePower
 from qlib.quantizers.power import EXPONENTS, Power, accumulated, bend
 from qlib.quantizers.shifted import Shifted
 from qlib.quantizers.uniform import Uniform
-from qlib.records import Event, Refused, ignore
-from qlib.scheme import PER_CHANNEL, PER_TENSOR, Granularity, Scheme
 
 GRIDS = {
     "tensor": Scheme(4, granularity=PER_TENSOR),

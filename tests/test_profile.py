@@ -12,10 +12,10 @@ import pytest
 from fake_profiles import profile as made_up
 
 from qlib import store
-from qlib.jobs.eventlog import EventLog
-from qlib.records import Event, Refused, RunSpec, ignore
+from qlib.core.records import Event, Refused, RunSpec, ignore
+from qlib.core.specs import checked
 from qlib.sensitivity import profile
-from qlib.specs import checked
+from qlib.store.eventlog import EventLog
 
 BASE = checked(RunSpec("digits-vit", "digits", "brecq", 3, 3, keep_float=("head",)))
 

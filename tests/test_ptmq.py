@@ -18,18 +18,18 @@ from helpers import (
 )
 from torch import Tensor
 
-from qlib import switching
-from qlib._artifacts import save_quantizers
-from qlib.functional import KeepMask
-from qlib.methods._mixing import Mixing, _blend
+from qlib.core.functional import KeepMask
+from qlib.core.records import Refused, ignore
+from qlib.core.scheme import BitPlan, Scheme
+from qlib.methods._gradient.multibit_mixer import Mixing, _blend
 from qlib.methods.ptmq import PTMQ
-from qlib.model import QuantModel
-from qlib.quantizers._shared_round import SharedRound, pack, unpack
-from qlib.quantizers._switchable import Switchable
+from qlib.network import switching
+from qlib.network.model import QuantModel
+from qlib.pipeline.artifacts import save_quantizers
+from qlib.pipeline.restore import FILE, restore
+from qlib.quantizers.shared_round import SharedRound, pack, unpack
+from qlib.quantizers.switchable import Switchable
 from qlib.quantizers.uniform import Uniform
-from qlib.records import Refused, ignore
-from qlib.scheme import BitPlan, Scheme
-from qlib.sensitivity._restore import FILE, restore
 
 WIDTHS = (3, 4, 5, 6, 7, 8)
 

@@ -8,19 +8,20 @@ from helpers import applied, calibration, codes, method, pictures, plan, scales
 from helpers_nets import images, tiny
 from torch import Tensor
 
-from qlib._artifacts import save_quantizers
-from qlib.methods import _rows
-from qlib.methods._reading import GELUS, readers
-from qlib.methods._rows import products
-from qlib.methods._twins import Splits
-from qlib.model import QuantModel
-from qlib.models._units import find_blocks
-from qlib.quantizers._levels import bent, ends, outside
-from qlib.quantizers._twin import GELU_LEAST, TwinSign, TwinUnit
+from qlib.core.records import Event, ignore
+from qlib.core.scheme import Scheme
+from qlib.measure.levels import bent, ends, outside
+from qlib.methods._search import layer_samples
+from qlib.methods._search.consumers import GELUS, readers
+from qlib.methods._search.layer_samples import products
+from qlib.methods._search.twins import Splits
+from qlib.network.blocks import find_blocks
+from qlib.network.model import QuantModel
+from qlib.pipeline.artifacts import save_quantizers
+from qlib.pipeline.restore import FILE, restore
+from qlib.quantizers.twin_sign import GELU_LEAST, TwinSign
+from qlib.quantizers.twin_unit import TwinUnit
 from qlib.quantizers.uniform import Uniform
-from qlib.records import Event, ignore
-from qlib.scheme import Scheme
-from qlib.sensitivity._restore import FILE, restore
 
 BITS = range(2, 9)
 
@@ -139,7 +140,7 @@ def test_importance_is_an_unbiased_estimate_of_the_whole(
     model = QuantModel(net, x[:2], find_blocks(net))
     # one label for all: what is left to chance is which rows are drawn
     monkeypatch.setattr(
-        _rows, "_backward",
+        layer_samples, "_backward",
         lambda logits, rng: torch.nn.functional.cross_entropy(
             logits, torch.zeros(len(logits), dtype=torch.long), reduction="sum").backward(),
     )  # fmt: skip
@@ -154,7 +155,9 @@ def test_importance_is_an_unbiased_estimate_of_the_whole(
 
 
 def test_gradients_that_vanish_leave_plain_squares(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_rows, "_backward", lambda logits, rng: (0 * logits).sum().backward())
+    monkeypatch.setattr(
+        layer_samples, "_backward", lambda logits, rng: (0 * logits).sum().backward()
+    )
     flat = applied("ptq4vit", rows=2048)
     plain = applied("ptq4vit", rows=2048, error="mse")
     assert all(torch.equal(codes(flat)[n], c) for n, c in codes(plain).items())

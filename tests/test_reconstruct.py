@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qlib.attention import MatMul
-from qlib.calibration import Unit
-from qlib.model import QuantModel
-from qlib.points import QuantLayer, QuantMatMul, multiplying
+from qlib.core.records import Event, Refused, ignore
+from qlib.core.scheme import Scheme
+from qlib.learning.calibration import Unit
+from qlib.learning.reconstruct import Decay, Rate, reconstruct
+from qlib.network.attention import MatMul
+from qlib.network.model import QuantModel
+from qlib.network.points import QuantLayer, QuantMatMul, multiplying
 from qlib.quantizers.soft_round import SoftRound
 from qlib.quantizers.uniform import Uniform
-from qlib.reconstruct import Decay, Rate, reconstruct
-from qlib.records import Event, Refused, ignore
-from qlib.scheme import Scheme
 
 
 def rng(seed: int = 0) -> torch.Generator:

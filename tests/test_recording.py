@@ -9,14 +9,14 @@ import torch
 from helpers import applied, calibration, pictures, plan, quantizable
 from torch import Tensor, nn
 
-from qlib import metrics, recording, samples
-from qlib.allocators.same import Same
-from qlib.model import QuantModel
+from qlib.allocation.same import Same
+from qlib.core.records import Cancelled, ignore
+from qlib.core.scheme import PER_CHANNEL, PER_TENSOR, Granularity, Scheme
+from qlib.measure import metrics, output_errors, value_samples
+from qlib.network.model import QuantModel
 from qlib.observers.minmax import MinMax
 from qlib.quantizers.power import Power
 from qlib.quantizers.uniform import Uniform
-from qlib.records import Cancelled, ignore
-from qlib.scheme import PER_CHANNEL, PER_TENSOR, Granularity, Scheme
 from qlib.store import binning
 from qlib.store.tensors import BINS, CHANNEL_BINS, PERCENTILES
 
@@ -53,7 +53,7 @@ def gap(y: Tensor, y_hat: Tensor) -> dict[str, float]:
     return {"mse": noise, "sqnr_db": sqnr, "cosine": a @ b / math.sqrt((a @ a) * (b @ b))}
 
 
-def matches(found: recording.Gap, y: Tensor, y_hat: Tensor) -> None:
+def matches(found: output_errors.Gap, y: Tensor, y_hat: Tensor) -> None:
     told, want = found.told(), gap(y, y_hat)
     assert told["mse"] == pytest.approx(want["mse"], rel=1e-4)
     assert told["sqnr_db"] == pytest.approx(want["sqnr_db"], abs=1e-3)
@@ -66,7 +66,7 @@ def matches(found: recording.Gap, y: Tensor, y_hat: Tensor) -> None:
 @pytest.mark.parametrize("placement", ["inputs", "boundary"])
 def test_a_layer_alone_is_the_network_with_that_layer_swapped(placement: str) -> None:
     model = fitted(placement)
-    found = recording.record(model, IMAGES, OTHERS, ignore)
+    found = output_errors.record(model, IMAGES, OTHERS, ignore)
     model.switch(weights=False, inputs=False)
     for x, errors in ((IMAGES, found.calib), (OTHERS, found.test)):
         floats = caught(model, model.layers, x)
@@ -83,7 +83,7 @@ def test_a_layer_alone_is_the_network_with_that_layer_swapped(placement: str) ->
 
 def test_together_is_the_quantized_network_against_the_float_one() -> None:
     model = fitted()
-    found = recording.record(model, IMAGES, OTHERS, ignore)
+    found = output_errors.record(model, IMAGES, OTHERS, ignore)
     for x, errors in ((IMAGES, found.calib), (OTHERS, found.test)):
         with model.quantized(weights=False, inputs=False):
             floats = caught(model, model.layers, x)
@@ -97,7 +97,7 @@ def test_together_is_the_quantized_network_against_the_float_one() -> None:
 
 def test_error_of_nearest_codes_is_the_network_with_that_weight_put_back() -> None:
     model = applied("adaround", steps=60, bits=(3, 4))
-    found = recording.record(model, IMAGES, OTHERS, ignore)
+    found = output_errors.record(model, IMAGES, OTHERS, ignore)
     with model.quantized(weights=False, inputs=False):
         floats = caught(model, model.layers, IMAGES)
     moved = 0
@@ -122,7 +122,7 @@ def test_error_of_nearest_codes_is_the_network_with_that_weight_put_back() -> No
 
 def test_rounding_to_nearest_has_no_nearest_of_its_own() -> None:
     model = fitted()
-    found = recording.record(model, IMAGES, OTHERS, ignore)
+    found = output_errors.record(model, IMAGES, OTHERS, ignore)
     assert all(errors.nearest.n == 0 for errors in found.calib.values())
     rows = metrics.layer_rows(model, calibration().histograms(model), found.calib, found.test)
     assert not any("acc_mse_nearest" in row for row in rows)
@@ -130,7 +130,7 @@ def test_rounding_to_nearest_has_no_nearest_of_its_own() -> None:
 
 def test_float_layers_have_no_error_until_others_have() -> None:
     model = quantizable()
-    found = recording.record(model, IMAGES, OTHERS, ignore)
+    found = output_errors.record(model, IMAGES, OTHERS, ignore)
     for errors in found.calib.values():
         assert errors.alone.told() == {"mse": 0, "sqnr_db": math.inf, "cosine": pytest.approx(1)}
         assert errors.together.told()["mse"] == 0
@@ -139,9 +139,9 @@ def test_float_layers_have_no_error_until_others_have() -> None:
 
 @pytest.mark.parametrize("batch", [1, 7, 64])
 def test_batches_change_nothing(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = recording.record(fitted(), IMAGES, OTHERS, ignore)
-    monkeypatch.setattr(recording, "BATCH", batch)
-    parts = recording.record(fitted(), IMAGES, OTHERS, ignore)
+    whole = output_errors.record(fitted(), IMAGES, OTHERS, ignore)
+    monkeypatch.setattr(output_errors, "BATCH", batch)
+    parts = output_errors.record(fitted(), IMAGES, OTHERS, ignore)
     for name, errors in whole.calib.items():
         other = parts.calib[name]
         assert other.alone.n == errors.alone.n
@@ -156,8 +156,8 @@ def test_less_room_means_fewer_images_at_a_time(monkeypatch: pytest.MonkeyPatch)
     seen = []
     model = fitted()
     model.layers["stem"].register_forward_pre_hook(lambda m, a: seen.append(len(a[0])))
-    monkeypatch.setattr(recording, "ROOM", 30e3)  # an image's outputs take 11 kB
-    recording.record(model, IMAGES, OTHERS, ignore)
+    monkeypatch.setattr(output_errors, "ROOM", 30e3)  # an image's outputs take 11 kB
+    output_errors.record(model, IMAGES, OTHERS, ignore)
     assert max(seen) == 2
 
 
@@ -166,7 +166,7 @@ def test_the_network_is_left_as_it_was() -> None:
     with torch.no_grad():
         before = model(IMAGES)
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
-    recording.record(model, IMAGES, OTHERS, ignore)
+    output_errors.record(model, IMAGES, OTHERS, ignore)
     with torch.no_grad():
         assert torch.equal(model(IMAGES), before)
     assert hooks == [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
@@ -179,30 +179,30 @@ def test_it_can_be_cancelled_and_leaves_no_hook() -> None:
         raise Cancelled
 
     with pytest.raises(Cancelled):
-        recording.record(model, IMAGES, OTHERS, stop)
+        output_errors.record(model, IMAGES, OTHERS, stop)
     assert not any(m._forward_hooks for m in model.modules())
 
 
 def test_large_networks_are_measured_on_fewer_images() -> None:
     model = quantizable()
-    assert recording.images_for(model) == recording.IMAGES
+    assert output_errors.images_for(model) == output_errors.IMAGES
     model.macs = dict.fromkeys(model.macs, int(1e8))  # 7e8 for an image
-    assert recording.images_for(model) == int(4e10 // 7e8)
+    assert output_errors.images_for(model) == int(4e10 // 7e8)
     model.macs = dict.fromkeys(model.macs, int(1e12))
-    assert recording.images_for(model) == recording.LEAST
+    assert output_errors.images_for(model) == output_errors.LEAST
 
 
 @pytest.mark.parametrize("family", ["swinv2", "deit", "regnety", "mobilenetv3", "mixer"])
 def test_every_family_is_measured(family: str) -> None:
     """swinv2 has layers whose input has no images at all."""
-    from qlib.models._units import find_blocks
+    from qlib.network.blocks import find_blocks
 
     net, x = helpers_nets.tiny(family), helpers_nets.images(family, 4)
     model = QuantModel(net, x, find_blocks(net))
     weight = Scheme(4, granularity=PER_CHANNEL)
     calibration(x).attach(model, Same().allocate(model, weight, Scheme(4)))
     model.switch(weights=True, inputs=True)
-    found = recording.record(model, x, x[:2], ignore)
+    found = output_errors.record(model, x, x[:2], ignore)
     assert list(found.calib) == list(found.test) == list(model.layers)
     told = [errors.alone.told()["mse"] for errors in found.calib.values()]
     assert all(0 <= mse < math.inf for mse in told)
@@ -217,9 +217,9 @@ def test_every_family_is_measured(family: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def counted() -> tuple[QuantModel, dict[str, samples.Sample], dict[str, np.ndarray]]:
+def counted() -> tuple[QuantModel, dict[str, value_samples.Sample], dict[str, np.ndarray]]:
     model = fitted("boundary")
-    found = recording.record(model, IMAGES, OTHERS, ignore)
+    found = output_errors.record(model, IMAGES, OTHERS, ignore)
     return model, found.samples, binning.arrays(found.samples.values(), found.sampled)
 
 
@@ -245,9 +245,9 @@ def values(model: QuantModel, name: str) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def test_counts_are_numpys(counted) -> None:
-    model, samples, made = counted
+    model, value_samples, made = counted
     names = made["names"].tolist()
-    assert names == list(samples)
+    assert names == list(value_samples)
     order = [n for n in names if n.split(".")[0] == "one"]
     assert order == ["one.boundary", "one.conv1.weight", "one.conv1.output", "one.conv2.weight",
                      "one.conv2.input", "one.conv2.output"]  # fmt: skip
@@ -300,8 +300,8 @@ def test_channels_add_up_to_the_tensor(counted) -> None:
 def test_many_channels_are_chosen_evenly() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 300), nn.ReLU(), nn.Linear(300, 5))
     model = quantizable(net=net)
-    (found, *_) = [s for s in samples.samples_of(model) if s.name == "1.weight"]
-    assert len(found.index) == samples.CHANNELS
+    (found, *_) = [s for s in value_samples.samples_of(model) if s.name == "1.weight"]
+    assert len(found.index) == value_samples.CHANNELS
     assert (found.index[0], found.index[-1]) == (0, 299)
     assert set(np.diff(found.index)) == {2, 3}
     assert found.rows[0].shape == (128, 192)
@@ -312,7 +312,7 @@ def test_clipped_share_is_counted_on_all_values() -> None:
     model = fitted()
     grid = Uniform.of_range(torch.tensor(-0.5), torch.tensor(0.5), Scheme(4))
     model.points["stem.input"].quantizer = grid
-    found = recording.record(model, IMAGES, OTHERS, ignore).samples["stem.input"]
+    found = output_errors.record(model, IMAGES, OTHERS, ignore).samples["stem.input"]
     half = float(grid.scale) / 2
     low, high = (float(v * grid.scale) for v in (grid.low, grid.high))
     outside = IMAGES.lt(low - half) | IMAGES.gt(high + half)
@@ -324,8 +324,8 @@ def test_clipped_share_is_counted_on_all_values() -> None:
 def test_large_tensors_are_sampled_and_their_extremes_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(recording, "VALUES", 500)
-    found = recording.record(fitted(), IMAGES, OTHERS, ignore).samples
+    monkeypatch.setattr(output_errors, "VALUES", 500)
+    found = output_errors.record(fitted(), IMAGES, OTHERS, ignore).samples
     sample = found["one.conv1.output"]
     assert 250 <= len(sample.float) == len(sample.rounded) <= 500
     assert sample.seen == 24 * 8 * 64
@@ -338,7 +338,7 @@ def test_large_tensors_are_sampled_and_their_extremes_kept(
 
 def test_a_constant_tensor_has_bins_all_the_same() -> None:
     for value in (0.0, 3.0, -1e-8):
-        sample = samples.Sample("x.output")
+        sample = value_samples.Sample("x.output")
         x = torch.full((40,), value)
         sample.pair(x, x, 100)
         made = binning.arrays([sample], 1)
@@ -354,7 +354,7 @@ def test_layouts_in_memory_are_paired_element_by_element() -> None:
     for a in (x, x.contiguous(memory_format=torch.channels_last), x.transpose(1, 3)):
         for layout in (torch.contiguous_format, torch.channels_last):
             b = (a * 2).contiguous(memory_format=layout)
-            sample, told = samples.Sample("x.output"), recording.Gap()
+            sample, told = value_samples.Sample("x.output"), output_errors.Gap()
             sample.pair(a, b, 100)
             assert np.array_equal(2 * sample.float, sample.rounded)
             told.add(a, b)
@@ -368,7 +368,7 @@ def test_levels_of_a_bent_grid_are_told_as_they_are(granularity: Granularity) ->
     for exponent in (0.5, 1.0):
         scheme = Scheme(4, granularity=granularity)
         q = Power.fit(weight, scheme, MinMax(), exponent)
-        sample = samples.Sample("x.weight", q)
+        sample = value_samples.Sample("x.weight", q)
         sample.take(weight, 1000)
         made = binning.arrays([sample], 1)
         rows = (torch.arange(16.0) - q.zero_point.reshape(-1, 1)) * q.scale.reshape(-1, 1)
@@ -388,7 +388,7 @@ def test_other_ways_to_share_a_scale_are_counted_alike(kind: str) -> None:
     weight = Scheme(3, symmetric=True, granularity=Granularity(kind, 24))
     calibration().attach(model, Same().allocate(model, weight, Scheme(4), edge_layers="same"))
     model.switch(weights=True, inputs=True)
-    found = recording.record(model, IMAGES, OTHERS, ignore)
+    found = output_errors.record(model, IMAGES, OTHERS, ignore)
     made = binning.arrays(found.samples.values(), found.sampled)
     for t, name in enumerate(made["names"].tolist()):
         if name.endswith(".weight"):

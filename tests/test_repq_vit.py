@@ -9,20 +9,21 @@ from helpers_nets import images, tiny
 from torch import Tensor
 from torch.nn import functional as F
 
-from qlib import metrics, recording
-from qlib._artifacts import save_quantizers
-from qlib.functional import qparams
-from qlib.methods._reading import NORMS, SOFTMAX, of_channels, readers
-from qlib.model import QuantModel
-from qlib.models._units import find_blocks
+from qlib.core.functional import qparams
+from qlib.core.records import ignore
+from qlib.core.scheme import PER_CHANNEL, Granularity, Scheme
+from qlib.measure import metrics, output_errors
+from qlib.measure.levels import bent, outside
+from qlib.methods._search.consumers import NORMS, SOFTMAX, of_channels, readers
+from qlib.network.blocks import find_blocks
+from qlib.network.model import QuantModel
 from qlib.observers.minmax import MinMax
-from qlib.quantizers._by_channel import ByChannel, Columns, folded
-from qlib.quantizers._levels import bent, outside
-from qlib.quantizers._logarithm import Logarithm
+from qlib.pipeline.artifacts import save_quantizers
+from qlib.pipeline.restore import FILE, restore
+from qlib.quantizers.by_channel import ByChannel, folded
+from qlib.quantizers.columns import Columns
+from qlib.quantizers.logarithm import Logarithm
 from qlib.quantizers.uniform import Uniform
-from qlib.records import ignore
-from qlib.scheme import PER_CHANNEL, Granularity, Scheme
-from qlib.sensitivity._restore import FILE, restore
 
 BITS = range(2, 9)
 
@@ -228,7 +229,7 @@ def test_layers_come_nearer_stay_float_when_off_and_come_back(family: str, tmp_p
         for name in ("nearest", "repq_vit"):
             model = transformer(family, name)
             want = model(fresh)
-            told = recording.record(model, fresh, fresh[:1], ignore).calib
+            told = output_errors.record(model, fresh, fresh[:1], ignore).calib
             error[name] = {n: e.alone.told()["mse"] for n, e in told.items()}
             assert torch.equal(model(fresh), want)
         for layer in model.layers:
@@ -247,7 +248,7 @@ def test_rows_and_samples_of_a_network_with_such_grids() -> None:
     x = images("vit", 16)
     model, data = transformer("vit", "repq_vit"), calibration(x)
     model.switch(weights=True, inputs=True)
-    found = recording.record(model, x, x[:4], ignore)
+    found = output_errors.record(model, x, x[:4], ignore)
     rows = metrics.layer_rows(model, data.histograms(model), found.calib, found.test, found.samples)
     told = {row["point"]: row for row in rows}
     assert told["blocks.0.attn.qkv.input"]["channels"] == 32

@@ -10,15 +10,16 @@ import torch
 from helpers import settings
 from safetensors.torch import load_file
 
-from qlib import _about, store
-from qlib._artifacts import save_quantizers
-from qlib._registry import discover
-from qlib._setup import set_up
-from qlib.quantize import bit_plan, quantize
-from qlib.records import Cancelled, Event, Refused, RunRecord, RunSpec, ignore
-from qlib.run import run
-from qlib.sensitivity._restore import restore
-from qlib.specs import checked
+from qlib import store
+from qlib.core.records import Cancelled, Event, Refused, RunRecord, RunSpec, ignore
+from qlib.core.registry import discover
+from qlib.core.specs import checked
+from qlib.pipeline import provenance
+from qlib.pipeline.artifacts import save_quantizers
+from qlib.pipeline.experiment import set_up
+from qlib.pipeline.quantize import bit_plan, quantize
+from qlib.pipeline.restore import restore
+from qlib.pipeline.run import run
 from qlib.store import tensors
 
 MODEL = "digits-resnet"
@@ -397,6 +398,6 @@ def test_cancelled_in_any_phase_stops_at_once(phase: str, tmp_path: Path) -> Non
 
 
 def test_versions_name_what_numbers_depend_on() -> None:
-    assert set(_about.versions()) == {
+    assert set(provenance.versions()) == {
         "python", "torch", "torchvision", "timm", "numpy", "threads",
     }  # fmt: skip

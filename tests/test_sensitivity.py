@@ -12,22 +12,23 @@ from helpers_nets import images, tiny
 from scipy.special import log_softmax, rel_entr
 from torch import Tensor, nn
 
-from qlib import onward, store
-from qlib._artifacts import save_quantizers
-from qlib._registry import discover
-from qlib.model import QuantModel
-from qlib.models._units import find_blocks
-from qlib.points import QuantLayer
-from qlib.quantize import bit_plan
-from qlib.records import Cancelled, Event, Refused, RunSpec, ignore
-from qlib.run import run
-from qlib.scheme import PER_CHANNEL, BitPlan, Granularity, Scheme
-from qlib.sensitivity import _run as _run_sensitivity
+from qlib import store
+from qlib.core.records import Cancelled, Event, Refused, RunSpec, ignore
+from qlib.core.registry import discover
+from qlib.core.scheme import PER_CHANNEL, BitPlan, Granularity, Scheme
+from qlib.core.specs import checked
+from qlib.measure.statistics import wilson
+from qlib.network import prefix_cache
+from qlib.network.blocks import find_blocks
+from qlib.network.model import QuantModel
+from qlib.network.points import QuantLayer
+from qlib.pipeline import sensitivity_analysis as _run_sensitivity
+from qlib.pipeline.artifacts import save_quantizers
+from qlib.pipeline.quantize import bit_plan
+from qlib.pipeline.restore import FILE, restore
+from qlib.pipeline.run import run
 from qlib.sensitivity import profile
-from qlib.sensitivity._restore import FILE, restore
 from qlib.sensitivity.layers import measure, points_of
-from qlib.specs import checked
-from qlib.statistics import wilson
 
 N = 13  # images: odd, so that the halves differ in size
 
@@ -67,8 +68,8 @@ def measured(request: pytest.FixtureRequest):
     model, x, events = make(placement), draw(N), []
     labels = torch.arange(N) % 5
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onward, "CHUNK", 8)
-        patch.setattr(onward, "PASS", 3.5 * sum(model.macs.values()))  # three at once
+        patch.setattr(prefix_cache, "CHUNK", 8)
+        patch.setattr(prefix_cache, "PASS", 3.5 * sum(model.macs.values()))  # three at once
         rows = measure(model, x, labels, events.append)
     return model, x, labels, rows, events
 

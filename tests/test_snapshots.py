@@ -8,9 +8,9 @@ import torch
 from helpers import calibration, method, plan, quantizable
 
 from qlib import store
+from qlib.core.records import Event
+from qlib.learning.rounding_stats import LEAST, MOST, SOFT_BINS, look, moments
 from qlib.quantizers.soft_round import SoftRound
-from qlib.records import Event
-from qlib.snapshots import LEAST, MOST, SOFT_BINS, look, moments
 
 STEPS = 60
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from qlib import specs
-from qlib.records import FORMAT, Event, Refused, RunRecord, RunSpec, ignore
+from qlib.core import specs
+from qlib.core.records import FORMAT, Event, Refused, RunRecord, RunSpec, ignore
 
 SPEC = RunSpec("digits-vit", "digits", "brecq")
 

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from qlib import noise
+from qlib.core.scheme import Scheme
+from qlib.methods._search.step_grid import Stairs
+from qlib.noise import theorem
 from qlib.observers.minmax import MinMax
-from qlib.quantizers._base import Quantizer
-from qlib.quantizers._logarithm import Logarithm
-from qlib.quantizers._stairs import Stairs
-from qlib.quantizers._twin import TwinSign, TwinUnit
+from qlib.quantizers.base import Quantizer
+from qlib.quantizers.logarithm import Logarithm
 from qlib.quantizers.power import Power
+from qlib.quantizers.twin_sign import TwinSign
+from qlib.quantizers.twin_unit import TwinUnit
 from qlib.quantizers.uniform import Uniform
-from qlib.scheme import Scheme
 
 
 def uniform(bits: int = 3, *, symmetric: bool = False) -> Uniform:
@@ -64,7 +65,7 @@ def test_mean_and_drift_are_those_of_many_draws(name: str, reach: float) -> None
 def test_on_even_steps_it_is_the_theorem() -> None:
     q = Uniform(torch.tensor(1.0), torch.tensor(0.0), Scheme(3, symmetric=True))
     x, n = np.linspace(-7, 6, 131)[:, None], np.array([0.0, 0.2, 0.5, 0.9, 2.3])
-    want = noise.error(x + 0.5, n, 0.5, -3.5, 3.5)  # there levels lie at odd halves
+    want = theorem.error(x + 0.5, n, 0.5, -3.5, 3.5)  # there levels lie at odd halves
     np.testing.assert_allclose(Stairs.of(q).mean(x, n), want, atol=1e-6)
 
 

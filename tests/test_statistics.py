@@ -9,9 +9,9 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import binom, binomtest
 
-from qlib import metrics, paired, statistics
-from qlib.paired import Pair
-from qlib.records import Refused, RunRecord, RunSpec
+from qlib.core.records import Refused, RunRecord, RunSpec
+from qlib.measure import metrics, paired, statistics
+from qlib.measure.paired import Pair
 
 # ---- the exact paired test ------------------------------------------------------------------
 

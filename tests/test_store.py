@@ -14,8 +14,8 @@ import pytest
 from fake_worker import record, run, spec
 
 from qlib import store
-from qlib.jobs.eventlog import KEPT
-from qlib.records import Event, Refused, ignore
+from qlib.core.records import Event, Refused, ignore
+from qlib.store.eventlog import KEPT
 
 
 @pytest.fixture

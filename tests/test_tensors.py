@@ -7,8 +7,8 @@ import pytest
 import torch
 from helpers import calibration, pictures, plan, quantizable
 
-from qlib import recording, samples
-from qlib.records import Refused, ignore
+from qlib.core.records import Refused, ignore
+from qlib.measure import output_errors, value_samples
 from qlib.store import binning, tensors
 
 
@@ -18,7 +18,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.
     model, folder = quantizable("boundary"), tmp_path_factory.mktemp("saved") / "a_run"
     calibration().attach(model, plan(model, 3, 4, "float"))
     model.switch(weights=True, inputs=True)
-    found = recording.record(model, pictures(24)[0], pictures(8)[0], ignore)
+    found = output_errors.record(model, pictures(24)[0], pictures(8)[0], ignore)
     folder.mkdir()
     binning.save(folder, found.samples.values(), found.sampled)
     return folder, binning.arrays(found.samples.values(), found.sampled)
@@ -139,7 +139,7 @@ def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
         binning.save(tmp_path / "none", _some(), 1)
 
 
-def _some() -> list[samples.Sample]:
-    sample = samples.Sample("x.output")
+def _some() -> list[value_samples.Sample]:
+    sample = value_samples.Sample("x.output")
     sample.pair(torch.arange(4.0), torch.arange(4.0), 10)
     return [sample]

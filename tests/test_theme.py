@@ -6,8 +6,9 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from qlib._registry import discover
-from qlib.plots import _large, _theme
+from qlib.core.registry import discover
+from qlib.plots.shared import large as _large
+from qlib.plots.shared import theme
 
 # Machado, Oliveira & Fernandes 2009, table 1, severity 1.0: what dichromats see (linear RGB)
 VISION = {
@@ -19,7 +20,7 @@ VISION = {
     "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
                [0.004733, 0.691367, 0.303900]],
 }  # fmt: skip
-PAGES = (_theme.paper(False), _theme.paper(True))
+PAGES = (theme.paper(False), theme.paper(True))
 
 
 def linear(color: str) -> np.ndarray:
@@ -59,32 +60,32 @@ def test_the_measures_themselves():
     assert near < 0.5 * far
 
 
-@pytest.mark.parametrize("color", [*_theme.COLORS, _theme.GREY, _theme.WRONG, _theme.RIGHT])
+@pytest.mark.parametrize("color", [*theme.COLORS, theme.GREY, theme.WRONG, theme.RIGHT])
 def test_contrast_on_both_backgrounds(color):
     assert min(contrast(color, page) for page in PAGES) >= 3.0
 
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_text_is_readable(dark):
-    for color in (_theme.ink(dark), _theme.faint(dark)):
-        assert contrast(color, _theme.paper(dark)) >= 4.5
+    for color in (theme.ink(dark), theme.faint(dark)):
+        assert contrast(color, theme.paper(dark)) >= 4.5
 
 
 @pytest.mark.parametrize("vision", VISION)
 def test_method_colours_differ_for_everybody(vision):
-    colors = [*_theme.COLORS, _theme.GREY]
+    colors = [*theme.COLORS, theme.GREY]
     for one, other in combinations(colors, 2):
         far = np.linalg.norm(seen(one, vision) - seen(other, vision))
         assert far >= 20, f"{one} and {other} are {far:.1f} apart"
 
 
 def test_every_method_has_a_look_of_its_own():
-    for one, other in combinations(_theme.STYLES.values(), 2):
+    for one, other in combinations(theme.STYLES.values(), 2):
         assert one.symbol != other.symbol
         assert one.color != other.color or one.dash != other.dash
-    styles = {name: _theme.style(name) for name in discover("methods")}
+    styles = {name: theme.style(name) for name in discover("methods")}
     assert len(set(styles.values())) == len(styles)
-    assert {style.color for style in styles.values()} <= {*_theme.COLORS, _theme.GREY}
+    assert {style.color for style in styles.values()} <= {*theme.COLORS, theme.GREY}
 
 
 def test_a_room_sees_larger_text_lines_and_marks():
@@ -97,7 +98,7 @@ def test_a_room_sees_larger_text_lines_and_marks():
     made.add_bar(x=[1], y=[1])
     made.add_annotation(text="note", x=1, y=1, font={"size": 12})
     made.add_hline(y=1, line_width=1)
-    _theme.frame(made, title="A sentence that is the take-away " * 4, large=True)
+    theme.frame(made, title="A sentence that is the take-away " * 4, large=True)
     line, area, words, point, heat = made.data[:5]
     assert line.line.width == 3 and list(line.marker.size) == [10, 20]
     assert area.line.width == 0  # the edge of a band stays invisible
@@ -106,11 +107,11 @@ def test_a_room_sees_larger_text_lines_and_marks():
     layout = made.layout
     assert layout.annotations[0].font.size == layout.xaxis.tickfont.size == layout.font.size == 18
     assert layout.title.font.size == _large.TITLE and layout.shapes[0].line.width == 2
-    assert layout.height == round(_theme.MAIN_HEIGHT * _large.HEIGHT)
+    assert layout.height == round(theme.MAIN_HEIGHT * _large.HEIGHT)
 
 
 def test_a_desk_is_left_as_it_was():
     made = go.Figure(go.Scatter(x=[1], y=[1], marker_size=4))
-    _theme.frame(made, title="x")
-    assert made.data[0].marker.size == 4 and made.layout.font.size == _theme.FONT_SIZE
-    assert made.layout.height == _theme.MAIN_HEIGHT
+    theme.frame(made, title="x")
+    assert made.data[0].marker.size == 4 and made.layout.font.size == theme.FONT_SIZE
+    assert made.layout.height == theme.MAIN_HEIGHT

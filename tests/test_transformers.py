@@ -8,15 +8,15 @@ import torch
 from helpers import calibration, method, plan
 from helpers_nets import images, tiny
 
-from qlib import metrics, recording
-from qlib._artifacts import save_quantizers
-from qlib.methods import _rows
-from qlib.methods._rows import products
+from qlib.core.records import ignore
+from qlib.measure import metrics, output_errors
+from qlib.methods._search import layer_samples
+from qlib.methods._search.layer_samples import products
 from qlib.methods.noisyquant import BASES
-from qlib.model import QuantModel
-from qlib.models._units import find_blocks
-from qlib.records import ignore
-from qlib.sensitivity._restore import FILE, restore
+from qlib.network.blocks import find_blocks
+from qlib.network.model import QuantModel
+from qlib.pipeline.artifacts import save_quantizers
+from qlib.pipeline.restore import FILE, restore
 
 NOISE = {"shift": True, "gain": 0.0, "integers": True}
 CASES = {
@@ -54,7 +54,7 @@ def test_transformers_run_are_hard_and_come_back(family: str, case: str, tmp_pat
         restore(again, made, tmp_path / FILE)
         again.switch(weights=True, inputs=True)
         assert torch.equal(again(fresh), found)
-        seen = recording.record(model, x[:4], x[:4], ignore)
+        seen = output_errors.record(model, x[:4], x[:4], ignore)
     rows = metrics.layer_rows(model, calibration(x).histograms(model), seen.calib, seen.test,
                               seen.samples)  # fmt: skip
     assert all(torch.isfinite(torch.tensor(float(r["sqnr_db"]))) for r in rows if r.get("sqnr_db"))
@@ -71,5 +71,5 @@ def test_rows_that_are_held_do_not_grow_with_images(family: str, gradients: bool
         sizes.append(sum(p.x.numel() for p in found.values()))
         for name, p in found.items():
             matmul = model.layers[name].kind == "matmul"
-            assert matmul or p.x.shape[1] <= 24 + 64 // _rows.WITH_GRADIENTS
+            assert matmul or p.x.shape[1] <= 24 + 64 // layer_samples.WITH_GRADIENTS
     assert sizes[1] <= 2.5 * sizes[0]

@@ -6,10 +6,10 @@ import fake_runs
 import pytest
 
 from qlib import store
-from qlib._registry import discover
-from qlib.records import RunRecord, RunSpec
-from qlib.ui import answers, likeness, timeline
-from qlib.ui.words import WORDS
+from qlib.core.records import RunRecord, RunSpec
+from qlib.core.registry import discover
+from qlib.ui.shared import answers, comparable, timeline
+from qlib.ui.shared.glossary import WORDS
 
 TITLES = {"nearest": "Nearest", "brecq": "BRECQ", "qdrop": "QDrop"}
 
@@ -83,7 +83,7 @@ def test_handles_tell_equal_looking_runs_apart():
 def test_only_differing_fields_are_listed():
     one = record("brecq", settings={"steps": 100, "act_steps": 5})
     two = record("adaround", settings={"steps": 200}, seed=1)
-    assert likeness.differences([one, two]) == {
+    assert comparable.differences([one, two]) == {
         "method": ["brecq", "adaround"],
         "seed": ["0", "1"],
         "setting: steps": ["100", "200"],
@@ -100,13 +100,13 @@ def test_only_differing_fields_are_listed():
     ],
 )
 def test_unlike_runs_are_named(change, word):
-    assert likeness.unlike([record(), record(**change)]) == [word]
-    assert likeness.unlike([record(), record("nearest", weight_bits=8)]) == []
+    assert comparable.unlike([record(), record(**change)]) == [word]
+    assert comparable.unlike([record(), record("nearest", weight_bits=8)]) == []
 
 
 def test_other_test_images_are_unlike():
     other = replace(record(), data={"test_hash": "u"})
-    assert likeness.unlike([record(), other]) == ["held-out images"]
+    assert comparable.unlike([record(), other]) == ["held-out images"]
 
 
 # ---- timeline -------------------------------------------------------------------------------

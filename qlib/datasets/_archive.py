@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from qlib.records import Refused
+from qlib.core.records import Refused
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from qlib.datasets._base import Images
+from qlib.datasets.base import Images
 
 if TYPE_CHECKING:
     import numpy as np

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
-from qlib.datasets._base import Images
-from qlib.records import Refused
+from qlib.core.records import Refused
+from qlib.datasets.base import Images
 
 
 def shuffled(ids: Iterable[str], seed: int | str) -> list[int]:

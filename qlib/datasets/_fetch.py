@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qlib.models._online import reachable
-from qlib.records import Refused
+from qlib.core.online import reachable
+from qlib.core.records import Refused
 
 
 def data_home() -> Path:

@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from qlib.records import Refused
+from qlib.core.records import Refused
 
 
 @cache

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from qlib.core.records import Refused
 from qlib.datasets._archive import Files, open_files
-from qlib.datasets._base import Images
 from qlib.datasets._draw import draw_calibration, draw_test, subset
-from qlib.records import Refused
+from qlib.datasets.base import Images
 
 TRAIN = "train"
 HELD_OUT = ("test", "val", "validation", "valid")

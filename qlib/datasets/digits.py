@@ -5,8 +5,8 @@ Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UC
 
 from typing import ClassVar
 
-from qlib.datasets._base import Dataset, Images
 from qlib.datasets._draw import draw_calibration, draw_test, shuffled
+from qlib.datasets.base import Dataset, Images
 
 HELD_OUT_PER_CLASS = 60  # 600 test images; the other 1,197 train and calibrate
 

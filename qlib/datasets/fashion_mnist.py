@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any, ClassVar
 
 from qlib.datasets._arrays import from_array
-from qlib.datasets._base import Dataset, Images
 from qlib.datasets._draw import draw_calibration, draw_test
 from qlib.datasets._fetch import fetch
+from qlib.datasets.base import Dataset, Images
 
 NAME = "fashion-mnist"
 SERVER = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"

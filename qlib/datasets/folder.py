@@ -2,8 +2,8 @@
 
 from typing import ClassVar
 
-from qlib.datasets._base import Dataset, Images
 from qlib.datasets._tree import Tree, source_path
+from qlib.datasets.base import Dataset, Images
 
 PATTERN = "folder:PATH"
 PREFIX = "folder:"

@@ -5,9 +5,9 @@ Source: Russakovsky et al., IJCV 2015, arXiv 1409.0575. Its terms forbid passing
 
 from typing import ClassVar
 
-from qlib.datasets._base import Dataset, Images
 from qlib.datasets._imagenet import class_index, class_names
 from qlib.datasets._tree import Tree, source_path
+from qlib.datasets.base import Dataset, Images
 
 PATTERN = "imagenet:PATH"
 PREFIX = "imagenet:"

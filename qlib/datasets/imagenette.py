@@ -8,10 +8,10 @@ compete. Networks with ten outputs of their own take the unpacked folder as ``fo
 from pathlib import Path
 from typing import ClassVar
 
-from qlib.datasets._base import Dataset, Images
 from qlib.datasets._fetch import fetch
 from qlib.datasets._imagenet import class_index, class_names
 from qlib.datasets._tree import Tree
+from qlib.datasets.base import Dataset, Images
 
 NAME = "imagenette"
 SERVER = "https://s3.amazonaws.com"

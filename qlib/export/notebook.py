@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pprint import pformat
 from typing import TYPE_CHECKING
 
-from qlib.records import RunRecord
+from qlib.core.records import RunRecord
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -112,7 +112,7 @@ for row in worst[:10]:
 def text(
     view: str, records: Sequence[RunRecord], recipe: str = "", figure: "go.Figure | None" = None
 ) -> str:
-    """The ``.ipynb`` file. ``view`` as in `qlib.ui.export.menu`.
+    """The ``.ipynb`` file. ``view`` as in `qlib.ui.shared.export.menu`.
 
     ``recipe``: Python that makes the figure from ``records``, ``folders``, ``specs`` and
     ``titles``, for views that `RECIPES` does not know. Without one, the exported ``figure``

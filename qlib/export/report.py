@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from qlib.plots import _theme
-from qlib.records import RunRecord
+from qlib.core.records import RunRecord
+from qlib.plots.shared import theme
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +47,7 @@ def page(title: str, parts: Sequence[Part], records: Sequence[RunRecord], day: s
         f"<footer>Quant Explorer, {html.escape(day)}</footer>",
     ]
     script = f"<script>{get_plotlyjs()}</script>" if any(p.figure for p in parts) else ""
-    colors = (_theme.ink(dark), _theme.paper(dark), _theme.faint(dark))
+    colors = (theme.ink(dark), theme.paper(dark), theme.faint(dark))
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">{POLICY}'
         f'<meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
@@ -73,7 +73,7 @@ def about(record: RunRecord) -> dict:
 
 
 def _is_dark(figure: go.Figure) -> bool:
-    return figure.layout.font.color == _theme.ink(True)
+    return figure.layout.font.color == theme.ink(True)
 
 
 def _part(part: Part, place: int, title: str) -> str:

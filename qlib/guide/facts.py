@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from qlib.core.records import RunRecord
 from qlib.noise.profile import STAGES, LayerNoise, NoiseProfile
-from qlib.records import RunRecord
 
 Rows = Sequence[Mapping[str, Any]]
 HALF = 0.5  # steps: the reach for which theory gives step²/12

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from qlib import paired
+from qlib.core.records import RunRecord
+from qlib.measure import paired
+from qlib.measure.statistics import LEVEL
 from qlib.noise.profile import NoiseProfile
-from qlib.records import RunRecord
-from qlib.statistics import LEVEL
 
 MOST = 5  # told at once: more would not be read
 CLIPPED = 0.01  # share of a tensor's values outside the grid

@@ -70,8 +70,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qlib.core.records import Refused
 from qlib.guide._expressions import filled, value
-from qlib.records import Refused
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "lessons"
 LONGEST = 300  # characters of a text on the card

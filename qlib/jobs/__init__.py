@@ -15,12 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qlib import specs, store
-from qlib.jobs import _process, _queue
-from qlib.jobs._queue import CANCEL, ENDED, FOLDER, Job
-from qlib.records import Refused, RunSpec
-from qlib.store._disk import write_json, writing
-from qlib.store._runfolder import load_head
+from qlib import store
+from qlib.core import process, specs
+from qlib.core.records import Refused, RunSpec
+from qlib.jobs import queue
+from qlib.jobs.queue import CANCEL, ENDED, FOLDER, Job
+from qlib.store.disk import write_json, writing
+from qlib.store.runfolder import load_head
 
 __all__ = ["ENDED", "Job", "cancel", "events", "kill", "list_jobs", "status", "submit"]
 
@@ -34,7 +35,7 @@ def submit(spec: RunSpec, runs: Path, *, command: Sequence[str] = WORKER) -> Job
 
     An equal one that is finished, queued, running or being cancelled is returned as it is; one
     that failed, was cancelled or crashed starts anew. Paths in it become absolute (see
-    `qlib.specs.absolute`): the worker runs in another folder. ``command`` is what runs a job
+    `qlib.core.specs.absolute`): the worker runs in another folder. ``command`` is what runs a job
     folder given as its last argument.
 
     Raises:
@@ -44,14 +45,14 @@ def submit(spec: RunSpec, runs: Path, *, command: Sequence[str] = WORKER) -> Job
     spec = specs.absolute(spec)
     if store.find(spec, [runs]):
         return status(spec.key, runs, command=command)
-    with _queue.moving(runs):
-        known = _queue.settle(runs, command)
+    with queue.moving(runs):
+        known = queue.settle(runs, command)
         old = next((job for job in known if job.key == spec.key), None)
         if old is None or old.over:
             _forget(known, time.time())
             latest = max((job.submitted for job in known), default=0.0)
             _queue_up(runs, spec, max(time.time(), latest + 1e-3))
-            _queue.settle(runs, command)
+            queue.settle(runs, command)
     return status(spec.key, runs, command=command)
 
 
@@ -62,7 +63,7 @@ def _queue_up(runs: Path, spec: RunSpec, now: float) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CANCEL).unlink(missing_ok=True)
         write_json(folder / "spec.json", spec.to_json())
-    _queue.write(Job(spec.key, spec, folder, submitted=now))
+    queue.write(Job(spec.key, spec, folder, submitted=now))
 
 
 def status(key: str, runs: Path, *, command: Sequence[str] = WORKER) -> Job:
@@ -71,10 +72,10 @@ def status(key: str, runs: Path, *, command: Sequence[str] = WORKER) -> Job:
     Raises:
         Refused: there is neither a job nor a finished run of this key.
     """
-    job = _queue.read(runs, _plain(key, runs))
+    job = queue.read(runs, _plain(key, runs))
     if job and not job.over and _needs_care(job):
-        with _queue.moving(runs):
-            jobs = _queue.settle(runs, command)
+        with queue.moving(runs):
+            jobs = queue.settle(runs, command)
         job = next((job for job in jobs if job.key == key), None)
     if job is not None and not job.over:
         return _seen(job)
@@ -89,7 +90,7 @@ def events(key: str, runs: Path, start: int = 0) -> list[dict[str, Any]]:
     Raises:
         Refused: the key is no file name.
     """
-    job = _queue.read(runs, _plain(key, runs))
+    job = queue.read(runs, _plain(key, runs))
     folders = [runs / FOLDER / key, runs / key]
     if job is None or job.over:  # an ended job's log may be older than the run
         folders.reverse()
@@ -104,8 +105,8 @@ def cancel(key: str, runs: Path, *, command: Sequence[str] = WORKER) -> Job:
     """
     with _live(key, runs, command) as job:
         if job and job.state == "queued":
-            _queue.end(job, "cancelled")
-        elif job and _queue.asked_to_stop(job) is None:
+            queue.end(job, "cancelled")
+        elif job and queue.asked_to_stop(job) is None:
             with writing(job.folder):
                 (job.folder / CANCEL).touch()
     return status(key, runs, command=command)
@@ -120,26 +121,26 @@ def kill(key: str, runs: Path, *, command: Sequence[str] = WORKER) -> Job:
     with _live(key, runs, command) as job:
         if job:
             if job.proc is not None:
-                _process.kill(job.proc)
-            _queue.end(job, "cancelled", "It was killed on request.")
-            _queue.settle(runs, command)
+                process.kill(job.proc)
+            queue.end(job, "cancelled", "It was killed on request.")
+            queue.settle(runs, command)
     return status(key, runs, command=command)
 
 
 @contextmanager
 def _live(key: str, runs: Path, command: Sequence[str]) -> Iterator[Job | None]:
     """The job under the lock, brought up to date; None when it is over or unknown."""
-    with _queue.moving(runs):
-        found = (job for job in _queue.settle(runs, command) if job.key == key)
+    with queue.moving(runs):
+        found = (job for job in queue.settle(runs, command) if job.key == key)
         yield next((job for job in found if not job.over), None)
 
 
 def list_jobs(runs: Path, *, command: Sequence[str] = WORKER) -> list[Job]:
     """All jobs: running ones, then waiting ones in order, then ended ones, newest first."""
-    jobs = _queue.read_all(runs)
+    jobs = queue.read_all(runs)
     if any(not job.over for job in jobs):
-        with _queue.moving(runs):
-            jobs = _queue.settle(runs, command)
+        with queue.moving(runs):
+            jobs = queue.settle(runs, command)
     live = [_seen(job) for job in jobs if not job.over]
     ended = [found for job in jobs if job.over and (found := _ended(job.key, runs, job))]
     live.sort(key=lambda job: (job.place, job.submitted))
@@ -158,15 +159,15 @@ def _unknown(key: str, runs: Path) -> str:
 
 def _needs_care(job: Job) -> bool:
     """Whether its stored state may be out of date; a healthy running job is a cheap look."""
-    if job.state != "running" or job.proc is None or not _process.alive(job.proc):
+    if job.state != "running" or job.proc is None or not process.alive(job.proc):
         return True
-    asked = _queue.asked_to_stop(job)
-    return asked is not None and asked > _queue.GRACE
+    asked = queue.asked_to_stop(job)
+    return asked is not None and asked > queue.GRACE
 
 
 def _seen(job: Job) -> Job:
     """With what is read and not stored: the newest event, and that it was asked to stop."""
-    if job.state == "running" and _queue.asked_to_stop(job) is not None:
+    if job.state == "running" and queue.asked_to_stop(job) is not None:
         job = replace(job, state="cancelling")
     return replace(job, last=store.last_event(job.folder))
 

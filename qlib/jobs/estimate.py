@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qlib._registry import discover
-from qlib.records import RunRecord, RunSpec
+from qlib.core.records import RunRecord, RunSpec
+from qlib.core.registry import discover
 from qlib.sensitivity.profile import IMAGES
 
 LATEST = 5  # newest runs that an estimate looks at

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from qlib.records import Event
+from qlib.core.records import Event
 
 RENEW = 0.1  # seconds between looks of the line on a terminal
 SPEAK = 10.0  # seconds between plain lines

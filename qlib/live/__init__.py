@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from qlib.core.records import Refused
 from qlib.live._child import AGAIN, Child, Slot, Stage, Superseded
-from qlib.records import Refused
 
 __all__ = ["Answer", "Bits", "Live", "Opened", "Stage", "Superseded", "missing"]
 

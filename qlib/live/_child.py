@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qlib.jobs import _process
-from qlib.records import Refused
+from qlib.core import process
+from qlib.core.records import Refused
 
 AGAIN = "Start it again, or go on with stored results."
 
@@ -55,7 +55,7 @@ class Child:
     def __init__(self, command: Sequence[str]) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the process has ended)
         try:
-            self.process: subprocess.Popen = _process.converse(command, self._log)
+            self.process: subprocess.Popen = process.converse(command, self._log)
         except OSError as error:
             self._log.close()
             reason = error.strerror or type(error).__name__

@@ -7,14 +7,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qlib import store, switching
-from qlib._artifacts import PICTURES
-from qlib._setup import set_up
-from qlib.quantize import bit_plan
-from qlib.records import Event, Refused, Report
-from qlib.sensitivity._restore import FILE, restore
-from qlib.statistics import wilson
-from qlib.store._runfolder import load_head
+from qlib import store
+from qlib.core.records import Event, Refused, Report
+from qlib.measure.statistics import wilson
+from qlib.network import switching
+from qlib.pipeline.artifacts import PICTURES
+from qlib.pipeline.experiment import set_up
+from qlib.pipeline.quantize import bit_plan
+from qlib.pipeline.restore import FILE, restore
+from qlib.store.runfolder import load_head
 
 ALIKE = 0.02  # a probability may be off by this much, on another machine or number of threads
 MOST = 0.9  # share of the images that have to be alike

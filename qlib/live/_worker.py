@@ -16,8 +16,8 @@ from collections import OrderedDict, deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from qlib.jobs._process import peak_mb
-from qlib.records import Cancelled, Event, Refused
+from qlib.core.process import peak_mb
+from qlib.core.records import Cancelled, Event, Refused
 
 if TYPE_CHECKING:
     from qlib.live._net import Network

@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qlib._params import param
-from qlib.methods._base import Method
-from qlib.methods._design import Design
+from qlib.core.params import param
+from qlib.methods._gradient.design import Design
+from qlib.methods.base import Method
 
 if TYPE_CHECKING:
-    from qlib.calibration import Calibration, Unit
-    from qlib.model import QuantModel
-    from qlib.records import Report
-    from qlib.scheme import BitPlan
+    from qlib.core.records import Report
+    from qlib.core.scheme import BitPlan
+    from qlib.learning.calibration import Calibration, Unit
+    from qlib.network.model import QuantModel
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Brecq(Method):
     def apply(
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
     ) -> None:
-        from qlib.methods._fitting import fit
+        from qlib.methods._gradient.fit import fit
 
         fit(self._rounding(), model, plan, data, report)
         if self.acts == "joint":
@@ -84,8 +84,8 @@ class Brecq(Method):
             self._learn_act_steps(unit, data, report)
 
     def _learn_act_steps(self, unit: "Unit", data: "Calibration", report: "Report") -> None:
-        from qlib.functional import take
-        from qlib.reconstruct import Rate, reconstruct
+        from qlib.core.functional import take
+        from qlib.learning.reconstruct import Rate, reconstruct
 
         reconstruct(
             unit,

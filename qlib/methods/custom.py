@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qlib.methods._base import Method
-from qlib.methods._design import Design
+from qlib.methods._gradient.design import Design
+from qlib.methods.base import Method
 
 if TYPE_CHECKING:
-    from qlib.calibration import Calibration
-    from qlib.model import QuantModel
-    from qlib.records import Report
-    from qlib.scheme import BitPlan
+    from qlib.core.records import Report
+    from qlib.core.scheme import BitPlan
+    from qlib.learning.calibration import Calibration
+    from qlib.network.model import QuantModel
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Custom(Design, Method):
     paper = "Study: Yvinec et al., 2023, arXiv 2308.07662"
     promise = "Starts from a named method; you change what is learned, where, on what, and how."
     cost = "minutes"
+    open_design = True
 
     def design(self) -> Design:
         return self
@@ -32,6 +33,6 @@ class Custom(Design, Method):
     def apply(
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
     ) -> None:
-        from qlib.methods._fitting import fit
+        from qlib.methods._gradient.fit import fit
 
         fit(self, model, plan, data, report)

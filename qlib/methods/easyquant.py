@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qlib._params import param
-from qlib.methods._base import Method
+from qlib.core.params import param
+from qlib.methods.base import Method
 
 if TYPE_CHECKING:
-    from qlib.calibration import Calibration
-    from qlib.model import QuantModel
-    from qlib.records import Report
-    from qlib.scheme import BitPlan
+    from qlib.core.records import Report
+    from qlib.core.scheme import BitPlan
+    from qlib.learning.calibration import Calibration
+    from qlib.network.model import QuantModel
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class EasyQuant(Method):
     def apply(
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
     ) -> None:
-        from qlib.methods._rows import each, products
-        from qlib.methods._scales import Sides, Stretched, alternate, operands, put, spread
-        from qlib.records import Event
+        from qlib.core.records import Event
+        from qlib.methods._search.layer_samples import each, products
+        from qlib.methods._search.scales import Sides, Stretched, alternate, operands, put, spread
 
         data.attach(model, plan)
         for i, name, product in each(model, products(model, data, self.rows)):

@@ -3,17 +3,17 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qlib._params import param
-from qlib.methods._base import Method
+from qlib.core.params import param
+from qlib.methods.base import Method
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qlib.calibration import Calibration, Unit
-    from qlib.model import QuantModel
-    from qlib.quantizers._base import Quantizer
-    from qlib.records import Report
-    from qlib.scheme import BitPlan
+    from qlib.core.records import Report
+    from qlib.core.scheme import BitPlan
+    from qlib.learning.calibration import Calibration, Unit
+    from qlib.network.model import QuantModel
+    from qlib.quantizers.base import Quantizer
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Gptq(Method):
     def apply(
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
     ) -> None:
-        from qlib.quantizers.given import Given
-        from qlib.records import Event
+        from qlib.core.records import Event
+        from qlib.quantizers.fixed_codes import Given
 
         data.attach(model, plan)
         for unit in data.walk(model, by="layer", weights=True, inputs=True):
@@ -68,18 +68,18 @@ class Gptq(Method):
             )
 
     def _codes(self, unit: "Unit", fitted: "Quantizer", weight: "Tensor") -> "Tensor":
-        from qlib.methods import _gptq
+        from qlib.methods._search import obq
 
         hessian, cross = _moments(unit, against_float=self.target == "float")
         groups = len(hessian)
-        levels = _gptq.Levels.of(fitted, weight, groups)
-        rows = _gptq.as_rows(weight, groups).double()
+        levels = obq.Levels.of(fitted, weight, groups)
+        rows = obq.as_rows(weight, groups).double()
         if cross is not None:
-            rows = _gptq.matched(rows, cross, hessian, self.damping)
+            rows = obq.matched(rows, cross, hessian, self.damping)
         rounding = {
-            "index": _gptq.round_in_order,
-            "activation": _gptq.round_strongest_first,
-            "greedy": _gptq.round_cheapest_first,
+            "index": obq.round_in_order,
+            "activation": obq.round_strongest_first,
+            "greedy": obq.round_cheapest_first,
         }[self.order]
         steps = rounding(rows, hessian, levels, self.damping).reshape(weight.shape)
         split = fitted.scheme.granularity.split(steps)
@@ -88,7 +88,7 @@ class Gptq(Method):
 
 def _moments(unit: "Unit", *, against_float: bool) -> "tuple[Tensor, Tensor | None]":
     """Σ x̂·x̂ᵀ over all images, and Σ x·x̂ᵀ with what the float network has in the same place."""
-    from qlib.methods._gptq import operand, product
+    from qlib.methods._search.obq import operand, product
 
     (layer,) = unit.weighted
     room = 2**24 // (unit.inputs[0].numel() * max(1, layer.weight[0, 0].numel()))

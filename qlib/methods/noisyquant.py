@@ -3,18 +3,18 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qlib._params import param
-from qlib.methods._base import Method
+from qlib.core.params import param
+from qlib.methods.base import Method
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qlib.calibration import Calibration
-    from qlib.methods._noise import Noise, Rows
-    from qlib.methods._products import Product
-    from qlib.model import QuantModel
-    from qlib.records import Report
-    from qlib.scheme import BitPlan
+    from qlib.core.records import Report
+    from qlib.core.scheme import BitPlan
+    from qlib.learning.calibration import Calibration
+    from qlib.methods._search.noise import Noise, Rows
+    from qlib.methods._search.products import Product
+    from qlib.network.model import QuantModel
 
 BASES = {"observers": "nearest", "easyquant": "easyquant", "ptq4vit": "ptq4vit",
          "repq_vit": "repq_vit"}  # fmt: skip
@@ -71,7 +71,7 @@ class NoisyQuant(Method):
     def apply(
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
     ) -> None:
-        from qlib._registry import discover
+        from qlib.core.registry import discover
 
         discover("methods")[BASES[self.base]]().apply(model, plan, data, report)
         self.add_noise(model, data, report)
@@ -80,9 +80,9 @@ class NoisyQuant(Method):
         self, model: "QuantModel", data: "Calibration", report: "Report"
     ) -> "dict[str, Noise]":
         """What NoisyQuant does to a network that its base has quantized. Returns it by layer."""
-        from qlib.methods._noise import noisy_layers
-        from qlib.methods._rows import products
-        from qlib.records import Event
+        from qlib.core.records import Event
+        from qlib.methods._search.layer_samples import products
+        from qlib.methods._search.noise import noisy_layers
 
         names, chosen, changed = noisy_layers(model), {}, {}
         found = products(model, data, self.rows, names) if names else {}
@@ -103,9 +103,9 @@ class NoisyQuant(Method):
         """Give one layer its noise; and what 16 bits cost, relative to rounding its input."""
         import torch
 
-        from qlib.methods._noise import Noise, Rows, clipped, in_16_bits
-        from qlib.methods._scales import spread
-        from qlib.quantizers._noisy import Noisy, sixteen_bits
+        from qlib.methods._search.noise import Noise, Rows, clipped, in_16_bits
+        from qlib.methods._search.scales import spread
+        from qlib.quantizers.noisy import Noisy, sixteen_bits
 
         layer, point = model.layers[name], model.points[f"{name}.input"]
         with torch.no_grad():
@@ -126,7 +126,7 @@ class NoisyQuant(Method):
             return found, in_16_bits(layer, w_hat, noise, rows) if self.integers else 0.0
 
     def _noise(self, rows: "Rows", draw: "Tensor", product: "Product", w_hat: "Tensor") -> "Noise":
-        from qlib.methods._noise import by_expectation, by_output, by_trial
+        from qlib.methods._search.noise import by_expectation, by_output, by_trial
 
         if self.search == "output":
             return by_output(rows, product, w_hat, self.reach, self.candidates, shift=self.shift)

@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qlib._params import param
-from qlib.methods._base import Method
-from qlib.methods._design import Design
+from qlib.core.params import param
+from qlib.methods._gradient.design import Design
+from qlib.methods.base import Method
 
 if TYPE_CHECKING:
-    from qlib.calibration import Calibration
-    from qlib.model import QuantModel
-    from qlib.records import Report
-    from qlib.scheme import BitPlan
+    from qlib.core.records import Report
+    from qlib.core.scheme import BitPlan
+    from qlib.learning.calibration import Calibration
+    from qlib.network.model import QuantModel
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,6 @@ class Nupes(Method):
     def apply(
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
     ) -> None:
-        from qlib.methods._fitting import fit
+        from qlib.methods._gradient.fit import fit
 
         fit(self.design(), model, plan, data, report)

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qlib._params import param
-from qlib.methods._base import Method
+from qlib.core.params import param
+from qlib.methods.base import Method
 
 if TYPE_CHECKING:
-    from qlib.calibration import Calibration
-    from qlib.model import QuantModel
-    from qlib.records import Report
-    from qlib.scheme import BitPlan
+    from qlib.core.records import Report
+    from qlib.core.scheme import BitPlan
+    from qlib.learning.calibration import Calibration
+    from qlib.network.model import QuantModel
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class PowerQuant(Method):
     def apply(
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
     ) -> None:
-        from qlib.methods._power import attach, exponents
+        from qlib.methods._search.exponents import attach, exponents
 
         data.attach(model, plan)
         searched = exponents(

@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qlib._params import param
-from qlib.methods._base import Method
+from qlib.core.params import param
+from qlib.methods.base import Method
 
 if TYPE_CHECKING:
-    from qlib.calibration import Calibration, Unit
-    from qlib.methods._mixing import Groups
-    from qlib.model import QuantModel
-    from qlib.records import Report
-    from qlib.scheme import BitPlan
+    from qlib.core.records import Report
+    from qlib.core.scheme import BitPlan
+    from qlib.learning.calibration import Calibration, Unit
+    from qlib.methods._gradient.multibit_mixer import Groups
+    from qlib.network.model import QuantModel
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class PTMQ(Method):
     def apply(
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
     ) -> None:
-        from qlib import switching
+        from qlib.network import switching
 
         own = _bits(model, plan)
         widths = self.widths({*own.values()})
@@ -122,8 +122,8 @@ class PTMQ(Method):
             switching.choose(model, own["acts"], weights=own["weights"])
 
     def _learn(self, unit: "Unit", groups: "Groups", data: "Calibration", report: "Report") -> None:
-        from qlib.methods._mixing import Mixing, mixing
-        from qlib.reconstruct import Rate, reconstruct
+        from qlib.learning.reconstruct import Rate, reconstruct
+        from qlib.methods._gradient.multibit_mixer import Mixing, mixing
 
         unit.replace_weights(self._soft)
         mixed = Mixing(
@@ -143,9 +143,9 @@ class PTMQ(Method):
             )
 
     def _soft(self, fitted, weight):
-        from qlib.quantizers._shared_round import SharedRound
-        from qlib.quantizers._switchable import Switchable
+        from qlib.quantizers.shared_round import SharedRound
         from qlib.quantizers.soft_round import SoftRound
+        from qlib.quantizers.switchable import Switchable
 
         if isinstance(fitted, Switchable):
             return SharedRound.around(fitted, weight, self.start, self.nested)

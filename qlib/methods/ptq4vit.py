@@ -3,19 +3,19 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qlib._params import param
-from qlib.methods._base import Method
+from qlib.core.params import param
+from qlib.methods.base import Method
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qlib.calibration import Calibration
-    from qlib.methods._products import Product
-    from qlib.methods._scales import Grid
-    from qlib.model import QuantModel
-    from qlib.quantizers._base import Quantizer
-    from qlib.records import Report
-    from qlib.scheme import BitPlan
+    from qlib.core.records import Report
+    from qlib.core.scheme import BitPlan
+    from qlib.learning.calibration import Calibration
+    from qlib.methods._search.products import Product
+    from qlib.methods._search.scales import Grid
+    from qlib.network.model import QuantModel
+    from qlib.quantizers.base import Quantizer
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class Ptq4Vit(Method):
     def apply(
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
     ) -> None:
-        from qlib.methods._reading import GELUS, SOFTMAX, readers
-        from qlib.methods._rows import each, products
-        from qlib.methods._scales import Sides, Stretched, alternate, operands, put, spread
-        from qlib.records import Event
+        from qlib.core.records import Event
+        from qlib.methods._search.consumers import GELUS, SOFTMAX, readers
+        from qlib.methods._search.layer_samples import each, products
+        from qlib.methods._search.scales import Sides, Stretched, alternate, operands, put, spread
 
         data.attach(model, plan)
         found = products(model, data, self.rows, gradients=self.error == "fisher")
@@ -92,7 +92,7 @@ class Ptq4Vit(Method):
         self, product: "Product", left: "Quantizer", factors: "Tensor", high: float, probable: bool
     ) -> "Grid | None":
         """Candidates with two ranges where the left operand is made for them, else None."""
-        from qlib.methods._twins import Halves, Splits
+        from qlib.methods._search.twins import Halves, Splits
 
         if high > 0:
             return Halves(high, left.scheme, factors)

@@ -3,21 +3,21 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qlib._params import param
-from qlib.methods._base import Method
+from qlib.core.params import param
+from qlib.methods.base import Method
 
 if TYPE_CHECKING:
-    from qlib.calibration import Calibration
-    from qlib.model import QuantModel
-    from qlib.records import Report
-    from qlib.scheme import BitPlan
+    from qlib.core.records import Report
+    from qlib.core.scheme import BitPlan
+    from qlib.learning.calibration import Calibration
+    from qlib.network.model import QuantModel
 
 
 @dataclass(frozen=True)
 class RepQVit(Method):
     """Linear layers that read a layer norm get a grid for each input channel.
 
-    Folded into the norm and the layer (`qlib.quantizers._by_channel`) it is one grid with the same
+    Folded into the norm and the layer (`qlib.quantizers.by_channel`) it is one grid with the same
     integer codes, so that hardware needs nothing new. The weights' columns change by the fold, so
     their ranges are found again. The bias is folded with the rounded weight, where the authors
     fold it with the float one and keep a small error. Probabilities get powers of √2; all other
@@ -48,8 +48,8 @@ class RepQVit(Method):
             self._by_channel(model, data, report)
 
     def _logarithms(self, model: "QuantModel", data: "Calibration", per_octave: int) -> None:
-        from qlib.methods._reading import SOFTMAX, readers
-        from qlib.quantizers._logarithm import Logarithm
+        from qlib.methods._search.consumers import SOFTMAX, readers
+        from qlib.quantizers.logarithm import Logarithm
 
         for name in readers(model, data.images[:2], SOFTMAX):
             point = model.points.get(f"{name}.left")
@@ -60,11 +60,12 @@ class RepQVit(Method):
                 point.quantizer = Logarithm.of_values(values, counts, per_octave, scheme)
 
     def _by_channel(self, model: "QuantModel", data: "Calibration", report: "Report") -> None:
-        from qlib.functional import qparams
-        from qlib.methods._reading import NORMS, of_channels, readers
-        from qlib.quantizers._by_channel import ByChannel, Columns
+        from qlib.core.functional import qparams
+        from qlib.core.records import Event
+        from qlib.methods._search.consumers import NORMS, of_channels, readers
+        from qlib.quantizers.by_channel import ByChannel
+        from qlib.quantizers.columns import Columns
         from qlib.quantizers.uniform import Uniform
-        from qlib.records import Event
 
         found = readers(model, data.images[:2], NORMS, cut=True)
         names = [n for n in found if model.layers[n].kind == "linear" and _rounded(model, n)]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qlib.records import Refused
+from qlib.core.records import Refused
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from qlib.models._base import Preprocess
+from qlib.core.preprocess import Preprocess
 
 FOLDER = Path(__file__).parents[2] / "assets" / "zoo"
 # mean and deviation of all pixels of the training part, scaled to [0, 1]

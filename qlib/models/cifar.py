@@ -6,8 +6,9 @@ Dosovitskiy et al., ICLR 2021, arXiv 2010.11929.
 
 from typing import ClassVar
 
-from qlib.models._base import Built, Model, Preprocess
-from qlib.records import Refused
+from qlib.core.preprocess import Preprocess
+from qlib.core.records import Refused
+from qlib.models.base import Built, Model
 
 DEPTHS = {"cifar10-resnet20": 3, "cifar10-resnet32": 5, "cifar10-resnet56": 9}
 VIT = "cifar10-vit"

@@ -5,7 +5,7 @@
 
 from typing import ClassVar
 
-from qlib.models._base import Built, Model
+from qlib.models.base import Built, Model
 
 
 class Digits(Model):

@@ -5,9 +5,10 @@ Library: R. Wightman, PyTorch Image Models, doi 10.5281/zenodo.4414861.
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from qlib.models._base import Built, Model, Preprocess
-from qlib.models._online import reachable
-from qlib.records import Refused
+from qlib.core.online import reachable
+from qlib.core.preprocess import Preprocess
+from qlib.core.records import Refused
+from qlib.models.base import Built, Model
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qlib.functional import qparams
-from qlib.points import QuantLayer
-from qlib.scheme import Scheme
+from qlib.core.functional import qparams
+from qlib.core.scheme import Scheme
+from qlib.network.points import QuantLayer
 
 ROOM = 2**20  # numbers that the candidates of one step may fill: stays in the processor's cache
 FEW = 128  # rows that the searches look at before the best candidates are tried on all

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from qlib.calibration import Calibration
-from qlib.model import QuantModel
-from qlib.points import QuantLayer
-from qlib.records import Event
-from qlib.trace import removing
+from qlib.core.records import Event
+from qlib.learning.calibration import Calibration
+from qlib.network.model import QuantModel
+from qlib.network.points import QuantLayer
+from qlib.network.trace import removing
 
 
 def sampled(

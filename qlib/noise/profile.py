@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qlib.jobs.eventlog import events
-from qlib.records import Refused, RunSpec
-from qlib.store._disk import writing
-from qlib.store._runfolder import broken, load_arrays
+from qlib.core.records import Refused, RunSpec
+from qlib.store.disk import writing
+from qlib.store.eventlog import events
+from qlib.store.runfolder import broken, load_arrays
 
 NOISE = "noise"
 FILE = "noise.npz"

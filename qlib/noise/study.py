@@ -2,7 +2,7 @@
 
 Every number is measured on rows of a float network's activations: an even random sample of each
 layer's, a few hundred, so that memory does not grow with the number of images. What the numbers
-mean is said in `qlib.noise.profile`; what theory says of them, in `qlib.noise`.
+mean is said in `qlib.noise.profile`; what theory says of them, in `qlib.noise.theorem`.
 Paper: NoisyQuant, Liu et al., CVPR 2023, arXiv 2211.16056
 """
 
@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qlib import noise
-from qlib.calibration import Calibration
-from qlib.histogram import Histogram
-from qlib.model import QuantModel
+from qlib.core.histogram import Histogram
+from qlib.core.records import Event, Refused
+from qlib.core.scheme import BitPlan, Scheme
+from qlib.learning.calibration import Calibration
+from qlib.network.model import QuantModel
+from qlib.network.points import QuantLayer
+from qlib.noise import theorem
 from qlib.noise._output import Grids, Output, best_clip, best_shift, reached
 from qlib.noise._rows import fits, sampled
 from qlib.noise.profile import NOISE, REACHES, LayerNoise
-from qlib.points import QuantLayer
 from qlib.quantizers.uniform import Uniform
-from qlib.records import Event, Refused
-from qlib.scheme import BitPlan, Scheme
 
 SEEDS = 3  # draws of the noise
 ROWS = range(128, 513)  # of one layer, from either set of images: fewer where layers are large …
@@ -117,8 +117,8 @@ def _measured(layer: _Layer, w_hat: Tensor, scheme: Scheme, data: Calibration) -
     calib, test = (Output(x, layer.layer, w_hat) for x in (layer.calib, layer.test))
     ends = (float(grid.low[0]), float(grid.high[0]))
     u = (layer.calib / grid.step).cpu().numpy()
-    phase, clipped, rounding = noise.cells(u, *ends)
-    predicted = noise.expected(u, REACHES, *ends)
+    phase, clipped, rounding = theorem.cells(u, *ends)
+    predicted = theorem.expected(u, REACHES, *ends)
     curves, inputs = reached(calib, grid, torch.cat([layer.draws, layer.bell]), REACHES)
     held_out, _ = reached(test, grid, layer.draws, REACHES)
     return {
@@ -145,7 +145,7 @@ def _stages(
     clip = best_clip(calib, lo, hi, scheme, observed)
     shift = best_shift(calib, clip)
     u = (layer.calib / clip.step + shift).cpu().numpy()
-    expected = noise.expected(u, REACHES, float(clip.low[0]), float(clip.high[0]))
+    expected = theorem.expected(u, REACHES, float(clip.low[0]), float(clip.high[0]))
     reach, none = float(REACHES[expected.argmin()]), torch.zeros_like(layer.draws[:1])
     moved = none + shift
     steps = [(plain, none), (clip, none), (clip, moved)]

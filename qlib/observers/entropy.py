@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qlib._params import param
-from qlib.observers._base import Observer
-from qlib.scheme import Scheme
+from qlib.core.params import param
+from qlib.core.scheme import Scheme
+from qlib.observers.base import Observer
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from qlib.observers._base import Observer
-from qlib.scheme import Scheme
+from qlib.core.scheme import Scheme
+from qlib.observers.base import Observer
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qlib._params import param
-from qlib.observers._base import Observer
-from qlib.scheme import Scheme
+from qlib.core.params import param
+from qlib.core.scheme import Scheme
+from qlib.observers.base import Observer
 
 CHUNK = 2**18  # elements at a time: stays in the processor's cache
 

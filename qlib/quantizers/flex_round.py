@@ -6,10 +6,10 @@ Paper: FlexRound, Lee et al., ICML 2023, arXiv 2306.00317
 import torch
 from torch import Tensor, nn
 
-from qlib import fused
-from qlib.functional import fake_quantize
-from qlib.quantizers._base import Quantizer
-from qlib.scheme import Scheme
+from qlib.core import fused
+from qlib.core.functional import fake_quantize
+from qlib.core.scheme import Scheme
+from qlib.quantizers.base import Quantizer
 
 SMALLEST = 1e-3  # a factor at 0 would send its weight to infinity
 

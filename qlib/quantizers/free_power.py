@@ -8,9 +8,9 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from qlib import fused
+from qlib.core import fused
+from qlib.core.scheme import Scheme
 from qlib.quantizers.power import Levels, Power, bend, log_size
-from qlib.scheme import Scheme
 
 
 class FreePower(Power):

@@ -6,8 +6,8 @@ Study: Yvinec et al., arXiv 2308.07662
 import torch
 from torch import Tensor, nn
 
-from qlib.quantizers._base import Quantizer
-from qlib.scheme import Scheme
+from qlib.core.scheme import Scheme
+from qlib.quantizers.base import Quantizer
 
 
 class FreeRound(Quantizer):

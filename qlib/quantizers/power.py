@@ -8,11 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from qlib import fused
-from qlib.functional import qparams
-from qlib.observers._base import Observer
-from qlib.quantizers._base import Quantizer
-from qlib.scheme import Scheme
+from qlib.core import fused
+from qlib.core.functional import qparams
+from qlib.core.scheme import Scheme
+from qlib.observers.base import Observer
+from qlib.quantizers.base import Quantizer
 
 EXPONENTS = (0.25, 1.25)  # outside, levels crowd at zero or at the ends
 TINY = 1e-12  # stands in for 0 inside logarithms and slopes of levels, ...

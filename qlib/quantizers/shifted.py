@@ -6,9 +6,9 @@ Paper: AdaQuant, Hubara et al., ICML 2021, arXiv 2006.10518, equation 2
 import torch
 from torch import Tensor, nn
 
-from qlib import fused
-from qlib.quantizers._base import Quantizer
-from qlib.scheme import Scheme
+from qlib.core import fused
+from qlib.core.scheme import Scheme
+from qlib.quantizers.base import Quantizer
 
 LEAST = 0.01  # share of its first width that a step keeps at least
 

@@ -6,9 +6,9 @@ Paper: AdaRound, Nagel et al., ICML 2020, arXiv 2004.10568, equations 21–24
 import torch
 from torch import Tensor, nn
 
-from qlib import fused
-from qlib.quantizers._base import Quantizer
-from qlib.scheme import Scheme
+from qlib.core import fused
+from qlib.core.scheme import Scheme
+from qlib.quantizers.base import Quantizer
 
 STRETCH = (1.1, -0.1)  # ζ, γ: let h reach 1 and 0
 SURE = 1e30  # a V that nothing moves: h is 0 or 1, its slope 0

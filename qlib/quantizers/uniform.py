@@ -6,9 +6,9 @@ Paper: Learned step size quantization, Esser et al., ICLR 2020, arXiv 1902.08153
 import torch
 from torch import Tensor
 
-from qlib import fused
-from qlib.functional import fake_quantize
-from qlib.quantizers._base import Quantizer
+from qlib.core import fused
+from qlib.core.functional import fake_quantize
+from qlib.quantizers.base import Quantizer
 
 
 class Uniform(Quantizer):

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qlib.model import QuantModel
-from qlib.onward import Onward, flipped
-from qlib.points import QuantLayer, QuantPoint
-from qlib.records import Event, Report, ignore
-from qlib.statistics import wilson
+from qlib.core.records import Event, Report, ignore
+from qlib.measure.statistics import wilson
+from qlib.network.model import QuantModel
+from qlib.network.points import QuantLayer, QuantPoint
+from qlib.network.prefix_cache import Onward, flipped
 
 WHOLE = ("none", "weights", "inputs", "both")
 # most useful first: a profile that is stopped keeps what it has

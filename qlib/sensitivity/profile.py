@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from qlib import store
-from qlib.jobs.eventlog import events
-from qlib.records import Refused, RunSpec
-from qlib.store._runfolder import PROFILE, broken
+from qlib.core.records import Refused, RunSpec
+from qlib.store.eventlog import events
+from qlib.store.runfolder import PROFILE, broken
 
 SENSITIVITY = "sensitivity"
 IMAGES = 128  # held-out images that a profile measures, where nobody says otherwise

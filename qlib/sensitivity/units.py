@@ -1,7 +1,7 @@
 """What each unit does to the answers at each bit-width, alone: the table of mixed precision.
 
 `qlib.sensitivity.layers` asks which layer is to blame in one network; here a network with several
-bit-widths is asked unit by unit and width by width, so that `qlib.allocation` can mix them.
+bit-widths is asked unit by unit and width by width, so that `qlib.allocation.front` can mix them.
 """
 
 from dataclasses import replace
@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from qlib import metrics, switching
-from qlib.model import QuantModel
-from qlib.onward import Onward, flipped
-from qlib.points import QuantLayer, QuantPoint
-from qlib.records import Event, Report, ignore
+from qlib.core.records import Event, Report, ignore
+from qlib.measure import metrics
+from qlib.network import costs, switching
+from qlib.network.model import QuantModel
+from qlib.network.points import QuantLayer, QuantPoint
+from qlib.network.prefix_cache import Onward, flipped
 from qlib.sensitivity.layers import points_of
 
 FLOAT = 32  # bits that a unit without any quantizer is told to have
@@ -24,7 +25,7 @@ Row = dict[str, Any]
 def block_sensitivity(
     model: QuantModel, images: torch.Tensor, report: Report = ignore
 ) -> list[Row]:
-    """The rows of `RunRecord.blocks` (columns: `qlib.allocation`), units as they run, widths up.
+    """The rows of `RunRecord.blocks` (see `qlib.allocation.front`), units as they run, widths up.
 
     A block's boundary belongs to the block. Units whose width does not follow have one row. In a
     chain of units that is about half a pass over the images for each row, as what comes before the
@@ -71,8 +72,8 @@ def _row(model: QuantModel, unit: str, bits: int) -> Row:
         "kl": 0.0,
         "params": sum(layer.weight.numel() for layer in weighted),
         "macs": sum(model.macs[name] for name in names),
-        "weight_bytes": sum(map(metrics.weight_bytes, weighted)),
-        "bops": sum(metrics.bit_operations(model, name) for name in names),
+        "weight_bytes": sum(map(costs.weight_bytes, weighted)),
+        "bops": sum(costs.bit_operations(model, name) for name in names),
     }
 
 

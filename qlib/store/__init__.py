@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from qlib.jobs.eventlog import EventLog, events, last_event
-from qlib.records import Refused, RunRecord, RunSpec
-from qlib.store._disk import writing
-from qlib.store._runfolder import broken, load, load_head, load_preds, table, write_record
+from qlib.core.records import Refused, RunRecord, RunSpec
+from qlib.store.disk import writing
+from qlib.store.eventlog import EventLog, events, last_event
+from qlib.store.runfolder import broken, load, load_head, load_preds, table, write_record
 
 __all__ = [
     "Entry", "EventLog", "demo_dir", "events", "find", "finish", "last_event", "list_runs",

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qlib.store._disk import writing
+from qlib.store.disk import writing
 from qlib.store.tensors import BINS, CHANNEL_BINS, CODES, FILE, PERCENTILES
 
 if TYPE_CHECKING:
-    from qlib.samples import Sample
+    from qlib.measure.value_samples import Sample
 
 TYPES = {
     "bits": np.int32, "qmin": np.int32, "qmax": np.int32, "count": np.int64, "float": np.uint32,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from qlib.records import Refused
-from qlib.store._runfolder import broken, load_arrays
+from qlib.core.records import Refused
+from qlib.store.runfolder import broken, load_arrays
 
 FILE = "hist.npz"
 BINS = 256

@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qlib.datasets._prepare import to_tensor
 from qlib.datasets.digits import Digits
+from qlib.datasets.preprocessing.prepare import to_tensor
 from qlib.models import _zoo
 from qlib.models._weights import load_weights, read_weights
 

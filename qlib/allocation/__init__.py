@@ -1,0 +1,1 @@
+"""One file = one way to say which layer gets how many bits."""

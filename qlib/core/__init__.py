@@ -1,0 +1,1 @@
+"""The ground: plain records, integer grids, the arithmetic of rounding, the registry."""

@@ -1,0 +1,222 @@
+"""Plain data that crosses every layer: what to run, what happens, what came out. No torch."""
+
+import hashlib
+import json
+import re
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any, Protocol
+
+from qlib.core.params import param
+
+FORMAT = 1
+BITS = range(2, 9)
+GRANULARITIES = ("channel", "tensor", "group")
+
+
+class Refused(ValueError):
+    """Wrong input, told in one sentence: what was wrong, what is allowed, what to do."""
+
+
+class Cancelled(Exception):
+    """Raised by a report callback to stop a run between two steps."""
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that decides a run's result. Frozen, hashable by `key`, JSON both ways.
+
+    ``settings`` holds the method's own fields; `qlib.core.specs.checked` fills in the missing ones.
+    ``keep_float`` names layers that stay in float: their weight and their own inputs get no grid.
+    ``tune_norms`` and ``tune_biases`` may follow any method: see `qlib.learning.tuning`.
+    A field added later must have a default that means "as before": see `key`.
+    """
+
+    model: str
+    data: str
+    method: str
+    weight_bits: int = param(4, "Bits of every weight, edge layers apart.", low=2, high=8)
+    act_bits: int = param(4, "Bits of every activation, edge layers apart.", low=2, high=8)
+    edge_layers: str = param(
+        "8-bit",
+        "How the first and the last layer are treated; papers differ.",
+        choices=("8-bit", "same", "float"),
+    )
+    placement: str = param(
+        "inputs",
+        "Where activations are quantized: at each layer's input, or once where a tensor "
+        "enters a block (before it splits into branch and skip).",
+        choices=("inputs", "boundary"),
+    )
+    weight_observer: str = param("mse", "Chooses the clipping range of weights.")
+    act_observer: str = param("mse", "Chooses the clipping range of activations.")
+    granularity: str = param("channel", "Which weights share one scale.", choices=GRANULARITIES)
+    symmetric_weights: bool = param(False, "Weight grid symmetric around zero (zero-point 0).")
+    symmetric_acts: bool = param(False, "Activation grid symmetric around zero.")
+    weights: str | None = None
+    calib: int = param(256, "Unlabelled images that the method may use.", low=1)
+    calib_data: str | None = None
+    test: int | None = None
+    seed: int = param(0, "Seed of everything random in the run.", low=0)
+    device: str = param("cpu", "Where tensors live.", choices=("cpu", "cuda"))
+    settings: dict[str, Any] = field(default_factory=dict)
+    analysis: str = param(
+        "",
+        "What is measured: the quantized network, its sensitivity layer by layer, or what noise "
+        "before rounding does to each layer.",
+        choices=("", "sensitivity", "noise"),
+    )
+    keep_float: tuple[str, ...] = ()
+    tune_norms: bool = param(
+        False,
+        "After the method: bring the mean and spread of each channel back to the float network's "
+        "(batch norms tuned, then folded again).",
+    )
+    tune_biases: int = param(
+        0,
+        "After the method, and after channels are tuned: steps that tune all biases together "
+        "towards the float network's answers.",
+        low=0,
+        high=100_000,
+    )
+    calib_choice: str = param(
+        "random",
+        "Calibration images: drawn at random, as many of each class, shifted by up to an eighth, "
+        "shifted and mirrored (photographs only), or noise with their mean and spread.",
+        choices=("random", "balanced", "shifted", "mirrored", "noise"),
+    )
+    precision: str = param(
+        "float32",
+        "What layers multiply in while something is learned. bfloat16 saves up to a quarter of the "
+        "time on processors that have it, less on several threads; results are always measured in "
+        "float32.",
+        choices=("float32", "bfloat16"),
+    )
+
+    @property
+    def key(self) -> str:
+        """Readable, file-name safe and unique: ``digits-vit_brecq_W4A4_1f2e3d4c5b``.
+
+        Only fields away from their default are hashed, so a field added later changes no key.
+        """
+        said = {name: value for name, value in asdict(self).items() if value != _DEFAULTS[name]}
+        body = json.dumps(said, sort_keys=True, separators=(",", ":"))
+        digest = hashlib.sha256(body.encode()).hexdigest()[:10]
+        model = re.sub(r"[^A-Za-z0-9.-]+", "-", self.model).strip("-")
+        recipe = f"{self.method}_{self.analysis}" if self.analysis else self.method
+        return f"{model}_{recipe}_W{self.weight_bits}A{self.act_bits}_{digest}"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"keep_float": list(self.keep_float)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "RunSpec":
+        """Read a stored specification; fields of a newer version are refused, not dropped.
+
+        Raises:
+            Refused: unknown or missing fields.
+        """
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise Refused(f"This run specification has unknown fields: {', '.join(unknown)}.")
+        kept = data.get("keep_float", ())
+        if not isinstance(kept, (list, tuple)) or not all(isinstance(name, str) for name in kept):
+            raise Refused(f"keep_float must be a list of names of layers; got {kept!r}.")
+        try:
+            return cls(**data | {"keep_float": tuple(kept)})
+        except TypeError as error:
+            raise Refused(f"This run specification is incomplete: {error}.") from None
+
+
+# what each field says when nobody says anything; MISSING for those that must be said
+_DEFAULTS = {
+    f.name: f.default_factory() if f.default_factory is not MISSING else f.default
+    for f in fields(RunSpec)
+}
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened during a run. ``loss`` may be a 0-d tensor: read it with float().
+
+    ``unit``/``index``/``of`` name the unit and its place; ``step``/``steps`` count inside it.
+    ``soft``: some of a unit's steps tell how many of its weights have a soft rounding in each of
+    20 even bins from 0 to 1; ``flipped``: the same steps tell the share of its weights (0 to 1)
+    whose code is not the nearest one.
+    """
+
+    phase: str  # one of `PHASES`
+    unit: str = ""
+    index: int = 0
+    of: int = 0
+    step: int = 0
+    steps: int = 0
+    loss: Any = None
+    penalty: Any = None
+    note: str = ""
+    soft: Any = None
+    flipped: Any = None
+
+
+PHASES = ("load", "calibrate", "reconstruct", "evaluate", "profile", "save")
+
+
+class Report(Protocol):
+    """Called often (every optimisation step): must be quick; raising `Cancelled` stops the run."""
+
+    def __call__(self, event: Event) -> None: ...
+
+
+def ignore(event: Event) -> None:
+    """The report that hears nothing."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a finished run leaves in ``run.json``.
+
+    ``metrics``: percentages from 0 to 100: top1, top1_low, top1_high (Wilson, 95 %), top1_float,
+    top1_nearest, agreement (with float), lost, gained (images), n, weight_mb, gbops, kl (nats).
+    ``layers``: one dict per quantized tensor (see `qlib.measure.metrics.layer_rows`); of an
+    analysis, one per measurement (see `qlib.sensitivity.profile`), and ``metrics`` tells of fewer things.
+    ``widths``, ``blocks``: of a network whose bit-width can be switched, one dict per measured
+    combination of widths, and one per unit and width (see `qlib.pipeline.bit_widths`); else empty.
+    """
+
+    spec: RunSpec
+    metrics: dict[str, float]
+    seconds: dict[str, float]
+    peak_mb: float
+    status: str = "done"  # done
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    created: str = ""
+    widths: list[dict[str, Any]] = field(default_factory=list)
+    blocks: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``run.json``; ``layers`` live in ``layers.csv`` beside it."""
+        body = asdict(self) | {"format": FORMAT}
+        del body["layers"]
+        return body
+
+    @classmethod
+    def from_json(
+        cls, body: dict[str, Any], layers: list[dict[str, Any]] | None = None
+    ) -> "RunRecord":
+        """Raises:
+        Refused: another format version, or not a run record at all.
+        """
+        if not isinstance(body, dict) or body.get("format") != FORMAT:
+            found = body.get("format") if isinstance(body, dict) else None
+            raise Refused(
+                f"This run folder has format {found!r}, and this version reads format {FORMAT}."
+            )
+        known = {f.name for f in fields(cls)} - {"spec", "layers"}
+        kept = {k: v for k, v in body.items() if k in known}
+        try:
+            return cls(spec=RunSpec.from_json(body["spec"]), layers=layers or [], **kept)
+        except (KeyError, TypeError) as error:
+            raise Refused(f"This run folder's run.json is incomplete: {error}.") from None

@@ -1,0 +1,108 @@
+"""From a user's words to a checked specification. No torch: forms and the command line use it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from qlib.core import params
+from qlib.core.records import BITS, Refused, RunSpec
+from qlib.core.registry import discover, lookup, names
+
+
+def model_keys() -> list[str]:
+    """Every key that ``--model`` takes, patterns such as ``timm:NAME`` included."""
+    return [key for source in discover("models").values() for key in source.variants()]
+
+
+def dataset_keys() -> list[str]:
+    """Every key that ``--data`` takes, patterns such as ``folder:PATH`` included."""
+    return [key for source in discover("datasets").values() for key in source.variants()]
+
+
+def source_of(kind: str, name: str) -> type:
+    """The class in ``qlib/models/`` or ``qlib/datasets/`` that answers to ``name``.
+
+    Raises:
+        Refused: none does; the nearest keys are given.
+    """
+    for source in discover(kind).values():
+        if source.owns(name):
+            return source
+    known = model_keys() if kind == "models" else dataset_keys()
+    try:
+        lookup(kind.removesuffix("s"), name, known)
+    except ValueError as error:
+        raise Refused(str(error)) from None
+    raise Refused(f"{name!r} is a pattern: write a real name in place of its capital letters.")
+
+
+def checked(spec: RunSpec) -> RunSpec:
+    """The same run with every field checked and every setting of its method written out.
+
+    Raises:
+        Refused: an unknown name, or a value outside its limits.
+    """
+    try:
+        _check_bits(spec)
+        params.check(spec)
+        source_of("models", spec.model)
+        source_of("datasets", spec.data)
+        if spec.calib_data is not None:
+            source_of("datasets", spec.calib_data)
+        lookup("method", spec.method, names("methods"))
+        lookup("observer", spec.weight_observer, names("observers"))
+        lookup("observer", spec.act_observer, names("observers"))
+        if spec.test is not None and spec.test < 1:
+            raise ValueError(f"test must be at least 1, or left out for all; got {spec.test}.")
+        owner = discover("methods")[spec.method]
+        made = owner(**params.parse(owner, spec.settings))
+        _check_tuning(spec, owner)
+    except Refused:
+        raise
+    except ValueError as error:
+        raise Refused(str(error)) from None
+    settings = {name: getattr(made, name) for name in params.params(made)}
+    kept = tuple(sorted({name.strip() for name in spec.keep_float}))  # one set, one key
+    return replace(spec, settings=settings, keep_float=kept)
+
+
+def absolute(spec: RunSpec) -> RunSpec:
+    """The same run, every file and folder that it names written as an absolute path.
+
+    Forms and the command line call it after `checked`, so that one file makes one key wherever
+    it is named from; `qlib.jobs.submit` calls it once more, as a worker runs in another folder.
+
+    Raises:
+        Refused: there is no such file or folder.
+    """
+    named = {"weights": spec.weights and _there(spec.weights)}
+    for side in ("data", "calib_data"):
+        source, colon, path = (getattr(spec, side) or "").partition(":")
+        if path.strip() and f"{source}:PATH" in dataset_keys():
+            named[side] = source + colon + _there(path.strip())
+    return replace(spec, **named)
+
+
+def _there(text: str) -> str:
+    path = Path(text).expanduser().absolute()
+    if not path.exists():
+        raise Refused(f"There is no file or folder {text}; check the path, or put it there.")
+    return str(path)
+
+
+def _check_tuning(spec: RunSpec, owner: type) -> None:
+    if owner.many_widths and (spec.tune_norms or spec.tune_biases):
+        raise Refused(
+            f"{owner.title} gives a network for many bit-widths, and what is tuned afterwards fits "
+            "only one; leave tune_norms and tune_biases out, or choose another method."
+        )
+
+
+def _check_bits(spec: RunSpec) -> None:
+    for side, bits in (("weight", spec.weight_bits), ("act", spec.act_bits)):
+        if bits == 1:
+            raise Refused(
+                f"{side}_bits must be in [2, 8]; got 1. A uniform grid of one bit has two levels "
+                "and cannot hold zero and both signs: binary networks need training."
+            )
+        if bits not in BITS:
+            raise Refused(f"{side}_bits must be in [2, 8]; got {bits}.")

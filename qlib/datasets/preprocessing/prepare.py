@@ -1,0 +1,77 @@
+"""From images to the tensors that a network expects. Plumbing: imported late, needs torch."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from qlib.core.records import Refused
+from qlib.datasets.base import Images
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from qlib.core.preprocess import Preprocess
+
+COLOURS = {1: "L", 3: "RGB"}  # channels -> Pillow's name of the pixel format
+
+
+def to_tensor(
+    images: Images, preprocess: "Preprocess", start: int = 0, stop: int | None = None
+) -> Tensor:
+    """Images ``start`` to ``stop`` (all, when left out), resized, cropped and normalised.
+
+    Returns:
+        float32 (n, channels, height, width).
+
+    Raises:
+        Refused: a file cannot be read (it is named), or no image is in that range.
+    """
+    one = transform(preprocess)
+    rows = range(len(images))[start:stop]
+    if not rows:
+        raise Refused(
+            f"No image lies between {start} and {stop}: the set has {len(images)} images."
+        )
+    return torch.stack([one(images.image(i)) for i in rows])
+
+
+def batches(
+    images: Images, preprocess: "Preprocess", size: int = 128
+) -> Iterator[tuple[int, Tensor]]:
+    """``(position of the first image, tensor)`` for at most ``size`` images at a time.
+
+    Only one batch is in memory, however large the set is. Raises what `to_tensor` raises.
+    """
+    for start in range(0, len(images), size):
+        yield start, to_tensor(images, preprocess, start, start + size)
+
+
+def transform(preprocess: "Preprocess") -> "Callable[[Image], Tensor]":
+    """Image -> float32 (channels, height, width), exactly as timm evaluates its networks.
+
+    An image that has the right size already is not resampled.
+
+    Raises:
+        Refused: the network wants a number of channels that is neither 1 nor 3.
+    """
+    from timm.data import create_transform
+
+    channels = preprocess.input_size[0]
+    if channels not in COLOURS:
+        raise Refused(
+            f"This network wants images of {channels} channels; grey (1) and colour (3) images "
+            "can be made. Choose another network."
+        )
+    steps = create_transform(
+        preprocess.input_size,
+        is_training=False,
+        interpolation=preprocess.interpolation,
+        mean=preprocess.mean,
+        std=preprocess.std,
+        crop_pct=preprocess.crop_pct,
+        crop_mode=preprocess.crop_mode,
+    )
+    mode = COLOURS[channels]
+    return lambda image: steps(image if image.mode == mode else image.convert(mode))

@@ -1,0 +1,121 @@
+"""A finished run for a terminal: as one JSON object, and as a few lines for people."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from qlib.core.records import RunRecord, RunSpec
+from qlib.sensitivity import profile
+
+WORST = 5  # tensors with the largest error that the lines name
+
+
+def as_json(record: RunRecord, run_dir: Path) -> dict[str, Any]:
+    """What ``run --json`` prints; numbers that are not finite become null.
+
+    A sensitivity run has ``worst`` too: the layers that alone do the most damage, the worst first.
+    A noise run has ``helped``: for each number of bits the layers that noise helps most.
+    """
+    named = {"sensitivity": _worst_layers, "noise": _helped_layers}.get(record.spec.analysis)
+    return (named(record.layers) if named else {}) | {
+        "spec": record.spec.to_json(),
+        "metrics": {name: _finite(value) for name, value in record.metrics.items()},
+        "seconds": {name: _finite(value) for name, value in record.seconds.items()},
+        "peak_mb": _finite(record.peak_mb),
+        "run_dir": str(run_dir),
+    }
+
+
+def as_text(record: RunRecord, run_dir: Path) -> str:
+    """What ``run``, ``sensitivity``, ``noise`` and ``show`` print for people."""
+    spec = record.spec
+    found = {"sensitivity": _layer_by_layer, "noise": _noise}.get(spec.analysis, _measured)
+    settings = ", ".join(f"{name} {value}" for name, value in spec.settings.items())
+    lines = [
+        f"{spec.model} on {spec.data}: {_recipe(spec)}, seed {spec.seed}",
+        f"settings   {settings or 'none'}; {spec.calib} calibration images",
+        *found(record),
+        f"time       {', '.join(f'{name} {value:.1f} s' for name, value in record.seconds.items())}"
+        f"; peak memory {record.peak_mb:.0f} MB",
+        *(_worst(record.layers) if not spec.analysis else ()),
+        *(f"note       {note}" for note in record.notes),
+        f"folder     {run_dir}",
+    ]
+    return "\n".join(lines)
+
+
+def _recipe(spec: RunSpec) -> str:
+    if spec.analysis == "noise":  # one for all methods, bits and placements
+        return f"noise before rounding, grids by {spec.act_observer}"
+    widths = f"{spec.method} W{spec.weight_bits}A{spec.act_bits}"
+    return f"{widths}, edge layers {spec.edge_layers}, placement {spec.placement}"
+
+
+def _measured(record: RunRecord) -> list[str]:
+    m = record.metrics
+    return [
+        f"top-1      {_n(m, 'top1')} % ({_n(m, 'top1_low')} to {_n(m, 'top1_high')} % with 95 % "
+        f"certainty, n = {m.get('n', 0):.0f}); float {_n(m, 'top1_float')} %, "
+        f"nearest {_n(m, 'top1_nearest')} %",
+        f"agreement  {_n(m, 'agreement')} % with the float model; {m.get('lost', 0):.0f} images "
+        f"lost, {m.get('gained', 0):.0f} gained",
+        f"size       {_n(m, 'weight_mb', 3)} MB of weights, {_n(m, 'gbops', 3)} billion "
+        "bit-operations per image",
+    ]
+
+
+def _layer_by_layer(record: RunRecord) -> list[str]:
+    """The whole network in each split, then the layers that alone do the most damage."""
+    rows, n = record.layers, int(record.metrics.get("n", 0))
+    kl = {(row["mode"], row["split"], row["layer"]): row["kl"] for row in rows}
+    whole = ", ".join(f"{s} {kl['all', s, '']:.3g}" for s in profile.PARTS if ("all", s, "") in kl)
+    named = (f"{layer} {kl['only', 'both', layer]:.3g}" for layer in profile.worst(rows, WORST))
+    trust = "agree" if profile.stable(rows) else "differ: measure more images to be sure"
+    return [
+        f"KL         {whole} nats away from the float network's answers (n = {n})",
+        f"worst      {', '.join(named)} nats, each layer quantized alone",
+        f"halves     the worst {profile.WORST} layers of two halves of the images {trust}",
+    ]
+
+
+def _noise(record: RunRecord) -> list[str]:
+    """How many layers every draw helps at each number of bits, and which ones most."""
+    from qlib.noise.profile import helped
+
+    rows, lines = record.layers, []
+    for bits in sorted({row["bits"] for row in rows}):
+        here = [row for row in rows if row["bits"] == bits]
+        better = helped(here, bits, n=len(here))
+        most = (f"{row['layer']} {100 * (row['left_test'] - 1):.0f} %" for row in better[:3])
+        named = f"; most {', '.join(most)} of the error" if better else ""
+        lines.append(f"noise      {bits} bits: helps {len(better)} of {len(here)} layers{named}")
+    return lines
+
+
+def _worst_layers(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"worst": profile.worst(rows)}
+
+
+def _helped_layers(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    from qlib.noise.profile import helped
+
+    widths = sorted({row["bits"] for row in rows})
+    return {"helped": {str(b): [row["layer"] for row in helped(rows, b)] for b in widths}}
+
+
+def _worst(layers: list[dict[str, Any]]) -> list[str]:
+    rows = [row for row in layers if isinstance(row.get("sqnr_db"), (int, float))]
+    rows = sorted(rows, key=lambda row: row["sqnr_db"])[:WORST]
+    if not rows:
+        return []
+    named = ", ".join(f"{row['point']} {row['sqnr_db']:.1f} dB" for row in rows)
+    return [f"worst      {named}"]
+
+
+def _n(metrics: dict[str, float], name: str, digits: int = 1) -> str:
+    value = _finite(metrics.get(name))
+    return "?" if value is None else f"{value:.{digits}f}"
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,36 @@
+"""Looks at a unit while its rounding is learned: how soft it still is, how much of it has moved."""
+
+import torch
+
+from qlib.learning.calibration import Unit
+
+SOFT_BINS = 20  # even, over [0, 1]
+MOST, LEAST, TOTAL = 20, 8, 160  # looks at a unit, fewer where there are many units
+
+
+def moments(steps: int, units: int) -> frozenset[int]:
+    """The steps (from 1) at which to look: evenly spread, the first and the last among them."""
+    looks = max(LEAST, min(MOST, TOTAL // max(1, units), steps))
+    return frozenset(1 + round(i * (steps - 1) / (looks - 1)) for i in range(looks))
+
+
+@torch.no_grad()
+def look(unit: Unit) -> dict[str, object]:
+    """``soft`` and ``flipped`` of `qlib.core.records.Event`; empty when no weight is being learned.
+
+    Only weights that are being learned count. ``soft`` is left out where rounding is hard.
+    """
+    counts = torch.zeros(SOFT_BINS, dtype=torch.float64)
+    flipped = total = 0
+    for layer in unit.weighted:
+        q, weight = layer.weight_point.quantizer, layer.weight
+        if q is None or not any(p.requires_grad for p in q.parameters()):
+            continue
+        flipped += int((q.codes(weight) != q.nearest(weight)).sum())
+        total += weight.numel()
+        if (soft := q.soft_values()) is not None:
+            counts += torch.histc(soft, SOFT_BINS, 0, 1).double().cpu()
+    if not total:
+        return {}
+    found = {"flipped": flipped / total}
+    return found | ({"soft": [int(n) for n in counts]} if counts.any() else {})

@@ -1,0 +1,1 @@
+"""Honest numbers: accuracy with intervals, errors in decibels, paired tests."""

@@ -1,0 +1,1 @@
+"""One file = one post-training quantization method."""

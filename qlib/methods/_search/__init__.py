@@ -1,0 +1,1 @@
+"""What the methods that search for scales, ranges or codes are made of."""

@@ -1,0 +1,48 @@
+"""The contract of a method: what it is called, where it comes from, its fields, and one verb."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from qlib.core import params
+
+if TYPE_CHECKING:  # the app reads a method's fields without loading torch
+    from qlib.core.records import Report
+    from qlib.core.scheme import BitPlan
+    from qlib.learning.calibration import Calibration
+    from qlib.methods._gradient.design import Design
+    from qlib.network.model import QuantModel
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A recipe. Its hyper-parameters are dataclass fields made with `param`.
+
+    The form on the Run page, the saved record, the contract tests and the README row are made
+    from these. Files import what needs torch inside `apply`, so that fields can be read without.
+    """
+
+    title: ClassVar[str]  # as the field writes it: "AdaRound"
+    paper: ClassVar[str]  # "Nagel et al., ICML 2020, arXiv 2004.10568"
+    promise: ClassVar[str]  # one line: what the method does
+    cost: ClassVar[str]  # "seconds" or "minutes", on a laptop
+    paper_settings: ClassVar[dict[str, Any]] = {}  # fields as published
+    paper_placement: ClassVar[str] = "inputs"  # where the paper quantizes activations
+    many_widths: ClassVar[bool] = False  # can its network be switched between bit-widths?
+    open_design: ClassVar[bool] = False  # are its fields the axes of the design space themselves?
+
+    def __post_init__(self) -> None:
+        params.check(self)
+
+    @abstractmethod
+    def apply(
+        self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
+    ) -> None:
+        """Quantize ``model`` in place as ``plan`` says; afterwards every rounding is hard."""
+
+    def design(self) -> "Design | None":
+        """The choices that these settings are a point of; None where they are something else."""
+        return None
+
+
+Base = Method

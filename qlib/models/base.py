@@ -1,0 +1,50 @@
+"""The contract of a source of float networks. Files here know nothing of quantization."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from qlib.core.preprocess import Preprocess
+
+if TYPE_CHECKING:  # names are listed without loading torch
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Built:
+    """A float network in eval mode on the CPU, and how to feed it."""
+
+    module: "nn.Module"
+    preprocess: Preprocess
+    classes: int  # outputs of the head
+
+
+class Model(ABC):
+    """One source of networks: one file.
+
+    ``variants`` are the keys it answers to. A source with an open set of names (timm) lists
+    a pattern such as ``timm:NAME`` and answers `owns` itself.
+    """
+
+    title: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def variants(cls) -> tuple[str, ...]:
+        """Keys for the pickers, without loading torch."""
+
+    @classmethod
+    def owns(cls, name: str) -> bool:
+        return name in cls.variants()
+
+    @abstractmethod
+    def build(self, name: str, weights: str | None) -> Built:
+        """The float network called ``name``, with ``weights`` from a file when given.
+
+        Raises:
+            Refused: one sentence: weights needed, missing, of another architecture (first
+                missing and unexpected keys named), truncated, an unsafe pickle, hub unreachable.
+        """
+
+
+Base = Model

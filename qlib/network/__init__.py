@@ -1,0 +1,1 @@
+"""A float network that can quantize itself: its layers, points, blocks, partial runs."""

@@ -1,0 +1,41 @@
+"""What a network costs in its present state: bytes of weights, operations counted in bits."""
+
+from qlib.network.model import QuantModel
+from qlib.network.points import QuantLayer
+
+
+def weight_bytes(layer: QuantLayer) -> float:
+    """Σ weights × bits / 8, with a 4-byte scale and a one-byte zero-point for each grid."""
+    quantizer = layer.weight_point.quantizer
+    if quantizer is None:
+        return 4.0 * layer.weight.numel()
+    grid = quantizer.scale.numel() * (4 + (not quantizer.scheme.symmetric))
+    return layer.weight.numel() * quantizer.scheme.bits / 8 + grid
+
+
+def bit_operations(model: QuantModel, layer: str) -> int:
+    """Multiply–accumulates × bits × bits of the two operands, for one image; 32 where float."""
+    left, right = _bits(model, layer)
+    return model.macs[layer] * left * right
+
+
+def costs(model: QuantModel) -> dict[str, float]:
+    """weight_mb and weight_mb_float (10⁶ bytes, weights of quantizable layers), gbops (10⁹)."""
+    layers = model.weighted().values()
+    return {
+        "weight_mb": sum(weight_bytes(layer) for layer in layers) / 1e6,
+        "weight_mb_float": sum(4 * layer.weight.numel() for layer in layers) / 1e6,
+        "gbops": sum(bit_operations(model, name) for name in model.macs) / 1e9,
+    }
+
+
+def _bits(model: QuantModel, layer: str) -> tuple[int, int]:
+    """Bits of the two operands of a layer; 32 where float."""
+    module = model.layers[layer]
+    operands = [p.quantizer for p in module.points().values()]
+    if isinstance(module, QuantLayer):
+        boundary = model.boundaries.get(model.unit_of(layer))
+        if f"{layer}.input" not in model.points and boundary is not None:
+            operands = [boundary.quantizer]
+        operands.append(module.weight_point.quantizer)
+    return tuple(32 if q is None else q.scheme.bits for q in operands)

@@ -1,0 +1,177 @@
+"""Places where a tensor can be quantized, and the two kinds of layer that have them.
+
+Float weights are never written to: a layer is called with its quantized weight in place of the
+float one for that call.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from qlib.network.attention import MatMul
+from qlib.quantizers.base import Learner, Quantizer
+from qlib.quantizers.switchable import Switchable
+
+
+class QuantPoint(nn.Module):
+    """A place where one tensor can be quantized: identity until filled and switched on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quantizer: Quantizer | None = None
+        self.on = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.quantizer(x) if self.on and self.quantizer is not None else x
+
+    def choose(self, bits: int) -> None:
+        """Use the grid of one bit-width, where there are several; else nothing changes."""
+        if isinstance(self.quantizer, Switchable):
+            self.quantizer.choose(bits)
+
+
+class WeightPoint(QuantPoint):
+    """Quantizes a weight; keeps the result while nothing in it is being learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: Tensor | None = None
+
+    def fill(self, quantizer: Quantizer | None) -> None:
+        self.quantizer = quantizer
+        self.forget()
+
+    def forget(self) -> None:
+        """Call after the quantizer has changed."""
+        self._kept = None
+
+    def choose(self, bits: int) -> None:
+        if isinstance(self.quantizer, Switchable) and bits != self.quantizer.bits:
+            self.quantizer.choose(bits)
+            self.forget()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.on or self.quantizer is None:
+            return x
+        if any(p.requires_grad for p in self.quantizer.parameters()):
+            return self.quantizer(x)
+        if self._kept is None:
+            with torch.no_grad():
+                self._kept = self.quantizer(x)
+        return self._kept
+
+
+class BiasCorrection(Learner):
+    """What a layer adds to its output channels, (channels,), while its weight is quantized."""
+
+    def __init__(self, channels: int, like: Tensor) -> None:
+        super().__init__()
+        self.added = nn.Parameter(like.new_zeros(channels), requires_grad=False)
+
+    def learnable(self) -> dict[str, list[nn.Parameter]]:
+        return {"bias": [self.added]}
+
+
+class QuantLayer(nn.Module):
+    """A convolution or a linear layer with a point on its weight and one on its input.
+
+    ``correction``: a method's correction of the bias, if it makes one; off with the weight point,
+    so that the float network stays what it was. ``arithmetic``: see `multiplying`.
+    """
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer
+        self.weight_point = WeightPoint()
+        self.input_point = QuantPoint()
+        self.correction: BiasCorrection | None = None
+        self.arithmetic: torch.dtype | None = None
+
+    @property
+    def kind(self) -> str:
+        return "conv" if isinstance(self.layer, nn.Conv2d) else "linear"
+
+    @property
+    def weight(self) -> Tensor:
+        """The float weight."""
+        return self.layer.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.layer.bias
+
+    def points(self) -> dict[str, QuantPoint]:
+        """Activation points by the name of their tensor."""
+        return {"input": self.input_point}
+
+    def correct_bias(self) -> BiasCorrection:
+        """Give the layer a correction of 0, in place of any that it had."""
+        self.correction = BiasCorrection(self.weight.shape[0], self.weight)
+        return self.correction
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, x = self.weight_point(self.layer.weight), self.input_point(x)
+        return _in(self.arithmetic, self._product, x, weight, self._bias_in_use())
+
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        layer = self.layer
+        if type(layer) is nn.Conv2d:
+            return layer._conv_forward(x, weight, bias)
+        if type(layer) is nn.Linear:
+            return F.linear(x, weight, bias)
+        # timm's padded convolutions etc.
+        if layer.bias is None:
+            y = functional_call(layer, {"weight": weight}, (x,))
+            return y if bias is None else y + bias.reshape(-1, *(1, 1) * (self.kind == "conv"))
+        return functional_call(layer, {"weight": weight, "bias": bias}, (x,))
+
+    def _bias_in_use(self) -> Tensor | None:
+        if self.correction is None or not self.weight_point.on:
+            return self.bias
+        added = self.correction.added
+        return added if self.bias is None else self.bias + added
+
+
+class QuantMatMul(nn.Module):
+    """A product of two activations with a point on each."""
+
+    kind = "matmul"
+
+    def __init__(self, product: MatMul) -> None:
+        super().__init__()
+        self.product = product
+        self.left_point = QuantPoint()
+        self.right_point = QuantPoint()
+        self.arithmetic: torch.dtype | None = None
+
+    def points(self) -> dict[str, QuantPoint]:
+        return {"left": self.left_point, "right": self.right_point}
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return _in(self.arithmetic, self.product, self.left_point(a), self.right_point(b))
+
+
+@contextmanager
+def multiplying(layers: Iterable[QuantLayer | QuantMatMul], dtype: torch.dtype) -> Iterator[None]:
+    """For a while these layers multiply in ``dtype``: operands are rounded to it, sums are not.
+
+    What enters and leaves a layer, quantizers and gradients included, stays what it is.
+    """
+    layers = list(layers)
+    for layer in layers:
+        layer.arithmetic = None if dtype == torch.float32 else dtype
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.arithmetic = None
+
+
+def _in(dtype: torch.dtype | None, product: Callable[..., Tensor], *of: Tensor | None) -> Tensor:
+    if dtype is None:
+        return product(*of)
+    return product(*(x if x is None else x.to(dtype) for x in of)).to(of[0].dtype)

@@ -1,0 +1,121 @@
+"""Turn the bit-width of a network that was quantized for several of them.
+
+A switch chooses among steps that are there already: no data, no statistics, no new parameter.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from qlib.core.records import Refused
+from qlib.network.costs import weight_bytes
+from qlib.network.model import QuantModel
+from qlib.network.points import QuantPoint, WeightPoint
+from qlib.quantizers.shared_round import SharedRound
+from qlib.quantizers.switchable import Switchable
+
+
+def widths(model: QuantModel) -> tuple[int, ...]:
+    """Bit-widths that everything that can be switched knows, ascending; () if nothing can."""
+    known = [set(point.quantizer.widths) for _, point in _points(model)]
+    return tuple(sorted(set.intersection(*known))) if known else ()
+
+
+def weight_widths(model: QuantModel) -> tuple[int, ...]:
+    """The same of the weights alone: () where they keep one bit-width."""
+    own = (p for _, p in _points(model) if isinstance(p, WeightPoint))
+    known = [set(p.quantizer.widths) for p in own]
+    return tuple(sorted(set.intersection(*known))) if known else ()
+
+
+def choose(model: QuantModel, bits: int | Mapping[str, int], *, weights: int | None = None) -> None:
+    """Switch to one width, or to a width for each unit named; the other units stay as they are.
+
+    Args:
+        weights: another width for the weights; only beside a single ``bits``.
+
+    Raises:
+        Refused: a width or a unit that the network does not have; nothing was switched.
+    """
+    wanted = bits if isinstance(bits, Mapping) else dict.fromkeys(model.units(), bits)
+    found = list(_points(model))
+    _check(model, wanted, weights, {b for _, p in found for b in p.quantizer.widths})
+    for unit, point in found:
+        if unit in wanted:
+            heavy = weights is not None and isinstance(point, WeightPoint)
+            point.choose(weights if heavy else wanted[unit])
+
+
+def chosen(model: QuantModel) -> dict[str, int]:
+    """Unit → the width of its activations now (of its weights, where only they are switched)."""
+    found: dict[str, int] = {}
+    for unit, point in _points(model):
+        if unit not in found or not isinstance(point, WeightPoint):
+            found[unit] = point.quantizer.bits
+    return found
+
+
+def stored_bytes(model: QuantModel) -> float:
+    """What one network for all its widths takes: weights, a rounding bit for each, all steps.
+
+    Weights of nested steps are integers of the highest width, others the float ones; what has one
+    width counts as `qlib.network.costs.weight_bytes` says. A step is 4
+    bytes, an asymmetric zero-point one.
+    """
+    total = 0.0
+    for layer in model.weighted().values():
+        q = layer.weight_point.quantizer
+        if isinstance(q, SharedRound):
+            n = layer.weight.numel()
+            total += n * (q.widths[-1] / 8 if q.nested else 4) + n / 8 + _set_bytes(q)
+        else:
+            total += weight_bytes(layer)
+    acts = [point.quantizer for point in model.points.values()]
+    return total + sum(_set_bytes(q) for q in acts if isinstance(q, Switchable))
+
+
+def _set_bytes(q: Switchable) -> float:
+    return sum(q.at(b).scale.numel() * (4 + (not q.at(b).scheme.symmetric)) for b in q.widths)
+
+
+@contextmanager
+def keeping(model: QuantModel) -> Iterator[None]:
+    """Afterwards every point has the width that it had before."""
+    before = [(point, point.quantizer.bits) for _, point in _points(model)]
+    try:
+        yield
+    finally:
+        for point, bits in before:
+            point.choose(bits)
+
+
+def _points(model: QuantModel) -> Iterator[tuple[str, QuantPoint]]:
+    """(unit, point) of all that can be switched, weights first."""
+    for name, layer in model.weighted().items():
+        if isinstance(layer.weight_point.quantizer, Switchable):
+            yield model.unit_of(name), layer.weight_point
+    for name, point in model.points.items():
+        if isinstance(point.quantizer, Switchable):
+            yield model.unit_of(name.rpartition(".")[0]), point
+
+
+def _check(
+    model: QuantModel, wanted: Mapping[str, int], weights: int | None, known: set[int]
+) -> None:
+    strange = sorted(set(wanted) - set(model.units()))
+    if strange:
+        raise Refused(f"This network has no unit {strange[0]!r}; it has {_list(model.units())}.")
+    widths = {*wanted.values()} | ({weights} if weights is not None else set())
+    missing = sorted(widths - known)
+    if known and missing:
+        raise Refused(
+            f"This network was not made for {missing[0]} bits; it can be switched to "
+            f"{_list(sorted(known))}."
+        )
+    if not known:
+        raise Refused(
+            "This network has one bit-width; quantize it with a method for several, such as PTMQ."
+        )
+
+
+def _list(names: list) -> str:
+    return ", ".join(map(str, names))

@@ -1,0 +1,1 @@
+"""One file = one way to choose the range that a grid covers."""

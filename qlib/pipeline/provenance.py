@@ -1,0 +1,71 @@
+"""What every record tells beside its results: time, memory, versions, and which images."""
+
+import hashlib
+import platform
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+
+import torch
+
+from qlib.core.process import peak_mb
+from qlib.core.records import Event, Report
+from qlib.pipeline.experiment import Setup
+
+
+@dataclass
+class Clock:
+    """Hands events on and adds up the time spent in each phase."""
+
+    report: Report
+    seconds: dict[str, float] = field(default_factory=dict)
+    _phase: str = "load"
+    _since: float = field(default_factory=time.perf_counter)
+
+    def __call__(self, event: Event) -> None:
+        if event.phase != self._phase:
+            self.turn(event.phase)
+        self.report(event)
+
+    def turn(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[self._phase] = self.seconds.get(self._phase, 0.0) + now - self._since
+        self._phase, self._since = phase, now
+
+    def totals(self) -> dict[str, float]:
+        self.turn("save")
+        named = {k: self.seconds.get(k, 0.0) for k in ("load", "calibrate", "reconstruct")}
+        named["evaluate"] = self.seconds.get("evaluate", 0.0)
+        return named | {"total": sum(self.seconds.values())}
+
+
+def versions() -> dict[str, str]:
+    """What the numbers were made with."""
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "torchvision", "timm", "numpy")},
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def about_data(setup: Setup) -> dict[str, object]:
+    """Which images the numbers are about."""
+    return {
+        "calib_hash": _hash(setup.calib.ids),
+        "test_hash": _hash(setup.test.ids),
+        "calib_n": len(setup.calib),
+        "classes": len(setup.classes),
+        "same_source": setup.same_source,
+    }
+
+
+def peak_of(device: torch.device) -> float:
+    """Highest memory so far, 10⁶ bytes: of the GPU where one is used, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return peak_mb()
+
+
+def _hash(ids: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]

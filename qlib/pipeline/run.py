@@ -1,0 +1,97 @@
+"""One run: a specification in, a record out."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from torch import Tensor
+
+from qlib import store
+from qlib.core.records import Event, Report, RunRecord, RunSpec, ignore
+from qlib.core.specs import checked
+from qlib.measure import metrics, output_errors
+from qlib.network import costs, switching
+from qlib.pipeline import bit_widths
+from qlib.pipeline.analysis import analyse
+from qlib.pipeline.artifacts import save_predictions, save_quantizers
+from qlib.pipeline.experiment import Setup, device_of, set_up
+from qlib.pipeline.provenance import Clock, about_data, peak_of, versions
+from qlib.pipeline.quantize import quantize
+from qlib.sensitivity.units import block_sensitivity
+from qlib.store import binning
+
+
+def run(
+    spec: RunSpec,
+    report: Report = ignore,
+    folder: Path | None = None,
+    known: Sequence[Path] = (),
+) -> RunRecord:
+    """Quantize a network as ``spec`` says and measure what that did.
+
+    Args:
+        report: hears every step; raising `Cancelled` in it stops the run.
+        folder: an existing private folder that gets ``run.json``'s companions; None writes nothing.
+        known: runs folders where an analysis may find the run that it is about, finished.
+
+    Raises:
+        Refused: wrong input, in one sentence. With a folder, what was finished is in it.
+    """
+    spec = checked(spec)
+    if spec.analysis:
+        return analyse(spec, report, folder, known)
+    clock = Clock(report)
+    device = device_of(spec)
+    setup = set_up(spec, device, clock)
+    logits = quantize(setup, spec, clock, folder)
+    found = _measured(setup, logits)
+    at_widths, by_width = bit_widths.measured(setup, logits["float"], spec.weight_bits)
+    images = setup.data.images[: output_errors.images_for(setup.model)]
+    blocks = block_sensitivity(setup.model, images, clock)
+    clock(Event("save"))
+    rows, measured = _recorded(setup, clock, folder)
+    if folder is not None:
+        save_predictions(folder, setup.test, logits | by_width, setup.classes)
+        save_quantizers(setup.model, folder)
+    record = RunRecord(
+        spec=spec,
+        metrics=found,
+        seconds=clock.totals(),
+        peak_mb=peak_of(device),
+        layers=rows,
+        versions=versions(),
+        data=about_data(setup) | measured,
+        notes=setup.model.notes,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        bit_widths=at_widths,
+        blocks=blocks,
+    )
+    if folder is not None:
+        store.write_record(record, folder)
+    return record
+
+
+def _recorded(
+    setup: Setup, report: Report, folder: Path | None
+) -> tuple[list[dict[str, object]], dict[str, int]]:
+    """The rows of ``layers.csv``, and how many images are behind the errors of outputs.
+
+    With a folder, ``hist.npz`` is in it.
+    """
+    model, n = setup.model, output_errors.images_for(setup.model)
+    seen = setup.data.histograms(model)
+    calib, test = setup.data.images[:n], setup.predict.first(n)
+    found = output_errors.record(model, calib, test, report)
+    if folder is not None:
+        binning.save(folder, found.samples.values(), found.sampled)
+    rows = metrics.layer_rows(model, seen, found.calib, found.test, found.samples)
+    return rows, {"errors_n": len(calib), "errors_n_test": len(test)}
+
+
+def _measured(setup: Setup, logits: dict[str, Tensor]) -> dict[str, float]:
+    found = metrics.accuracy(setup.labels, logits["quant"], logits["float"])
+    nearest = metrics.accuracy(setup.labels, logits["nearest"], logits["float"])
+    found |= {"top1_nearest": nearest["top1"]} | costs.costs(setup.model)
+    if switching.widths(setup.model):
+        found["stored_mb"] = switching.stored_bytes(setup.model) / 1e6
+    return found

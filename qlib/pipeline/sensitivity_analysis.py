@@ -1,0 +1,74 @@
+"""A sensitivity analysis as a run: the quantizers of the run that it is about, then the rows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from qlib import store
+from qlib.core.records import Event, Refused, Report, RunSpec
+from qlib.network import costs
+from qlib.pipeline.experiment import Setup
+from qlib.pipeline.quantize import bit_plan, quantize
+from qlib.pipeline.restore import FILE, restore
+from qlib.sensitivity import profile
+from qlib.sensitivity.layers import measure
+
+ALIKE = 0.02  # a probability may be off by this much, on another machine or number of threads
+MOST = 0.9  # share of the images that have to be alike
+
+
+def measured(
+    setup: Setup, spec: RunSpec, report: Report, folder: Path | None, known: Sequence[Path]
+) -> dict[str, Any]:
+    """The fields of the record that are its own."""
+    report(Event("calibrate", note="ranges"))
+    base = _restored(setup, spec, known)
+    if not base:
+        quantize(setup, spec, report, folder)
+    report(Event("profile"))
+    images = setup.predict.first(len(setup.test))
+    rows = measure(setup.model, images, setup.labels, report)
+    return {"layers": rows, "metrics": _summed(setup, rows), "data": {"base": base}}
+
+
+def _restored(setup: Setup, spec: RunSpec, known: Sequence[Path]) -> str:
+    """The key of the finished run whose quantizers are in the model now; "" if there is none.
+
+    What a run stored is trusted where the network then gives the answers that it gave.
+    """
+    plan = bit_plan(setup.model, spec)
+    for entry in profile.bases(spec, known):
+        try:
+            restore(setup.model, plan, entry.folder / FILE)
+            stored = store.load_preds(entry.folder)
+        except Refused:
+            continue  # the method is applied again: slower, never wrong
+        if _answers_alike(setup, stored):
+            return entry.key
+    return ""
+
+
+def _answers_alike(setup: Setup, stored: dict[str, np.ndarray]) -> bool:
+    """Do stored and present network agree on the first images that both have seen?"""
+    setup.model.switch(weights=True, inputs=True)
+    with torch.no_grad():
+        sure = setup.model(setup.predict.first(profile.IMAGES)).softmax(1).max(1)
+    here, there = {name: i for i, name in enumerate(setup.test.ids)}, stored["ids"].tolist()
+    pairs = [(here[name], i) for i, name in enumerate(there) if here.get(name, 1e9) < len(sure[0])]
+    if not pairs:
+        return False
+    mine, theirs = (np.array(side) for side in zip(*pairs, strict=True))
+    gap = sure.values.cpu().numpy()[mine] - stored["quant_prob"][theirs, 0].astype(float)
+    same = sure.indices.cpu().numpy()[mine] == stored["quant_top5"][theirs, 0]
+    return bool(((abs(gap) < ALIKE) & same).mean() >= MOST)
+
+
+def _summed(setup: Setup, rows: list[profile.Row]) -> dict[str, float]:
+    """The whole network's numbers, and how many of the worst layers two halves agree on."""
+    whole = {row["split"]: row for row in rows if row["mode"] == "all"}
+    names = ("top1", "top1_low", "top1_high", "agreement", "n", "kl")
+    found = {name: whole["both"][name] for name in names} | {"top1_float": whole["none"]["top1"]}
+    return found | profile.summary(rows) | costs.costs(setup.model)

@@ -1,0 +1,189 @@
+"""Accuracy by bit-width as lines: one model for each width, or one model that has all of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qlib.core.records import RunRecord
+from qlib.measure.statistics import loss_told
+
+NAIVE = "highest"  # the setting of a run that learned its rounding at one width alone
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement: ``low`` to ``high`` is the 95 % interval of ``top1``, all in percent.
+
+    ``lost`` and ``gained``: images that only the float network or only this one gets right.
+    ``size``: weights in MB, ``bops``: billions of bit-operations per image; None where not stored.
+    """
+
+    bits: int
+    top1: float
+    low: float
+    high: float
+    lost: int
+    gained: int
+    size: float | None = None
+    bops: float | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the exact paired test tells no loss against the float network."""
+        return not loss_told(self.lost, self.gained)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method's points, most bits first.
+
+    ``look``: the name of its style, where it is not the method's; ``one``: all points are of one
+    stored model; ``failed``: widths whose run did not finish.
+    """
+
+    method: str
+    title: str
+    points: tuple[Point, ...]
+    look: str = ""
+    one: bool = False
+    failed: tuple[int, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return self.look or self.method
+
+    @property
+    def name(self) -> str:
+        """The title, and how many models are stored for it."""
+        n = len(self.points)
+        if self.one:
+            return f"{self.title}: one model, {n} width{'s' * (n != 1)}"
+        return f"{self.title}: {n} model{'s' * (n != 1)}"
+
+    @property
+    def mean(self) -> float:
+        """Accuracy averaged over the bit-widths."""
+        return sum(p.top1 for p in self.points) / len(self.points)
+
+    @property
+    def holds_to(self) -> int | None:
+        """The fewest bits up to which no loss is visible; None when there is one at once."""
+        held = None
+        for point in self.points:
+            if not point.holds:
+                break
+            held = point.bits
+        return held
+
+    @property
+    def first_loss(self) -> Point | None:
+        """The point of most bits that shows a loss."""
+        return next((p for p in self.points if not p.holds), None)
+
+    def runs(self, bits: Sequence[int]) -> list[list[Point]]:
+        """The points in stretches without a missing width; ``bits``: those of the axis."""
+        known, found = {p.bits: p for p in self.points}, [[]]
+        for b in bits:
+            if b in known:
+                found[-1].append(known[b])
+            elif found[-1]:
+                found.append([])
+        return [stretch for stretch in found if stretch]
+
+
+@dataclass(frozen=True)
+class AccuracyBits:
+    """What the figure shows; ``bits`` is the axis, most bits first, or what ``cost`` stands for.
+
+    ``current``: the bit-width to point at; ``chosen``: the key of the line that is looked at;
+    ``zoom``: the axis of accuracy is cut.
+    """
+
+    model: str
+    n: int
+    float_top1: float
+    chance: float | None
+    bits: tuple[int, ...]
+    lines: tuple[Line, ...]
+    current: int | None = None
+    cost: str = "bits"
+    chosen: str = ""
+    zoom: bool = False
+
+    @property
+    def floor(self) -> float:
+        """Where the accuracy axis begins: 0, or (``zoom``) a little below the lowest interval."""
+        lowest = min(p.low for x in self.lines for p in x.points)
+        return max(0.0, 5 * (lowest // 5) - 2.5) if self.zoom else 0.0
+
+
+def line_key(record: RunRecord) -> str:
+    """The line that a run belongs to: its method, or what kind of switchable network it is."""
+    spec = record.spec
+    if not record.widths:
+        return spec.method
+    kept = spec.settings.get("weight_set") == "fixed"
+    naive = spec.settings.get("learned_at") == NAIVE
+    return spec.method + "_naive" * naive + f"_w{spec.weight_bits}" * kept
+
+
+def line_title(record: RunRecord, titles: Mapping[str, str]) -> str:
+    """What people call that line."""
+    spec, key = record.spec, line_key(record)
+    title = titles.get(spec.method, spec.method)
+    title = "Naive switch" if key.removeprefix(spec.method).startswith("_naive") else title
+    kept = bool(record.widths) and spec.settings.get("weight_set") == "fixed"
+    return f"{title}, weights {spec.weight_bits} bits" if kept else title
+
+
+def equal(record: RunRecord) -> dict[int, Mapping[str, Any]]:
+    """Bits → measurements where weights and activations have the same bits."""
+    if record.widths:
+        rows = (r for r in record.widths if r["weight_bits"] == r["act_bits"])
+        return {int(r["act_bits"]): r for r in rows}
+    spec = record.spec
+    return {spec.weight_bits: record.metrics} if spec.weight_bits == spec.act_bits else {}
+
+
+def point(bits: int, m: Mapping[str, Any]) -> Point:
+    """Raises:
+    KeyError: a number is missing.
+    """
+    return Point(
+        bits, m["top1"], m["top1_low"], m["top1_high"], int(m["lost"]), int(m["gained"]),
+        m.get("weight_mb"), m.get("gbops"),
+    )  # fmt: skip
+
+
+def lines_of(
+    records: Sequence[RunRecord],
+    titles: Mapping[str, str],
+    failed: Mapping[str, Sequence[int]] | None = None,
+) -> tuple[Line, ...]:
+    """The baseline first, then by name; where two runs share line and bits the later one counts.
+
+    ``failed``: line → widths whose run did not finish.
+    """
+    named: dict[str, RunRecord] = {}
+    cells: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for record in records:
+        found, key = equal(record), line_key(record)
+        if found and (key not in named or record.widths or not named[key].widths):
+            whole = {} if record.widths else cells.get(key, {})
+            named[key], cells[key] = record, whole | found
+    made = []
+    for key in sorted(named, key=lambda k: (k != "nearest", k)):
+        record, of = named[key], cells[key]
+        method = record.spec.method
+        missed = tuple(b for b in (failed or {}).get(key, ()) if b not in of)
+        made.append(
+            Line(
+                method,
+                line_title(record, titles),
+                tuple(point(b, of[b]) for b in sorted(of, reverse=True)),
+                key if key != method else "",
+                bool(record.widths),
+                missed,
+            )
+        )
+    return tuple(made)

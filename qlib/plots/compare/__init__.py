@@ -1,0 +1,1 @@
+"""Figures that hold runs against each other."""

@@ -1,0 +1,1 @@
+"""Figures of one tensor: counts, levels, errors, channels."""

@@ -1,0 +1,1 @@
+"""Figures with one place for each layer: what quantizing it costs."""

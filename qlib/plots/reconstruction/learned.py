@@ -1,0 +1,131 @@
+"""What learned rounding did to each layer, from the rows of ``layers.csv``; no marks."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import plotly.graph_objects as go
+
+from qlib.plots.shared import theme
+
+
+@dataclass(frozen=True)
+class Gain:
+    """One layer against nearest rounding.
+
+    ``weight``: squared error of its weights, ``output``: of its output in the quantized network,
+    both as multiples of what nearest rounding gives; ``flipped``: share of its weights whose code
+    is not the nearest one of their grid, ``beyond``: of those that are on neither of the two levels
+    beside them; ``params``: how many weights it has. None: not stored, or nothing to divide by.
+    """
+
+    layer: str
+    unit: str
+    params: int
+    weight: float | None = None
+    output: float | None = None
+    flipped: float | None = None
+    beyond: float | None = None
+
+    @property
+    def traded(self) -> bool:
+        """A worse weight error bought a better output error."""
+        both = self.weight is not None and self.output is not None
+        return both and self.weight > 1 > self.output
+
+
+def gains(
+    rows: Iterable[Mapping[str, Any]],
+    nearest: Iterable[Mapping[str, Any]] | None = None,
+    data: str = "calib",
+) -> tuple[Gain, ...]:
+    """Every quantized layer with weights, in order of execution.
+
+    ``nearest``: rows of the network with every weight rounded to nearest on even steps, whose
+    weight errors, and output errors on ``data`` (``calib`` or ``test``), are divided by. Without
+    them it is the same network and the same grids with this layer's weights alone sent back to
+    nearest, which is known on calibration images only.
+    """
+    rows = list(rows)
+    ours = _outputs(rows)
+    theirs, above, below = ours, "acc_mse", "acc_mse_nearest"
+    even = {}
+    if nearest is not None:
+        nearest = list(nearest)
+        even = {r["layer"]: r for r in nearest if r.get("tensor") == "weight"}
+        above = below = "acc_mse_test" if data == "test" else "acc_mse"
+        theirs = _outputs(nearest)
+    return tuple(
+        Gain(
+            row["layer"],
+            row["unit"],
+            int(number(row.get("params")) or 0),
+            _ratio(row.get("mse"), even.get(row["layer"], row).get("mse_nearest")),
+            _ratio(ours.get(row["layer"], {}).get(above), theirs.get(row["layer"], {}).get(below)),
+            number(row.get("flipped")),
+            number(row.get("beyond")),
+        )
+        for row in rows
+        if row.get("tensor") == "weight"
+    )
+
+
+def _outputs(rows: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    return {r["layer"]: r for r in rows if r.get("tensor") == "output"}
+
+
+def _ratio(part: Any, whole: Any) -> float | None:
+    above, below = number(part), number(whole)
+    return above / below if above and below and above > 0 and below > 0 else None
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def moved(found: Iterable[Gain]) -> float | None:
+    """Share of all weights that learning moved to another level (0 to 1)."""
+    known = [g for g in found if g.flipped is not None and g.params]
+    total = sum(g.params for g in known)
+    return sum(g.flipped * g.params for g in known) / total if total else None
+
+
+def regridded(found: Iterable[Gain]) -> bool:
+    """Have weights another error than nearest rounding gives? Their levels lie elsewhere then."""
+    return any(g.weight is not None and abs(g.weight - 1) > 1e-3 for g in found)
+
+
+def typical(found: Iterable[Gain]) -> tuple[float | None, float | None]:
+    """Medians over the layers of the weight ratio and of the output ratio."""
+    found = list(found)
+    sides = ([g.weight for g in found], [g.output for g in found])
+    known = ([x for x in side if x is not None] for side in sides)
+    return tuple(median(side) if side else None for side in known)
+
+
+def times(ratio: float) -> str:
+    """A ratio for people: ``12×``, ``1.5×``; two digits where it is near or below one."""
+    if ratio >= 10:
+        return f"{ratio:.0f}×"
+    return f"{ratio:.1f}×" if ratio >= 1.095 else f"{ratio:.2f}×"
+
+
+def percent(share: float) -> str:
+    """A share (0 to 1) in percent: whole numbers from 1 % on, ``0.4 %`` below."""
+    value = 100 * share
+    return f"{value:.0f} %" if value >= 1 or value == 0 else f"{value:.1g} %"
+
+
+def framed(figure: go.Figure, title: str, *, several: bool, dark: bool, large: bool) -> go.Figure:
+    """Half a page wide; with ``several`` methods their names stand above, the first one first."""
+    row = {"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0, "traceorder": "reversed"}
+    figure.update_layout(showlegend=several, legend=row, hovermode="closest")
+    made = theme.frame(figure, title=theme.tied(title), dark=dark, width=58, large=large)
+    return made.update_layout(margin_t=made.layout.margin.t + 26 * several)

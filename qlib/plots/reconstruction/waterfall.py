@@ -1,0 +1,247 @@
+"""What each ingredient of learned rounding adds: from nearest rounding step by step to QDrop."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import plotly.graph_objects as go
+
+from qlib.core.records import RunRecord
+from qlib.measure.statistics import LEVEL, p_text, wilson
+from qlib.plots.shared import step_bar, theme
+
+# method → what it adds to the one before it; methods that are no step of this way are left out
+INGREDIENTS = {
+    "nearest": "nearest rounding",
+    "adaround": "learned,<br>layer by layer",
+    "brecq": "whole blocks,<br>activation steps",
+    "qdrop": "random<br>dropping",
+}
+METRICS = {
+    "top1": "Top-1",
+    "agreement": "Agreement",
+    "kl": "KL divergence",
+}
+AXES = {
+    "top1": "top-1 accuracy (%)",
+    "agreement": "agreement with float (%)",
+    "kl": "KL to the float answers (nats)",
+}
+HEIGHT = 300
+
+
+@dataclass(frozen=True)
+class Step:
+    """The value with everything up to this ingredient; ``low`` to ``high``: 95 %, where known.
+
+    ``p``: of the paired test against the step before, where it was made.
+    """
+
+    method: str
+    title: str
+    ingredient: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+
+
+@dataclass(frozen=True)
+class Waterfall:
+    """``missing``: methods of the way that have no stored run; ``reference``: the float model."""
+
+    metric: str
+    steps: tuple[Step, ...]
+    reference: float
+    n: int = 0
+    missing: tuple[str, ...] = ()
+
+    @property
+    def better(self) -> int:
+        """+1 where more is better, −1 where less is."""
+        return -1 if self.metric == "kl" else 1
+
+    def gain(self, at: int) -> float:
+        """How much better step ``at`` is than the one before it."""
+        return self.better * (self.steps[at].value - self.steps[at - 1].value)
+
+    def clear(self, at: int) -> bool:
+        """Whether the paired test tells it from the step before."""
+        p = self.steps[at].p
+        return p is not None and p < LEVEL
+
+
+def info(
+    records: Mapping[str, RunRecord],
+    *,
+    metric: str = "top1",
+    titles: Mapping[str, str] | None = None,
+    p: Mapping[str, float] | None = None,
+) -> Waterfall:
+    """The steps that have a run in ``records`` (method → run, made under equal conditions).
+
+    ``p``: method → p value of the paired test of this metric against the step before.
+    """
+    titles, p = titles or {}, p or {}
+    steps = tuple(
+        replace(_step(records[method], metric, titles.get(method, method), text), p=p.get(method))
+        for method, text in INGREDIENTS.items()
+        if method in records
+    )
+    missing = tuple(titles.get(m, m) for m in INGREDIENTS if m not in records)
+    first = next(iter(records.values()), None)
+    reference = {"top1": first.metrics["top1_float"] if first else 100.0, "agreement": 100.0}
+    n = int(first.metrics["n"]) if first else 0
+    return Waterfall(metric, steps, reference.get(metric, 0.0), n, missing)
+
+
+def _step(record: RunRecord, metric: str, title: str, text: str) -> Step:
+    m, value = record.metrics, record.metrics[metric]
+    method = record.spec.method
+    if metric == "kl":
+        return Step(method, title, text, value)
+    n = int(m["n"])
+    low, high = wilson(round(value / 100 * n), n)
+    return Step(method, title, text, value, 100 * low, 100 * high)
+
+
+def headline(info: Waterfall) -> str:
+    """The take-away: the largest step, and whether the paired test tells it from none."""
+    if len(info.steps) < 2:
+        return "There are too few stored runs for a step"
+    best = max(range(1, len(info.steps)), key=info.gain)
+    gain = info.gain(best)
+    if gain <= 0:
+        return "No ingredient makes the network better here"
+    step = info.steps[best]
+    told = f"{step.title}'s step is the largest: {amount(info, gain)}"
+    if step.p is None:
+        return told
+    if info.clear(best):
+        return f"{told} (paired {p_text(step.p)})"
+    return f"{told}, but {info.n:,} images do not prove it (paired {p_text(step.p)})"
+
+
+def plain(text: str) -> str:
+    """A label without its line breaks."""
+    return text.replace("<br>", " ")
+
+
+def amount(info: Waterfall, gain: float) -> str:
+    """``+2.3 points``, or ``−0.012 nats``: a gain in the unit and direction of its metric."""
+    if info.metric == "kl":
+        return f"{-gain:+.3f} nats".replace("-", "−")
+    return f"{gain:+.1f} points".replace("-", "−")
+
+
+def figure(info: Waterfall, *, dark: bool = False, large: bool = False) -> go.Figure:
+    """A bar from each value to the next, green up and red down; marks with their intervals."""
+    figure = go.Figure()
+    if info.steps:
+        _bars(figure, info, dark)
+        _float(figure, info, dark)
+        for place, step in enumerate(info.steps):
+            _mark(figure, info, place, step, dark)
+    names = [f"<b>{s.title}</b><br>{s.ingredient}" for s in info.steps]
+    figure.update_xaxes(
+        tickvals=list(range(len(names))),
+        ticktext=names,
+        range=[-0.45, max(1, len(names)) - 0.25],
+        showgrid=False,
+        fixedrange=True,
+    )
+    figure.update_yaxes(title=AXES[info.metric], **_span(info))
+    figure.update_layout(showlegend=False, hovermode="closest")
+    return theme.frame(
+        figure, title=theme.tied(headline(info)), height=HEIGHT, dark=dark, width=96, large=large
+    )
+
+
+def _span(info: Waterfall) -> dict:
+    if not info.steps:
+        return {}
+    ends = [x for s in info.steps for x in (s.value, s.low, s.high) if x is not None]
+    ends.append(info.reference)
+    room = 0.12 * (max(ends) - min(ends)) or 1.0
+    low = max(0.0, min(ends) - room) if info.metric != "kl" else -room / 2
+    return {"range": [low, max(ends) + room]}
+
+
+def _bars(figure: go.Figure, info: Waterfall, dark: bool) -> None:
+    """From the value before to the value after, in shapes: their ends are the only marks."""
+    for place in range(1, len(info.steps)):
+        before, after = info.steps[place - 1].value, info.steps[place].value
+        better = info.gain(place) >= 0
+        text = ("▲ " if better else "▼ ") + amount(info, info.gain(place))
+        shapes, note = step_bar.bar(place, before, after, text, better=better, dark=dark)
+        for shape in shapes:
+            figure.add_shape(shape)
+        figure.add_annotation(note)
+
+
+def _float(figure: go.Figure, info: Waterfall, dark: bool) -> None:
+    said = {"top1": f"float {info.reference:.1f} %", "agreement": "float 100 %", "kl": "float 0"}
+    figure.add_hline(
+        y=info.reference,
+        line={"color": theme.ink(dark), "dash": "dash", "width": 1.2},
+        annotation={
+            "text": said[info.metric],
+            "font": {"size": theme.SMALL, "color": theme.ink(dark)},
+            "xanchor": "left",
+            "x": 0,
+            "yanchor": "bottom" if info.better > 0 else "top",
+        },
+    )
+
+
+def _mark(figure: go.Figure, info: Waterfall, place: int, step: Step, dark: bool) -> None:
+    style = theme.style(step.method)
+    shown = f"{step.value:.3f}" if info.metric == "kl" else f"{step.value:.1f} %"
+    reach = {} if step.low is None else _reach(step, style.color)
+    told = "" if step.low is None else f"<br>95 %: {step.low:.1f} to {step.high:.1f}"
+    figure.add_scatter(
+        x=[place],
+        y=[step.value],
+        mode="markers",
+        marker={
+            "symbol": style.symbol,
+            "size": 11,
+            "color": style.color,
+            "line": {"width": 1.5, "color": theme.paper(dark)},
+        },
+        name=step.title,
+        hovertemplate=f"<b>{step.title}</b><br>{shown}{told}<extra></extra>",
+        **reach,
+    )
+    figure.add_annotation(
+        x=place - 0.05,
+        y=step.value,
+        xanchor="right",
+        text=shown,
+        showarrow=False,
+        font={"size": theme.FONT_SIZE, "color": theme.ink(dark)},
+    )
+
+
+def _reach(step: Step, color: str) -> dict:
+    bar = {
+        "type": "data",
+        "symmetric": False,
+        "array": [step.high - step.value],
+        "arrayminus": [step.value - step.low],
+        "color": color,
+        "thickness": 1.4,
+        "width": 6,
+    }
+    return {"error_y": bar}
+
+
+def alt(info: Waterfall) -> str:
+    """The figure in words, with its numbers."""
+    told = []
+    for step in info.steps:
+        digits = 3 if info.metric == "kl" else 1
+        part = f"{step.title} {step.value:.{digits}f}"
+        if step.low is not None:
+            part += f" ({step.low:.1f} to {step.high:.1f})"
+        told.append(part)
+    return f"{AXES[info.metric]} step by step: {', '.join(told)}. {headline(info)}."

@@ -1,0 +1,42 @@
+"""Weights whose columns are brought to one footing before rounding: RepQ-ViT's other half.
+
+The counterpart of `qlib.quantizers.by_channel`, on the layer behind the activation.
+Paper: RepQ-ViT, Li et al., ICCV 2023, arXiv 2212.08254
+"""
+
+from torch import Tensor
+
+from qlib.quantizers.base import Quantizer
+from qlib.quantizers.uniform import Uniform
+
+
+class Columns(Quantizer):
+    """ŵ = Q(w·r)/r for weights (out, in): the columns are brought to one footing, then rounded.
+
+    Q is a uniform grid with the scheme's granularity; ``column`` is r, (in,).
+    """
+
+    title = "nearest, columns brought to one footing"
+    fits_alone = False
+    mixed = True
+
+    def __init__(self, grid: Quantizer, column: Tensor) -> None:
+        super().__init__(grid.scale, grid.zero_point, grid.scheme)
+        self.inner = Uniform(grid.scale, grid.zero_point, grid.scheme)
+        self.register_buffer("column", column.detach().clone())
+
+    @property
+    def grids(self) -> int:
+        return max(self.scale.numel(), self.column.numel())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.values(self.nearest(x))
+
+    def nearest(self, x: Tensor) -> Tensor:
+        return self.inner.nearest(x * self.column)
+
+    def values(self, codes: Tensor) -> Tensor:
+        return self.inner.values(codes) / self.column
+
+    def learnable(self) -> dict[str, list]:
+        return {}

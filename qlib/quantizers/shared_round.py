@@ -1,0 +1,158 @@
+"""One rounding bit for each weight, shared by several bit-widths with steps of their own.
+
+It needs several fitted ones.
+Paper: PTMQ, Xu et al., AAAI 2024 (figure 1: weights and rounding shared, step sizes not)
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qlib.quantizers.base import Quantizer
+from qlib.quantizers.soft_round import SoftRound, inverse_h
+from qlib.quantizers.switchable import Switchable
+from qlib.quantizers.uniform import Uniform
+
+
+class SharedRound(Switchable):
+    """ŵ_b = s_b·clamp(⌊w/s_b⌋ + R, low_b, high_b), with one R for all widths b.
+
+    While it is learned R is soft, as in `SoftRound`; hard, it is one bit for each weight, and
+    nothing else is kept: the weight of a width is worked out when asked for.
+
+    ``nested``: the steps are s_b = 2^(top − b)·s_top. Then ⌊w/s_b⌋ is the integer of the top width
+    shifted right, so that integers and rounding bits are all that a device needs.
+    """
+
+    title = "up or down, one choice for all widths"
+    up_or_down = True
+
+    def __init__(self, grids: dict[int, Quantizer], *, nested: bool = False) -> None:
+        super().__init__(grids)
+        self.nested = nested
+        self.register_buffer("rounding", None)  # R as booleans, once hard
+
+    @classmethod
+    def around(cls, fitted: Switchable, weight: Tensor, start: str, nested: bool) -> "SharedRound":
+        """Soft rounding of ``weight`` on fitted grids.
+
+        Args:
+            start: which width's fraction of w/s_b is R at first: "lowest", "middle", "highest" or
+                the "mean" of all.
+        """
+        grids = _nested(fitted) if nested else {b: fitted.at(b) for b in fitted.widths}
+        soft = {b: SoftRound(q.scale, q.zero_point, q.scheme) for b, q in grids.items()}
+        made = cls(soft, nested=nested)
+        made.bits = fitted.bits
+        with torch.no_grad():
+            floors = {b: made._floor(weight, b) for b in made.widths}
+            fraction = made._fraction(weight, floors, start)
+            up = nn.Parameter(inverse_h(fraction), requires_grad=False)
+            for b, floor in floors.items():
+                made.at(b).stand_on(floor, up)
+        return made
+
+    @classmethod
+    def of_bits(
+        cls, grids: dict[int, Quantizer], rounding: Tensor, *, nested: bool
+    ) -> "SharedRound":
+        """Hard: booleans in the shape of the weight as its granularity splits it."""
+        made = cls(grids, nested=nested)
+        made.rounding = rounding
+        return made
+
+    @property
+    def soft(self) -> bool:
+        return self.rounding is None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.chosen(x) if self.soft else self._steps(x).mul_(self.scale).reshape(x.shape)
+
+    def codes(self, x: Tensor) -> Tensor:
+        if self.soft:
+            return self.chosen.codes(x)
+        return self._steps(x).add_(self.zero_point).reshape(x.shape)
+
+    def base_codes(self, x: Tensor) -> Tensor:
+        """What a device stores of a nested network beside R: the top width's codes, rounded down.
+
+        Whole floats from ``qmin`` to ``qmax`` of that width, same shape.
+        """
+        top = self.at(self.widths[-1])
+        return (self._floor(x, self.widths[-1]) + top.zero_point).reshape(x.shape)
+
+    def soft_values(self) -> Tensor | None:
+        return self.chosen.soft_values() if self.soft else None
+
+    def learnable(self) -> dict[str, list[nn.Parameter]]:
+        return self.chosen.learnable() if self.soft else {}
+
+    def penalty(self, beta: float) -> Tensor | None:
+        return self.chosen.penalty(beta) if self.soft else None
+
+    def push(self, beta: float, weight: float) -> None:
+        self.chosen.push(beta, weight)
+
+    @torch.no_grad()
+    def harden(self) -> None:
+        """Up where V ≥ 0; what was only needed to learn is let go of."""
+        if self.soft:
+            self.rounding = self.chosen.up >= 0
+            grids = {b: _grid(self.at(b)) for b in self.widths}
+            self._of, self.members = grids, nn.ModuleList(grids.values())
+
+    def _steps(self, x: Tensor) -> Tensor:
+        return self._floor(x, self.bits).add_(self.rounding).clamp_(self.low, self.high)
+
+    def _floor(self, x: Tensor, bits: int) -> Tensor:
+        """⌊x/s_b⌋ in steps from 0.0, in the shape of the split; nested: by shifting the top's."""
+        q = self.at(self.widths[-1] if self.nested else bits)
+        floor = (q.scheme.granularity.split(x) / q.scale).floor_()
+        if self.nested:
+            floor.clamp_(q.low, q.high).div_(2.0 ** (self.widths[-1] - bits)).floor_()
+        return floor
+
+    def _fraction(self, x: Tensor, floors: dict[int, Tensor], start: str) -> Tensor:
+        """How far above its floor each weight lies, in steps: of one width, or the mean of all."""
+        last = len(self.widths) - 1
+        one = {"lowest": 0, "middle": last // 2, "highest": last}.get(start)
+        of = self.widths if one is None else (self.widths[one],)
+        split = self.scheme.granularity.split(x)
+        found = [(split / self.at(b).scale - floors[b]).clamp_(0, 1) for b in of]
+        return sum(found[1:], found[0]) / len(found)
+
+
+def pack(rounding: Tensor) -> Tensor:
+    """Booleans as bytes, eight in each, (⌈n / 8⌉,)."""
+    return torch.from_numpy(np.packbits(rounding.flatten().cpu().numpy()))
+
+
+def unpack(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Raises:
+    ValueError: not as many bytes as the shape needs.
+    """
+    n = math.prod(shape)
+    if packed.shape != (-(-n // 8),):
+        raise ValueError(f"{len(packed)} bytes of rounding bits for {n} weights")
+    bits = np.unpackbits(packed.cpu().numpy(), count=n).astype(bool)
+    return torch.from_numpy(bits).reshape(shape).to(packed.device)
+
+
+def _grid(q: Quantizer) -> Uniform:
+    return Uniform(q.scale, q.zero_point, q.scheme)
+
+
+def _nested(fitted: Switchable) -> dict[int, Quantizer]:
+    """Steps that are powers of two apart, so that the range of the middle width fits."""
+    widths = fitted.widths
+    middle, top = fitted.at(widths[(len(widths) - 1) // 2]), fitted.at(widths[-1])
+    step = middle.scale / 2.0 ** (top.scheme.bits - middle.scheme.bits)
+    zero = (-middle.low * step.new_tensor(2.0 ** (top.scheme.bits - middle.scheme.bits))).round()
+    made = {}
+    for b in widths:
+        scheme, ratio = fitted.at(b).scheme, 2.0 ** (top.scheme.bits - b)
+        at = zero.new_zeros(zero.shape) if scheme.symmetric else zero / ratio
+        made[b] = Uniform(step * ratio, at.floor().clamp(scheme.qmin, scheme.qmax), scheme)
+    return made

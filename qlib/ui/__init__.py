@@ -1,0 +1,1 @@
+"""The screens: the only folder of the library that knows Streamlit."""

@@ -1,0 +1,158 @@
+"""Choosing the runs to compare: the list, the clicks in the figure, the ticks in the table."""
+
+import math
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from qlib.core.records import RunRecord
+from qlib.store import Entry
+from qlib.ui.shared import answers, comparable, pickers, state
+
+MOST = 6
+TABLE, SCATTER = "run-table", "scatter"
+URL = "query-params"
+COSTS = {"time": "Time", "size": "Size", "bops": "Bit-operations"}
+NUMBERS = ("top1", "top1_low", "top1_high", "top1_float", "agreement", "lost", "gained", "n",
+           "weight_mb", "gbops")  # fmt: skip
+
+Known = Mapping[str, Entry]
+Session = MutableMapping[str, Any]
+
+
+def handles(entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    """Every run that can be compared, by the name that pickers and links use."""
+    titles = state.titles()
+    good = (e for e in entries.values() if not lacking(e.record))
+    return {answers.handle(e.record, titles): e for e in good}
+
+
+def lacking(record: RunRecord) -> list[str]:
+    """The measurements that a comparison needs and this record has not, or not as numbers."""
+    found = [name for name in NUMBERS if not _is_number(record.metrics.get(name))]
+    costs = {name: record.metrics.get(name) for name in ("weight_mb", "gbops")}
+    costs["seconds.total"] = record.seconds.get("total")
+    # on a logarithmic axis there is no zero
+    free = [name for name, cost in costs.items() if not (_is_number(cost) and cost > 0)]
+    return list(dict.fromkeys(found + free))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+# ---- which runs ------------------------------------------------------------------------------
+
+
+def choose(known: Known, record: RunRecord) -> list[str]:
+    """The names of the chosen runs; those of a link that are not here are told, not raised.
+
+    Before anyone chooses, the methods of the bar's backbone at its bits are compared; the bar's
+    run is ``record``. Another backbone or other bits in the bar start anew from there, unless a
+    link has changed the choice at the same time.
+    """
+    asked, session = st.query_params.get_all("runs"), st.session_state
+    first, now = start(known, record), (record.spec.model, answers.bits_label(record))
+    bar, linked = session.get("compare-bar", (now, asked))
+    session["compare-bar"] = now, asked
+    missing = [name for name in asked if name not in known]
+    if bar != now and linked == asked:
+        session["runs"], missing = first, []
+    session["scatter-names"] = {e.record.spec.key: name for name, e in known.items()}
+    picked = pickers.runs(list(known), first, most=MOST, on_change=_forget_table)
+    if missing:
+        st.info(
+            f"This link names runs that are not here: {', '.join(f'`{m}`' for m in missing)}. "
+            "The others are shown.",
+            icon=":material/link_off:",
+        )
+    return picked
+
+
+def start(known: Known, record: RunRecord) -> list[str]:
+    """What is compared before anyone chose: the methods of this run's backbone at its bits."""
+    spec, bits = record.spec, answers.bits_label(record)
+    fitting = [
+        name
+        for name, e in known.items()
+        if (e.record.spec.model, answers.bits_label(e.record)) == (spec.model, bits)
+        and not comparable.unlike([record, e.record])
+    ]
+    return sorted(fitting)[:MOST] or list(known)[:2]
+
+
+def _forget_table() -> None:
+    st.session_state.pop(TABLE, None)
+
+
+def controls() -> tuple[str, bool, int]:
+    """Cost axis, whether other runs are drawn behind, the fewest test images that count."""
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="large"):
+        cost = st.segmented_control(
+            "Cost to compare with", list(COSTS), format_func=COSTS.get, default="time",
+            required=True, key="x", bind=URL, width="content",
+        )  # fmt: skip
+        fewest = st.number_input(
+            "Fewest test images", 0, 1_000_000, 0, 100, key="min_n", bind=URL, width=170,
+            help="Runs measured on fewer images are left out: their intervals are too wide.",
+        )  # fmt: skip
+        others = st.toggle(
+            "Show the other runs too", key="others", bind=URL,
+            help="Click one in the figure to compare it, or draw a box to list those inside.",
+        )  # fmt: skip
+    return cost or "time", others, fewest
+
+
+def enough(known: Known, picked: Sequence[str], fewest: int) -> list[str]:
+    """The chosen runs with enough test images; those left out are told."""
+    kept = [name for name in picked if known[name].record.metrics["n"] >= fewest]
+    if len(kept) < len(picked):
+        out = [name for name in picked if name not in kept]
+        st.caption(f"Left out, with fewer than {fewest:,} test images: {', '.join(out)}.")
+    return kept
+
+
+def behind(known: Known, names: Sequence[str], picked: Sequence[str]) -> list[RunRecord]:
+    """The runs drawn behind the chosen ones: listed, of the same backbones and test images."""
+    here = {_ground(known[name].record) for name in picked}
+    rest = (known[name].record for name in names if name not in picked)
+    return [record for record in rest if _ground(record) in here]
+
+
+def _ground(record: RunRecord) -> tuple:
+    return record.spec.model, record.spec.data, record.data.get("test_hash")
+
+
+def followed(session: Session = st.session_state) -> None:
+    """A click on a point chooses its run or lets it go; a box lists the runs inside it below."""
+    selection, names = session[SCATTER]["selection"], session["scatter-names"]
+    data = (p.get("customdata") for p in selection["points"])
+    hit = list(dict.fromkeys(names[d[0]] for d in data if d and d[0] in names))
+    if not hit:
+        return
+    if selection.get("box"):
+        session["boxed"] = hit
+        return
+    now = list(session["runs"])
+    session["runs"] = [n for n in now if n != hit[0]] if hit[0] in now else [*now, hit[0]][:MOST]
+    if hit[0] not in now and len(now) >= MOST:
+        session["compare-full"] = True
+
+
+def tell_full() -> None:
+    """Said once after a click that found no room."""
+    if st.session_state.pop("compare-full", False):
+        st.toast(f"At most {MOST} runs are compared: let one go first.", icon=":material/block:")
+
+
+def unlike_banner(records: Sequence[RunRecord]) -> bool:
+    """Warn that a ranking would not be fair; True when it is not."""
+    names = comparable.unlike(records)
+    if names:
+        st.warning(
+            f"**Not like for like.** These runs differ in: {', '.join(names)}. "
+            "So no ranking is given.",
+            icon=":material/balance:",
+        )
+    return bool(names)

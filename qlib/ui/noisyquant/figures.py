@@ -1,0 +1,166 @@
+"""The figures of the NoisyQuant page: drawn and captioned."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from qlib.noise.profile import LayerNoise, NoiseProfile
+from qlib.plots.noise import curves as _noise
+from qlib.plots.noise import (
+    error_over_noise,
+    inside_one_cell,
+    noise_tricks,
+    noisy_values,
+    who_gains,
+)
+from qlib.plots.shared import theme
+from qlib.ui.noisyquant import data, saved, text
+from qlib.ui.noisyquant.data import Found
+from qlib.ui.noisyquant.saved import Saved
+from qlib.ui.shared import context, state
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What the controls say. ``own``: in the scatter each layer has the reach of its search."""
+
+    bits: int
+    reach: float
+    draw: str
+    own: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """One layer at the bits that are asked for, and everything that the figures need."""
+
+    found: Found
+    ask: Ask
+
+    @property
+    def profile(self) -> NoiseProfile:
+        return self.found.profile
+
+    @property
+    def layer(self) -> LayerNoise:
+        return self.profile.at(self.found.layer, self.ask.bits)
+
+    @property
+    def images(self) -> str:
+        return self.found.view.data
+
+    @property
+    def name(self) -> str:
+        """The beginning of the names of saved pictures."""
+        return f"{self.found.spec.model}_{self.found.layer}_{self.ask.bits}bit"
+
+
+def draw(
+    key: str,
+    figure: go.Figure,
+    alt: str,
+    name: str,
+    clicked: Callable[[str], None] | None = None,
+) -> go.Figure:
+    """A figure of the page; ``clicked`` is called with its key when a mark is clicked."""
+    more = {}
+    if clicked is not None:
+        more = {"on_select": lambda: clicked(key), "selection_mode": "points"}
+    st.plotly_chart(figure, key=key, config=theme.config(name), alt=alt, **more)
+    return figure
+
+
+def look() -> dict[str, bool]:
+    """How figures are drawn now."""
+    return {"dark": state.dark(), "large": state.presenting()}
+
+
+def cell(shown: Shown) -> Saved:
+    """P6: inside one rounding cell."""
+    found, ask = shown.layer, shown.ask
+    info = inside_one_cell.info(found, ask.reach)
+    alt, figure = inside_one_cell.alt(info), inside_one_cell.figure(info, **look())
+    with st.container(key="n-cell-box"):
+        draw("n-cell", figure, alt, f"{shown.name}_cell")
+        st.caption(text.cell_note(found, ask.reach, info.share, ask.draw))
+    table = partial(saved.cell, info)
+    return Saved("inside_one_cell", figure, alt, table, f"found, {ask.reach}")
+
+
+def curves(shown: Shown) -> Saved:
+    """P7: output error over the reach."""
+    found, ask = shown.layer, shown.ask
+    info = error_over_noise.info(found, ask.reach, ask.draw)
+    alt, figure = error_over_noise.alt(info), error_over_noise.figure(info, **look())
+    with st.container(key="n-curve-box"):
+        draw("n-curve", figure, alt, f"{shown.name}_error", data.clicked_reach)
+        st.caption(text.curve_note(shown.profile, found, ask.reach, ask.draw))
+    table = partial(saved.curves, info)
+    return Saved("error_over_noise", figure, alt, table, f"found, {ask.reach}, {ask.draw!r}")
+
+
+def scatter(shown: Shown) -> Saved:
+    """P7b: who gains."""
+    ask, images = shown.ask, shown.images
+    reach = None if ask.own else ask.reach
+    info = who_gains.info(shown.profile.layers, ask.bits, reach, ask.draw, images)
+    figure = who_gains.figure(info, chosen=shown.found.layer, **look())
+    alt = who_gains.alt(info)
+    with st.container(key="n-scatter-box"):
+        draw("n-scatter", figure, alt, f"{shown.found.spec.model}_gains", context.clicked_layer)
+        st.caption(text.scatter_note(images, ask.draw))
+    call = f"profile.layers, {ask.bits}, {reach}, {ask.draw!r}, {images!r}"
+    return Saved("who_gains", figure, alt, partial(saved.gains, info), call)
+
+
+def tricks(shown: Shown) -> Saved:
+    """P7c: plain, clip search, mean shift, noise."""
+    info = noise_tricks.info(shown.layer, shown.images)
+    alt, figure = noise_tricks.alt(info), noise_tricks.figure(info, **look())
+    with st.container(key="n-tricks-box"):
+        draw("n-tricks", figure, alt, f"{shown.name}_tricks")
+        st.caption(
+            "One after the other, from a grid over the whole range. Noise comes last, at its best "
+            "reach by expectation on the grid that the other two left."
+        )
+    table = partial(saved.tricks, shown.layer)
+    return Saved("noise_tricks", figure, alt, table, f"found, {shown.images!r}")
+
+
+def histogram(shown: Shown) -> Saved | None:
+    """The values before and after the noise, where the run stored them."""
+    hist = data.values(shown.found)
+    if hist is None:
+        st.info(
+            "The run of the sidebar stored no counts of this layer's input, so its values cannot "
+            "be drawn.",
+            icon=":material/inventory_2:",
+        )
+        return None
+    info = noisy_values.info(shown.layer, hist, shown.ask.reach)
+    alt, figure = noisy_values.alt(info), noisy_values.figure(info, **look())
+    with st.container(key="n-values-box"):
+        draw("n-values", figure, alt, f"{shown.name}_values")
+        st.caption(
+            "Around the fullest place. The noise is taken off again behind the layer, exactly: "
+            "only the rounding sees it."
+        )
+    return Saved("noisy_values", figure, alt, partial(saved.values, info))
+
+
+def effect_line(shown: Shown) -> str:
+    """The chosen layer's numbers at the chosen reach (Markdown)."""
+    found, ask = shown.layer, shown.ask
+    sides = [
+        (words, _noise.left(found, ask.reach, ask.draw, images))
+        for images, words in (("calib", "calibration"), ("test", "held-out"))
+        if not (ask.draw == _noise.NORMAL and images == "test")
+    ]
+    told = " · ".join(f"{words} **{_noise.times(share)}**" for words, share in sides)
+    return (
+        f"**`{found.layer}`** · {ask.bits} bits · {_noise.steps(ask.reach)} · output error {told} "
+        f"· rounding **{found.rounding:.2f}** × step²/12"
+    )

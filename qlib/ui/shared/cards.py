@@ -1,0 +1,77 @@
+"""How one finished run, and one that did not finish, are shown."""
+
+import streamlit as st
+
+from qlib.core.records import RunRecord
+from qlib.jobs import Job
+from qlib.ui.shared import answers
+from qlib.ui.shared.glossary import word
+
+KEPT = "Results of finished runs, and this run's log and events, are kept."
+
+
+def result(record: RunRecord) -> None:
+    """Accuracy with its interval, the baselines, agreement, flips and size."""
+    m = record.metrics
+    against_float = gap(m["top1"] - m["top1_float"], "against")
+    over_nearest = gap(m["top1"] - m["top1_nearest"], "over")
+    facts = (
+        ("Top-1", f"{m['top1']:.1f} %", f"95 %: {answers.interval(record)}", "top-1"),
+        ("Float model", f"{m['top1_float']:.1f} %", against_float, "float model"),
+        ("Nearest rounding", f"{m['top1_nearest']:.1f} %",
+         "this run" if record.spec.method == "nearest" else over_nearest, "nearest"),
+        ("Agreement", f"{m['agreement']:.1f} %", "with the float model", "agreement"),
+        ("Lost / gained", f"{int(m['lost'])} / {int(m['gained'])}", f"of {int(m['n']):,} images",
+         "lost"),
+        ("Weights", f"{m['weight_mb']:.3g} MB", f"float {m['weight_mb_float']:.3g} MB", "size"),
+    )  # fmt: skip
+    with st.container(border=True, key="result"):
+        for cell, (name, value, note, term) in zip(st.columns(6), facts, strict=True):
+            cell.metric(name, value, note, delta_color="off", delta_arrow="off", help=word(term))
+        st.caption(f"{answers.source_line(record)}.")
+        for note in record.notes:
+            st.caption(f":material/info: {note}")
+
+
+def gap(value: float, word: str) -> str:
+    """``+1.2 points WORD it`` with a real minus sign, or that there is no difference."""
+    if abs(value) < 0.05:
+        return "the same"
+    return f"{value:+.1f} points {word} it".replace("-", "−")
+
+
+def ended_badly(job: Job) -> None:
+    """What happened, what is kept, what to try; the log to take away."""
+    heads = {
+        "failed": ("The run was refused", "error"),
+        "crashed": ("The run's process died", "warning"),
+        "cancelled": ("The run was cancelled", "cancel"),
+    }
+    head, icon = heads[job.state]
+    with st.container(border=True, key="ended"):
+        st.markdown(f"#### :material/{icon}: {head}")
+        st.markdown(f"**What happened.** {job.message or 'It stopped when asked to.'}")
+        st.markdown(f"**What is kept.** {KEPT}")
+        st.markdown(f"**What to try.** {_advice(job)}")
+        if job.log.exists():
+            st.download_button(
+                "Download the log",
+                job.log.read_bytes,
+                file_name=f"{job.key}_log.txt",
+                mime="text/plain",
+                icon=":material/download:",
+                on_click="ignore",
+                key="log",
+            )
+
+
+def _advice(job: Job) -> str:
+    text = job.message.lower()
+    if job.state == "cancelled":
+        return "Change the settings below, or start the same run again."
+    if "memory" in text or "killed" in text or job.state == "crashed":
+        return (
+            "Often memory ran out: use fewer calibration images or a smaller batch, then start it "
+            "again. If it dies once more, the log says more."
+        )
+    return "Change what the sentence names, then start it again."

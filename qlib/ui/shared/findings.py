@@ -1,0 +1,64 @@
+"""The findings of a run as a small panel: sentence, remedy, a link to the view that shows it."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import streamlit as st
+
+from qlib.core.records import Refused
+from qlib.guide import findings
+from qlib.guide.findings import Finding
+from qlib.store import Entry
+from qlib.ui.shared import context, lessons, resolve, state
+
+
+def panel(entry: Entry, *, open_: bool = False) -> None:
+    """At most five findings of a run, in an expander; nothing where there are none."""
+    found = _all(entry)[: findings.MOST]
+    if not found:
+        return
+    many = "1 finding" if len(found) == 1 else f"{len(found)} findings"
+    with st.expander(
+        f"{many} about this run", icon=":material/lightbulb:", expanded=open_, key="findings"
+    ):
+        known = context.entries()
+        for finding in found:
+            _line(finding, entry, known)
+
+
+def _line(finding: Finding, entry: Entry, known: Sequence[Entry]) -> None:
+    words, link = st.columns([6, 1], vertical_alignment="center")
+    words.markdown(f"{finding.text} {finding.remedy}")
+    file = lessons.page_files().get(finding.page)
+    if file:
+        view = where(finding, entry, known)
+        link.page_link(file, label="Look", icon=":material/search:", query_params=view)
+
+
+def where(finding: Finding, entry: Entry, known: Sequence[Entry]) -> dict[str, str]:
+    """The address parameters that show a finding of this very run; ``known``: all runs."""
+    params = resolve.Choice(entry).params
+    first = resolve.choose(params, known, {})
+    if first is None or first.entry.key != entry.key:
+        params["run"] = entry.key
+    return params | finding.set
+
+
+def _all(entry: Entry) -> list[Finding]:
+    """Every file is read if it can be; rules pass over what is missing."""
+    try:
+        record = state.record(entry.folder)
+    except Refused:
+        return []
+    parts: dict[str, Any] = {}
+    for name, read in (("hist", state.hist), ("preds", state.preds)):
+        with suppress(Refused):
+            parts[name] = read(entry.folder)
+    with suppress(Refused):
+        analysed = context.profile_of(record)
+        parts["profile"] = state.profile(analysed.folder) if analysed else ()
+    with suppress(Refused):
+        measured = state.noise_of(record.spec)
+        parts["noise"] = state.noise(measured.folder) if measured else None
+    return findings.of(record, **parts)

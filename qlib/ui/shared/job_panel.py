@@ -1,0 +1,84 @@
+"""What every page does that offers a job of its own: find it, queue it, show it wait and run.
+
+``prefix`` begins the keys of a page's widgets, so that two panels never share one.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+
+import streamlit as st
+
+from qlib import jobs, store
+from qlib.core.records import Refused, RunSpec
+from qlib.jobs import Job
+
+EVERY = 1.0  # seconds between looks at a running job
+MEASUREMENT = {  # how one that did not finish ended
+    "cancelled": "The measurement was cancelled.",
+    "failed": "The measurement was refused.",
+    "crashed": "The measurement's process died.",
+}
+
+
+def known(spec: RunSpec) -> Job | None:
+    """The job of a specification, if one was ever started and is still known."""
+    with suppress(Refused):
+        return jobs.status(spec.key, store.runs_dir())
+    return None
+
+
+def watch(look: Callable[[object, str], None], about: object, job: Job | None, key: str) -> None:
+    """Draw ``look(about, state of the job)`` in a fragment; it renews itself while the job goes on.
+
+    ``look`` begins with `moved`, so that the page runs once more when the state has changed.
+    """
+    live = job is not None and not job.over
+    fragment = st.fragment(look, run_every=EVERY if live else None, key=key)
+    fragment(about, job.state if job else "")
+
+
+def moved(job: Job | None, seen: str) -> None:
+    """Run the page again if the job is no longer in the state that the page was drawn for."""
+    if (job.state if job else "") != seen:
+        st.rerun()
+
+
+def refusal(prefix: str) -> None:
+    """Why the last press of the button queued nothing, once."""
+    if f"{prefix}-refused" in st.session_state:
+        st.error(st.session_state.pop(f"{prefix}-refused"), icon=":material/error:")
+
+
+def submit(spec: RunSpec, prefix: str) -> None:
+    """Queue a job; a refusal is kept for `refusal`."""
+    try:
+        jobs.submit(spec, store.runs_dir())
+    except Refused as error:
+        st.session_state[f"{prefix}-refused"] = str(error)
+
+
+def waiting(job: Job) -> None:
+    """Its place, while it is queued."""
+    if job.state == "queued":
+        ahead = "the next to start" if job.place <= 1 else f"place {job.place} in the queue"
+        st.info(f"Waiting: {ahead}. One run works at a time.", icon=":material/hourglass_top:")
+
+
+def bar(job: Job, share: float, text: str, prefix: str, *, lost: str) -> None:
+    """How far it is, and the button that stops it; ``lost``: what then becomes of it."""
+    with st.container(horizontal=True, vertical_alignment="center", key=f"{prefix}-progress"):
+        st.progress(share, text=text)
+        st.button(
+            "Cancel",
+            icon=":material/stop_circle:",
+            disabled=job.state == "cancelling",
+            on_click=_cancel,
+            args=(job.key,),
+            help=lost,
+            key=f"{prefix}-cancel",
+        )
+
+
+def _cancel(key: str) -> None:
+    with suppress(Refused):  # it ended, or its folder went, between the look and the click
+        jobs.cancel(key, store.runs_dir())

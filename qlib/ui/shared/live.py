@@ -1,0 +1,129 @@
+"""The live network on the screens: the switch that starts it, how far it is, and its answers.
+
+PyTorch runs in a process of its own (`qlib.live`), which starts when somebody asks for it and is
+shared by all visitors.
+"""
+
+import uuid
+from collections.abc import Callable, Sequence
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from qlib import live
+from qlib.core.records import Refused
+from qlib.live import Answer, Bits, Live
+from qlib.store import Entry
+
+ON = "live-on"  # session key: this visitor wants predictions computed now
+LOOK = 0.4  # seconds between looks at a network that loads
+SOON = 1.5  # seconds that a page waits for a run to load before it shows progress
+
+
+@st.cache_resource(show_spinner=False)
+def shared() -> Live:
+    """The one process of all visitors; not started yet."""
+    return Live()
+
+
+def answer(
+    entry: Entry, bits: Bits, images: str | Sequence[int] = "shown", weights: int | None = None
+) -> Answer:
+    """What the run's network says now. Starts the process where it does not run, and waits.
+
+    Args:
+        bits: one width, or a width for each unit named (the others: the run's own).
+        images: "shown" (the first 12 held-out ones), "test" (all: with their top-1), or positions.
+
+    Raises:
+        Refused: in one sentence, why there is no answer.
+    """
+    asker = st.session_state.setdefault("live-asker", uuid.uuid4().hex)
+    shared().start(entry.folder)
+    return shared().ask(entry.folder, bits, images, weights, asker=asker)
+
+
+def wanted() -> bool:
+    """Whether this visitor has switched it on."""
+    return bool(st.session_state.get(ON)) and not live.missing()
+
+
+def switch(
+    entry: Entry,
+    help: str,
+    *,
+    turned: Callable[[], Entry] | None = None,
+    below: DeltaGenerator | None = None,
+) -> bool:
+    """The switch *Try it now*; whether the run's network is loaded, so that it can be asked.
+
+    While it loads its progress is shown, and the page runs again when it is there. Call it on
+    every run of a page. ``turned`` is called when it is switched on and says which run to load
+    then, where that is another one; ``below``: where to say what went wrong.
+    """
+    why = live.missing()
+    st.session_state["live"] = on = wanted()
+    st.toggle(
+        "Try it now",
+        key="live",
+        disabled=bool(why),
+        on_change=_turned,
+        args=(entry, turned),
+        help=why or help,
+    )
+    ready, problem = _ready(entry) if on else (False, "")
+    loading = on and not ready and not problem
+    watch = st.fragment(_watch, run_every=LOOK if loading else None, key="live-progress")
+    watch(entry if loading else None)
+    if problem:
+        with below or st.container():
+            failed(entry, problem)
+    return ready
+
+
+def failed(entry: Entry, problem: str) -> None:
+    """Say why there is no answer; where the process is gone, offer to start it again."""
+    with st.container(horizontal=True, vertical_alignment="center", key="live-failed"):
+        st.warning(problem, icon=":material/power_off:")
+        if not shared().alive:
+            st.button("Start it again", key="live-again", on_click=_start, args=(entry,))
+
+
+def _ready(entry: Entry) -> tuple[bool, str]:
+    """Whether the run is loaded, or why it will not be."""
+    network = shared()
+    try:
+        if network.alive:
+            network.start(entry.folder)  # another run than before, perhaps
+        ready = network.opened(entry.folder, SOON if network.warm else 0.0) is not None
+    except Refused as error:
+        return False, str(error)
+    refused = st.session_state.pop("live-refused", "The live network does not run.")
+    return ready, "" if network.alive else refused
+
+
+def _turned(entry: Entry, turned: Callable[[], Entry] | None) -> None:
+    st.session_state[ON] = st.session_state["live"]
+    if st.session_state[ON]:
+        _start(turned() if turned else entry)
+
+
+def _start(entry: Entry) -> None:
+    try:
+        shared().start(entry.folder)
+    except Refused as error:
+        st.session_state["live-refused"] = str(error)
+
+
+def _watch(entry: Entry | None) -> None:
+    """How far the process is, while it loads."""
+    if entry is None:
+        return
+    try:
+        done = shared().opened(entry.folder) is not None
+    except Refused:
+        done = True  # the page says why
+    stage = shared().stage
+    if done or stage is None:
+        st.rerun()
+    st.progress(stage.done / stage.of, text=f"{stage.text} (step {stage.done + 1} of {stage.of})")

@@ -1,0 +1,56 @@
+"""A run of one network with many bit-widths, told as one run for each width."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from qlib.core.records import RunRecord
+from qlib.store import Entry
+
+
+def entries(known: Sequence[Entry]) -> list[Entry]:
+    """Each run, followed by itself at its other widths of equal weight and activation bits.
+
+    These share the folder; bits and numbers of their records are those of the width. Networks of
+    many widths that show what goes wrong otherwise come last.
+    """
+    order = sorted(known, key=_contrast)
+    return [one for entry in order for one in (entry, *_others(entry))]
+
+
+def side(record: RunRecord, preds: Mapping[str, Any]) -> str:
+    """Which guesses of ``preds.npz`` are those of this width: ``w3``, or ``quant``."""
+    name = f"w{record.spec.act_bits}"
+    return name if record.widths and f"{name}_top5" in preds else "quant"
+
+
+def is_other(entry: Entry) -> bool:
+    """Whether this tells of another width than the run's own, which its files are about."""
+    return at_other(entry.record)
+
+
+def at_other(record: RunRecord) -> bool:
+    """The same of a record."""
+    return bool(record.widths) and "top1_nearest" not in record.metrics
+
+
+def _contrast(entry: Entry) -> bool:
+    return entry.record.spec.settings.get("learned_at") == "highest"
+
+
+def _others(entry: Entry) -> list[Entry]:
+    spec = entry.record.spec
+    own = spec.weight_bits, spec.act_bits
+    rows = [r for r in entry.record.widths if r["weight_bits"] == r["act_bits"]]
+    return [
+        replace(entry, record=_at(entry.record, row))
+        for row in rows
+        if (row["weight_bits"], row["act_bits"]) != own
+    ]
+
+
+def _at(record: RunRecord, row: Mapping[str, float]) -> RunRecord:
+    bits = {name: int(row[name]) for name in ("weight_bits", "act_bits")}
+    told = {name: value for name, value in record.metrics.items() if name != "top1_nearest"}
+    told |= {name: value for name, value in row.items() if name not in bits}
+    return replace(record, spec=replace(record.spec, **bits), metrics=told)

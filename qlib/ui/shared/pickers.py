@@ -1,0 +1,146 @@
+"""Pickers that pages share: backbone, images, method, bits, runs. All are bound to the URL."""
+
+import re
+from collections.abc import Callable, Sequence
+
+import streamlit as st
+
+from qlib.core import specs
+from qlib.core.registry import discover, names
+from qlib.ui.shared.glossary import word
+
+MODEL, DATA, METHOD = "digits-vit", "digits", "brecq"
+EXAMPLES = {"NAME": "deit_tiny_patch16_224", "PATH": "/data/images or /data/images.zip"}
+URL = "query-params"
+
+
+def hole(key: str) -> str | None:
+    """The capital letters to be filled in of a pattern: ``timm:NAME`` → ``NAME``."""
+    found = re.search(r":([A-Z]+)$", key)
+    return found.group(1) if found else None
+
+
+def unfilled(name: str, known: list[str]) -> tuple[str | None, str]:
+    """The key that ``name`` was made from, and what fills its hole: the reverse of a pick."""
+    if name in known:
+        return name, ""
+    source, _, rest = name.partition(":")
+    found = (key for key in known if hole(key) and key.startswith(source + ":"))
+    return next(found, None), rest
+
+
+def model() -> tuple[str, str | None]:
+    """The backbone's key, and a weights file if one is named."""
+    known = _first(specs.model_keys(), MODEL)
+    picked = st.selectbox(
+        "Backbone",
+        known,
+        key="model",
+        bind=URL,
+        on_change=match_data,
+        help="The trained network to quantize. Digits networks come with their weights.",
+    )
+    picked = _filled(picked, "name", "Network name", "Any network name that timm knows.")
+    weights = None
+    if not picked.startswith("digits-"):
+        weights = st.text_input(
+            "Weights file (optional)" if picked.startswith("timm:") else "Weights file",
+            key="weights",
+            bind=URL,
+            placeholder="/data/weights.safetensors",
+            help="A .safetensors or .pth file of the network's state. Without one, timm networks "
+            "load their published weights, which needs a network connection once.",
+        )
+    return picked, weights or None
+
+
+def dataset() -> str:
+    """The key of the images to test on (and to calibrate with, unless others are named)."""
+    known = _first(specs.dataset_keys(), DATA)
+    picked = st.selectbox(
+        "Images",
+        known,
+        key="data",
+        bind=URL,
+        help="Where the images come from. Calibration and test images never overlap.",
+    )
+    return _filled(picked, "path", "Folder or zip", "A folder (or zip) with one folder per class.")
+
+
+def _filled(picked: str, key: str, name: str, help: str) -> str:
+    """The pattern with its hole filled by a text field; other keys as they are."""
+    gap = hole(picked)
+    if gap is None:
+        return picked
+    text = st.text_input(name, key=key, bind=URL, placeholder=EXAMPLES.get(gap, gap), help=help)
+    return picked[: -len(gap)] + text.strip() if text else picked
+
+
+def match_data() -> None:
+    """Choosing a backbone also chooses the images it was trained for, where the names say so."""
+    source = st.session_state["model"].split("-")[0]
+    fitting = [key for key in specs.dataset_keys() if key.split(":")[0] == source]
+    if fitting:
+        st.session_state["data"] = fitting[0]
+
+
+def method() -> str:
+    """The method's key; the baseline first, then by title."""
+    known = discover("methods")
+    order = sorted(known, key=lambda k: (k != "nearest", known[k].title.casefold()))
+    start = METHOD if METHOD in known else order[0]
+    picked = st.pills(
+        "Method",
+        order,
+        format_func=lambda k: known[k].title,
+        default=start,
+        required=True,
+        wrap=True,
+        key="method",
+        bind=URL,
+        help="How values are rounded, and what is learned to make up for it.",
+    )
+    owner = known[picked or start]
+    st.caption(f"{owner.promise} Takes {owner.cost} on a laptop. {owner.paper}.")
+    return picked or start
+
+
+def bits(side: str, key: str, default: int = 4) -> int:
+    """A bit-width from 2 to 8 for ``side`` (weights or activations)."""
+    picked = st.segmented_control(
+        f"{side} bits",
+        list(range(2, 9)),
+        default=default,
+        required=True,
+        key=key,
+        bind=URL,
+        help=word("bits"),
+    )
+    return picked or default
+
+
+def observer(side: str, key: str, help: str) -> str:
+    """Who chooses the clipping range of ``side``."""
+    known = _first(list(names("observers")), "mse")
+    return st.selectbox(f"{side} observer", known, key=key, bind=URL, help=help)
+
+
+def runs(
+    known: Sequence[str], default: Sequence[str], *, most: int, on_change: Callable[[], None]
+) -> list[str]:
+    """Several runs by name, at most ``most``."""
+    return st.multiselect(
+        f"Runs to compare (up to {most})",
+        list(known),
+        default=list(default),
+        max_selections=most,
+        key="runs",
+        bind=URL,
+        on_change=on_change,
+        placeholder="Choose runs here or tick them in the table",
+    )
+
+
+def _first(known: list[str], start: str) -> list[str]:
+    """The list with ``start`` in front, if it is there."""
+    return sorted(known, key=lambda key: key != start)

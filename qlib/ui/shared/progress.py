@@ -1,0 +1,217 @@
+"""A job as it runs: stages, live loss, time left, memory, events, Cancel. One timed fragment."""
+
+import time
+from contextlib import suppress
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from qlib import jobs, store
+from qlib.core.params import params
+from qlib.core.records import Refused
+from qlib.core.registry import discover
+from qlib.jobs import Job
+from qlib.plots.reconstruction import loss_curve
+from qlib.plots.shared import theme
+from qlib.ui.shared import analyses, answers, cards, findings, job_panel, state, timeline
+from qlib.ui.shared.glossary import word
+from qlib.ui.shared.timeline import Timeline, span
+
+LOGGED = 300  # newest events listed
+
+
+def panel(job: Job | None) -> None:
+    """The job of the address, if there is one. Call it on every run of the page, job or not.
+
+    The fragment renews itself only while the job goes on; when its state changes the page runs
+    once more.
+    """
+    every = job_panel.EVERY if job is not None and not job.over else None
+    watch = st.fragment(_watch, run_every=every, key="job")
+    watch(job.key if job else None, job.state if job else "")
+
+
+def find(key: str | None) -> tuple[Job | None, str]:
+    """The job or finished run called ``key``, own or stored, or a sentence that there is none."""
+    if not key:
+        return None, ""
+    for folder in (store.runs_dir(), store.demo_dir()):
+        try:
+            return jobs.status(key, folder), ""
+        except Refused:
+            continue
+    return None, f"There is no run `{key}` here any more. Choose settings below to make one."
+
+
+def answer(job: Job | None) -> str:
+    """What the page says under its title."""
+    if job is None:
+        return (
+            "Choose a network, a method and bits. The run works in the background and stays on "
+            "disk: closing this page loses nothing."
+        )
+    if job.over and job.state != "done":
+        return "This run did not finish; nothing of it is shown on other pages."
+    if job.state != "done":
+        return "The run works in the background: closing or reloading this page loses nothing."
+    if job.spec.analysis:
+        return analyses.answer(job.spec)
+    try:
+        record = store.load(job.run_dir)
+    except Refused:
+        return ""
+    title = state.titles().get(record.spec.method, record.spec.method)
+    return answers.start_answer(record, title)
+
+
+def _watch(key: str | None, seen: str) -> None:
+    if key is None:
+        return
+    job, _ = find(key)
+    if job is None or job.state != seen:
+        if job is not None and job.state == "done":
+            st.session_state["finished"] = key
+        st.rerun()
+    _header(job)
+    if job.state == "queued":
+        job_panel.waiting(job)
+    elif job.state in ("running", "cancelling"):
+        _running(job)
+    elif job.state == "done":
+        _done(job)
+    else:
+        cards.ended_badly(job)
+        _curves(_events(job), finished=True)
+
+
+def _header(job: Job) -> None:
+    spec, titles = job.spec, state.titles()
+    colors = {"running": "blue", "done": "green", "queued": "gray", "cancelling": "orange"}
+    with st.container(horizontal=True, vertical_alignment="center", key="job-head"):
+        name = f"{titles.get(spec.method, spec.method)} W{spec.weight_bits}A{spec.act_bits}"
+        st.subheader(f"{name} on `{spec.model}`", anchor=False, width="content")
+        st.badge(job.state, color=colors.get(job.state, "red"))
+        if not job.over:
+            st.button(
+                "Cancel",
+                icon=":material/stop_circle:",
+                disabled=job.state == "cancelling",
+                on_click=_cancel,
+                args=(job.key,),
+                help="Stops at the next step. Nothing of the run is published.",
+                key="cancel",
+            )
+
+
+def _cancel(key: str) -> None:
+    with suppress(Refused):  # it ended, or its folder went, between the look and the click
+        jobs.cancel(key, store.runs_dir())
+
+
+def _events(job: Job) -> list[dict[str, Any]]:
+    return jobs.events(job.key, job.folder.parents[1])
+
+
+def learns(job: Job) -> bool:
+    """Whether the job's method fits units: those that do have settings with steps."""
+    owner = discover("methods").get(job.spec.method)
+    return owner is not None and any("steps" in name for name in params(owner))
+
+
+def _running(job: Job) -> None:
+    events = _events(job)
+    line = timeline.read(events, learns=learns(job))
+    st.html(stages(line))
+    st.progress(line.share, text=line.text + (f" · round {line.round}" if line.round > 1 else ""))
+    one, two, three = st.columns(3)
+    one.metric("Elapsed", span(_elapsed(job, line)))
+    two.metric("Left in this round", _left(line), help=_LEFT)
+    three.metric("Memory", f"{line.mb:,.0f} MB" if line.mb else "–")
+    _curves(events)
+    _log(events)
+
+
+def _elapsed(job: Job, line: Timeline) -> float:
+    return time.time() - job.started if job.started else line.seconds
+
+
+_LEFT = (
+    "Only from units measured in this run, for the units of this round; ranges and the final "
+    "test come on top."
+)
+
+
+def _left(line: Timeline) -> str:
+    if line.left is not None:
+        return f"about {span(line.left)}"
+    return "measuring…" if line.stages[line.stage] in ("Load", "Calibrate", "Reconstruct") else "–"
+
+
+def stages(line: Timeline) -> str:
+    """The stages as a row of bars (HTML): done, now with its share, still to come."""
+    items = []
+    for i, name in enumerate(line.stages):
+        look = "done" if i < line.stage else "now" if i == line.stage else "next"
+        now = ' aria-current="step"' if look == "now" else ""
+        text = name
+        if look == "now" and line.of:
+            text = f"{name}: unit {line.index} of {line.of}"
+        items.append(f'<li class="{look}" style="--qx-share:{line.share:.0%}"{now}>{text}</li>')
+    return f'<ol class="qx-stages" aria-label="Stages of the run">{"".join(items)}</ol>'
+
+
+def _curves(events: list[dict[str, Any]], *, finished: bool = False) -> None:
+    curve = loss_curve.info(events, finished=finished)
+    if curve.last is None:
+        return
+    st.plotly_chart(
+        loss_curve.figure(curve, dark=state.dark()),
+        key="loss-figure",
+        config=theme.config("reconstruction_loss"),
+        alt=loss_curve.alt(curve),
+    )
+    st.caption(word("loss"))
+
+
+def _log(events: list[dict[str, Any]]) -> None:
+    with st.expander(f"Events ({len(events)})", icon=":material/receipt_long:", key="event-log"):
+        rows = [
+            {
+                "Second": e.get("t"),
+                "Phase": e["phase"],
+                "Unit": e.get("unit") or "",
+                "Step": e.get("step") or None,
+                "Loss": e.get("loss"),
+                "Note": e.get("note") or "",
+            }
+            for e in events[-LOGGED:][::-1]
+        ]
+        st.dataframe(pd.DataFrame(rows), hide_index=True, height=220, alt="Events of the run")
+
+
+def _done(job: Job) -> None:
+    if st.session_state.pop("finished", None) == job.key:
+        st.toast("The run is finished.", icon=":material/task_alt:", duration="short")
+    folder = job.run_dir
+    if job.spec.analysis:
+        analyses.link(job.spec)
+        return
+    try:
+        record = store.load(folder)
+    except Refused as error:
+        st.error(str(error), icon=":material/broken_image:")
+        return
+    cards.result(record)
+    findings.panel(store.Entry(folder, record), open_=True)
+    with st.container(horizontal=True):
+        st.page_link(
+            "pages/9_Compare.py",
+            label="Compare it with other runs",
+            icon=":material/balance:",
+            query_params={"runs": [answers.handle(record, state.titles())]},
+        )
+    events = _events(job)
+    _curves(events, finished=True)
+    if events:
+        _log(events)

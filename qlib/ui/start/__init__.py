@@ -1,0 +1,1 @@
+"""The Start page: the strip of predictions and the live try-out."""
