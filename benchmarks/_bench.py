@@ -15,7 +15,7 @@ from qlib.core.registry import discover
 from qlib.core.specs import checked
 from qlib.learning.tuning import tune
 from qlib.measure import metrics
-from qlib.pipeline.experiment import device_of, set_up
+from qlib.pipeline.experiment import device_of, load_experiment
 from qlib.pipeline.provenance import Clock
 from qlib.pipeline.quantize import bit_plan
 
@@ -28,9 +28,9 @@ class Bench:
 
     def __init__(self, spec: RunSpec) -> None:
         self.loaded = _loaded(spec)
-        self.setup = set_up(spec, device_of(spec), ignore)
-        with self.setup.model.quantized(weights=False, inputs=False):
-            self.reference = self.setup.predict(self.setup.net, "float")
+        self.experiment = load_experiment(spec, device_of(spec), ignore)
+        with self.experiment.model.quantized(weights=False, inputs=False):
+            self.reference = self.experiment.predict(self.experiment.net, "float")
         self._nearest: dict[str, float] = {}
 
     def fits(self, spec: RunSpec) -> bool:
@@ -43,8 +43,8 @@ class Bench:
         Returns:
             seconds in each phase: "calibrate", "reconstruct".
         """
-        spec, setup, clock = checked(spec), self.setup, Clock(ignore)
-        data, model = setup.data, setup.model
+        spec, experiment, clock = checked(spec), self.experiment, Clock(ignore)
+        data, model = experiment.data, experiment.model
         data.generator.manual_seed(spec.seed)
         data.report = clock
         data.arithmetic = getattr(torch, spec.precision)
@@ -61,11 +61,11 @@ class Bench:
 
     def answers(self) -> Tensor:
         """Logits of the test images in the model's present state, (n, classes)."""
-        return self.setup.predict(self.setup.model, "")
+        return self.experiment.predict(self.experiment.model, "")
 
     def accuracy(self) -> dict[str, float]:
         """Of the model in its present state: see `qlib.measure.metrics.accuracy`."""
-        return metrics.accuracy(self.setup.labels, self.answers(), self.reference)
+        return metrics.accuracy(self.experiment.labels, self.answers(), self.reference)
 
     def measured(self, spec: RunSpec) -> tuple[Mapping[str, float], Mapping[str, float]]:
         """What a run of ``spec`` would tell: accuracy, with "top1_nearest", and seconds."""

@@ -67,7 +67,7 @@ def _cached(subject: Subject, by: str) -> float:
     """Inputs from both networks and targets, of the unit where they are largest."""
     data = subject.calibration()
     found = 0.0
-    for unit in data.walk(subject.model, by=by, weights=False, inputs=False):
+    for unit in data.iter_units(subject.model, by=by, weights=False, inputs=False):
         found = max(found, _megabytes((unit.inputs, unit.inputs, unit.targets)))
     return found
 

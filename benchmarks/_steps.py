@@ -173,7 +173,7 @@ def _float_passes(subject: Subject, by: str) -> dict[str, float]:
     data, model = subject.calibration(), subject.model
     return {
         unit.title: statistics.median(_passes(unit, subject.batch, data.generator))
-        for unit in data.walk(model, by=by, weights=False, inputs=False)
+        for unit in data.iter_units(model, by=by, weights=False, inputs=False)
         if subject.looks_at(unit.title)
     }
 

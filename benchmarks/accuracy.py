@@ -61,7 +61,7 @@ def cifar(
             for method in methods:
                 yield _spec(model, data, method, bits, seed, **common)
         if "qdrop" in methods:  # without dropping
-            yield _spec(model, data, "qdrop", (2, 4), seed, settings={"keep": 1.0}, **common)
+            yield _spec(model, data, "qdrop", (2, 4), seed, settings={"quant_prob": 1.0}, **common)
 
 
 def deit(shared: Path) -> Iterator[RunSpec]:

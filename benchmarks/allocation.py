@@ -31,7 +31,7 @@ from qlib.core.records import RunSpec, ignore
 from qlib.core.specs import checked
 from qlib.measure import metrics
 from qlib.network import switching
-from qlib.pipeline.experiment import Setup, set_up
+from qlib.pipeline.experiment import Experiment, load_experiment
 from qlib.pipeline.quantize import quantize
 from qlib.sensitivity.units import Row, block_sensitivity
 
@@ -42,20 +42,22 @@ MODELS = ("digits-vit", "digits-resnet")
 class Network:
     """A network that was quantized for several widths, with its table."""
 
-    setup: Setup
+    experiment: Experiment
     reference: Tensor  # float logits of the held-out images
     calibration: Tensor  # float logits of the calibration images
     blocks: list[Row]
 
     def measure(self, choice: Choice) -> dict[str, float]:
-        switching.choose(self.setup.model, choice.bits)
-        logits = self.setup.predict(self.setup.model, "mixed")
-        return metrics.accuracy(self.setup.labels, logits, self.reference)
+        switching.set_bits(self.experiment.model, choice.bits)
+        logits = self.experiment.predict(self.experiment.model, "mixed")
+        return metrics.accuracy(self.experiment.labels, logits, self.reference)
 
     @torch.no_grad()
     def calibration_kl(self, choice: Choice) -> float:
-        switching.choose(self.setup.model, choice.bits)
-        return metrics.kl_divergence(self.calibration, self.setup.model(self.setup.data.images))
+        switching.set_bits(self.experiment.model, choice.bits)
+        return metrics.kl_divergence(
+            self.calibration, self.experiment.model(self.experiment.data.images)
+        )
 
 
 def main() -> None:
@@ -83,12 +85,12 @@ def _quantized(model: str, seed: int, steps: int) -> Network:
         RunSpec(model, "digits", "ptmq", 4, 4, placement="boundary", seed=seed,
                 settings={"steps": steps})
     )  # fmt: skip
-    setup = set_up(spec, torch.device("cpu"), ignore)
-    logits = quantize(setup, spec, ignore)
-    images = setup.data.images
-    with torch.no_grad(), setup.model.quantized(weights=False, inputs=False):
-        known = setup.model(images)
-    return Network(setup, logits["float"], known, block_sensitivity(setup.model, images))
+    experiment = load_experiment(spec, torch.device("cpu"), ignore)
+    logits = quantize(experiment, spec, ignore)
+    images = experiment.data.images
+    with torch.no_grad(), experiment.model.quantized(weights=False, inputs=False):
+        known = experiment.model(images)
+    return Network(experiment, logits["float"], known, block_sensitivity(experiment.model, images))
 
 
 def _drawn(blocks: list[Row], how: str, most: int, rng: np.random.Generator) -> list[Choice]:

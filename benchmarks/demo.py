@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.accuracy import DIGITS
 from qlib import store
-from qlib.core.records import Refused, RunSpec
+from qlib.core.records import InvalidSpec, RunSpec
 from qlib.core.specs import checked
 from qlib.noise import profile as noise_profile
 from qlib.sensitivity import profile
@@ -96,7 +96,7 @@ def _make(spec: RunSpec, demo: Path) -> None:
     try:
         if store.load(demo / spec.key).spec == spec:
             return
-    except Refused:
+    except InvalidSpec:
         pass
     sys.stderr.write(f"{spec.key}\n")
     with store.private(demo, spec.key) as folder:

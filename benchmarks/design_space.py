@@ -57,10 +57,10 @@ def changes() -> Iterator[Change]:
         yield "error", f"error {error}", {"error": error}, {}
     yield "error", _named(longer | {"error": "kl"}), longer | {"error": "kl"}, {}
     for optimizer, rate in (("adamw", 1e-2), ("adamax", 1e-2), ("sgd", 10.0), ("sign-sgd", 3e-3)):
-        more = {"optimizer": optimizer} | ({"rate": rate} if rate != 1e-2 else {})
+        more = {"optimizer": optimizer} | ({"lr": rate} if rate != 1e-2 else {})
         yield "how", _named(more), more, {}
-    yield "how", "bias_rate 0.001", {"bias_rate": 1e-3}, {}
-    yield "how", "settled 0.05", {"settled": 0.05}, {}
+    yield "how", "bias_lr 0.001", {"bias_lr": 1e-3}, {}
+    yield "how", "early_stop_undecided 0.05", {"early_stop_undecided": 0.05}, {}
     for choice in ("balanced", "shifted", "noise"):
         yield "calibration", choice, {}, {"calib_choice": choice}
     for n in (64, 1024):
@@ -69,15 +69,15 @@ def changes() -> Iterator[Change]:
 
 def _learned(cooled: dict[str, Any]) -> Iterator[Change]:
     """What is learned. All but up or down are hard from the first step, so their rates fall."""
-    step = {"step_rate": 1e-4}
+    step = {"weight_scale_lr": 1e-4}
     for name, more in (
         ("window 1", {"learn": "window", "window": 1}),
         ("window 3", {"learn": "window", "window": 3}),
         ("free", {"learn": "free"}),
         ("free, step learned", {"learn": "free"} | step),
-        ("shift", {"learn": "shift", "rate": 3e-3, "act_rate": 1e-3}),
-        ("divisors", {"learn": "divisors", "rate": 3e-3} | step),
-        ("power", {"learn": "power", "exponent_rate": 1e-4, "act_rate": 1e-3}),
+        ("shift", {"learn": "shift", "lr": 3e-3, "act_scale_lr": 1e-3}),
+        ("divisors", {"learn": "divisors", "lr": 3e-3} | step),
+        ("power", {"learn": "power", "exponent_lr": 1e-4, "act_scale_lr": 1e-3}),
     ):
         yield "learned", f"{name}; cosine", more | cooled, {}
 
@@ -129,7 +129,7 @@ def _result(lines: Lines, line: Line) -> tuple[dict[str, object], Any]:
 
     seconds, bench = lines.quantize(line), lines.bench
     logits = bench.answers()
-    found = metrics.accuracy(bench.setup.labels, logits, bench.reference)
+    found = metrics.accuracy(bench.experiment.labels, logits, bench.reference)
     return {
         "n": int(found["n"]),
         "top1": round(found["top1"], 2),
@@ -138,7 +138,7 @@ def _result(lines: Lines, line: Line) -> tuple[dict[str, object], Any]:
         "seconds": round(seconds, 2),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__.partition("+")[0],
-    }, logits.argmax(1) == bench.setup.labels
+    }, logits.argmax(1) == bench.experiment.labels
 
 
 def summary(rows: list[Mapping[str, str]]) -> list[dict[str, object]]:

@@ -80,7 +80,10 @@ def networks(only: list[str], shared: Path | None) -> Iterator[Network]:
         }
         data = f"imagenet:{shared / 'imagenet-val-650.zip'}"
         model = "timm:deit_tiny_patch16_224"
-        settings = {"batch": 8, "act_rate": 4e-3}  # few steps: scales must get there all the same
+        settings = {
+            "batch": 8,
+            "act_scale_lr": 4e-3,
+        }  # few steps: scales must get there all the same
         yield Network(model, data, 20, more, settings, few=20, test=200, norms=False)
 
 
@@ -129,8 +132,8 @@ def choices() -> Iterator[Line]:
     thirds = {"low_share": 1 / 3, "middle_share": 1 / 3}
     changes += [thirds, {"low_share": 0.2, "middle_share": 0.4}]
     changes += [{"distil_middle": w, "distil_low": w} for w in (0.0, 0.3, 1.0)]
-    changes += [{"detach": True}, {"drop_inside": False}, {"keep": 1.0}, {"nested": True}]
-    changes += [{"rate": 3e-3}, {"rate": 3e-2}, {"act_rate": 4e-5}, {"act_rate": 4e-3}]
+    changes += [{"detach": True}, {"drop_inside": False}, {"quant_prob": 1.0}, {"nested": True}]
+    changes += [{"lr": 3e-3}, {"lr": 3e-2}, {"act_scale_lr": 4e-5}, {"act_scale_lr": 4e-3}]
     for change in changes:
         name = "; ".join(f"{k} {v}" for k, v in change.items()) or "PTMQ"
         yield Line(name, "ptmq", (4, 4), some, change)
@@ -205,12 +208,12 @@ class Lines:
 
         from qlib.network import switching
 
-        model = self.bench.setup.model
+        model = self.bench.experiment.model
         seconds = self.quantize(line)
         for weight_bits, act_bits in line.switched:
-            if switching.widths(model):
-                switching.choose(model, act_bits, weights=weight_bits)
-            with _statistics(self.bench.setup, line.statistics):
+            if switching.bit_widths(model):
+                switching.set_bits(model, act_bits, weights=weight_bits)
+            with _statistics(self.bench.experiment, line.statistics):
                 found = self.bench.accuracy()
             numbers = {k: found[k] for k in ("top1", "agreement", "kl")}
             numbers |= {"low": found["top1_low"], "high": found["top1_high"], "seconds": seconds}
@@ -229,14 +232,14 @@ class Lines:
 
 
 @contextmanager
-def _statistics(setup, renewed: bool) -> Iterator[None]:
+def _statistics(experiment, renewed: bool) -> Iterator[None]:
     """New channel statistics for the chosen widths, and the former weights again afterwards."""
     from qlib.learning.tuning import tune_norms
 
-    layers = list(setup.model.weighted().values())
+    layers = list(experiment.model.weighted().values())
     before = [layer.weight_point.quantizer for layer in layers]
     if renewed:
-        tune_norms(setup.model, setup.data, ignore)
+        tune_norms(experiment.model, experiment.data, ignore)
     try:
         yield
     finally:

@@ -30,7 +30,7 @@ from qlib.methods.noisyquant import BASES
 from qlib.network.model import QuantModel
 from qlib.network.points import QuantLayer
 from qlib.network.trace import removing
-from qlib.pipeline.experiment import Setup, set_up
+from qlib.pipeline.experiment import Experiment, load_experiment
 from qlib.pipeline.quantize import bit_plan
 from qlib.quantizers.noisy import Noisy
 
@@ -69,14 +69,14 @@ def spec_of(shared: Path, bits: int = 6, calib: int = 32) -> RunSpec:
 class Bench:
     """The network with its images, and what is known of answers so far."""
 
-    setup: Setup
+    experiment: Experiment
     shared: Path
     right: dict[object, Tensor] = field(default_factory=dict)
     images: Tensor | None = None
 
     @property
     def model(self) -> QuantModel:
-        return self.setup.model
+        return self.experiment.model
 
     def answers(self, key: object) -> Tensor:
         """(n,) the network's guesses as it is now; networks with the same key answer the same."""
@@ -88,14 +88,14 @@ class Bench:
 
     def _images(self) -> tuple[Tensor, ...]:
         if self.images is None:
-            self.images = self.setup.predict.first(len(self.setup.test))
+            self.images = self.experiment.predict.first(len(self.experiment.test))
         return self.images.split(BATCH)
 
     def calibrated(self, base: str, bits: int) -> float:
         """Put a base's quantizers into the network. Returns the seconds it took."""
-        self.setup.data.generator.manual_seed(0)
+        self.experiment.data.generator.manual_seed(0)
         plan, start = bit_plan(self.model, spec_of(self.shared, bits)), time.perf_counter()
-        discover("methods")[BASES[base]]().apply(self.model, plan, self.setup.data, ignore)
+        discover("methods")[BASES[base]]().apply(self.model, plan, self.experiment.data, ignore)
         return time.perf_counter() - start
 
 
@@ -109,7 +109,8 @@ def main() -> None:
     for bits, base in wanted:
         todo = [c for c in _cases(bits, base) if c not in _done(table)]
         if todo:
-            bench = bench or Bench(set_up(spec_of(args.shared), torch.device("cpu"), ignore),
+            cpu = torch.device("cpu")
+            bench = bench or Bench(load_experiment(spec_of(args.shared), cpu, ignore),
                                    args.shared)  # fmt: skip
             _measure(bench, bits, base, todo, table, layers)
     print(f"{machine()}\n")
@@ -128,11 +129,11 @@ def _done(table: Table) -> set[tuple[str, ...]]:
 
 def _measure(bench: Bench, bits: int, base: str, todo: list, table: Table, layers: Table) -> None:
     model = bench.model
-    labels, float_answers = bench.setup.labels, bench.answers("float")
+    labels, float_answers = bench.experiment.labels, bench.answers("float")
     seconds = bench.calibrated(base, bits)
     without = bench.answers((bits, base))
     points = {n: p.quantizer for n, p in model.points.items() if n.endswith(".input")}
-    held_out = bench.setup.predict.first(HELD_OUT)
+    held_out = bench.experiment.predict.first(HELD_OUT)
     error = output_errors(model, held_out)
     for case in todo:
         sys.stderr.write(f"{' '.join(case)}\n")
@@ -141,9 +142,10 @@ def _measure(bench: Bench, bits: int, base: str, todo: list, table: Table, layer
             model.points[name].quantizer = quantizer
         chosen, start = {}, time.perf_counter()
         if variant != NOT:
-            bench.setup.data.generator.manual_seed(1 + int(seed))
+            bench.experiment.data.generator.manual_seed(1 + int(seed))
             recipe = discover("methods")["noisyquant"](base=base, **VARIANTS[variant][0])
-            chosen = {n: c for n, c in recipe.add_noise(model, bench.setup.data, ignore).items()
+            added = recipe.add_noise(model, bench.experiment.data, ignore)
+            chosen = {n: c for n, c in added.items()
                       if c}  # fmt: skip
             seconds = time.perf_counter() - start
         answers = bench.answers((bits, base, *_noises(model)))

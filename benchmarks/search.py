@@ -23,7 +23,7 @@ from qlib.learning.calibration import Calibration
 from qlib.methods._search.noise import noisy_layers
 from qlib.network.blocks import find_blocks
 from qlib.network.model import QuantModel
-from qlib.pipeline.experiment import Setup, set_up
+from qlib.pipeline.experiment import Experiment, load_experiment
 from qlib.pipeline.quantize import bit_plan
 
 IMAGES, BLOCKS = (16, 32, 64), (3, 6, 12)
@@ -37,8 +37,10 @@ def main() -> None:
     print(f"{machine()}\n")
     rows = []
     for images, blocks in _sizes():
-        setup = set_up(spec_of(args.shared, calib=images), torch.device("cpu"), ignore)
-        rows.append(_timed_all(setup, images, blocks, args.shared, args.repeat))
+        experiment = load_experiment(
+            spec_of(args.shared, calib=images), torch.device("cpu"), ignore
+        )
+        rows.append(_timed_all(experiment, images, blocks, args.shared, args.repeat))
         sys.stderr.write(f"{rows[-1]}\n")
     print(markdown(rows))
 
@@ -49,9 +51,9 @@ def _sizes() -> list[tuple[int, int]]:
 
 
 def _timed_all(
-    setup: Setup, images: int, blocks: int, shared: Path, repeat: int
+    experiment: Experiment, images: int, blocks: int, shared: Path, repeat: int
 ) -> dict[str, object]:
-    model, data = _cut(setup, blocks)
+    model, data = _cut(experiment, blocks)
     plan = bit_plan(model, spec_of(shared))
     methods = discover("methods")
 
@@ -80,9 +82,9 @@ def _timed_all(
     }
 
 
-def _cut(setup: Setup, blocks: int) -> tuple[QuantModel, Calibration]:
+def _cut(experiment: Experiment, blocks: int) -> tuple[QuantModel, Calibration]:
     """The first blocks of the network with everything that comes before and after them."""
-    net, old = copy.deepcopy(setup.net), setup.data
+    net, old = copy.deepcopy(experiment.net), experiment.data
     net.blocks = net.blocks[:blocks]
     model = QuantModel(net, old.images[:2], find_blocks(net))
     rng = torch.Generator().manual_seed(0)

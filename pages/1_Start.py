@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 from qlib.plots.bits import accuracy_bits
 from qlib.plots.shared import prediction_strip, theme
 from qlib.ui.shared import answers, bar, context, findings, frame, lessons, per_width, state, stored
@@ -39,7 +39,7 @@ try:
         )
     source = "Stored with the run." if answer is None else "Computed now, except accuracies."
     st.caption(f"{source} {strips.NOTE} {answers.source_line(record)}.")
-except Refused as error:
+except InvalidSpec as error:
     st.warning(f"The stored predictions cannot be shown: {error}", icon=":material/broken_image:")
 
 runs = stored.comparable(entries, choice.entry)

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 from qlib.ui.run import form as setup
 from qlib.ui.run import presets, submit
 from qlib.ui.shared import frame, progress
@@ -33,7 +33,7 @@ with form:
     draft = setup.draft()
 try:
     spec, problem = setup.checked(draft), ""
-except Refused as error:
+except InvalidSpec as error:
     spec, problem = None, str(error)
 with side:
     submit.card(spec, problem)

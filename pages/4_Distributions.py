@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 from qlib.plots.shared import theme
 from qlib.ui.distributions import collect, controls, page, text
 from qlib.ui.shared import context, export, findings, frame, state
@@ -18,7 +18,7 @@ if view is None:
     st.stop()
 try:
     hists = state.hist(view.folder)
-except Refused as error:
+except InvalidSpec as error:
     with top:
         frame.head(QUESTION)
     collect.missing(view, error)

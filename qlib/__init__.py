@@ -1,5 +1,5 @@
 """Post-training quantization you can see: methods, quantizers and honest measurements."""
 
-from qlib.core.records import Cancelled, Event, Refused, RunRecord, RunSpec
+from qlib.core.records import Cancelled, Event, InvalidSpec, RunRecord, RunSpec
 
-__all__ = ["Cancelled", "Event", "Refused", "RunRecord", "RunSpec"]
+__all__ = ["Cancelled", "Event", "InvalidSpec", "RunRecord", "RunSpec"]

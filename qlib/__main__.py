@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from qlib import store
 from qlib.core import params, specs
-from qlib.core.records import Cancelled, Refused, RunRecord, RunSpec
+from qlib.core.records import Cancelled, InvalidSpec, RunRecord, RunSpec
 from qlib.core.registry import names
 from qlib.export.summary import as_json, as_text
 from qlib.sensitivity import profile
@@ -39,7 +39,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, without the usage lines."""
 
     def error(self, message: str) -> NoReturn:
-        raise Refused(f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.")
+        raise InvalidSpec(f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = _parser().parse_args(argv)
         return args.do(args)
-    except Refused as error:
+    except InvalidSpec as error:
         _say(str(error))
         return WRONG
     except (KeyboardInterrupt, Cancelled):
@@ -130,7 +130,7 @@ def _spec(args: argparse.Namespace) -> RunSpec:
     for text in args.set:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
-            raise Refused(f"--set takes NAME=VALUE, such as --set steps=500; got {text!r}.")
+            raise InvalidSpec(f"--set takes NAME=VALUE, such as --set steps=500; got {text!r}.")
         settings[name.strip()] = value.strip()
     given = {f.name: getattr(args, f.name) for f in fields(RunSpec) if hasattr(args, f.name)}
     given |= {"settings": settings, "keep_float": tuple(args.keep_float)}
@@ -162,13 +162,13 @@ def _list(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     spec = args.spec(args)
     if args.threads is not None and args.threads < 1:
-        raise Refused(f"--threads must be at least 1; got {args.threads}.")
+        raise InvalidSpec(f"--threads must be at least 1; got {args.threads}.")
     runs = (args.runs or store.runs_dir()).expanduser().absolute()
     with store.private(runs, spec.key) as folder, _only_ours_on_stdout():
         try:
             record = _work(spec, folder, runs, args.threads)
-        except Refused as error:
-            raise Refused(f"{error}{_kept(folder, runs / f'.failed-{spec.key}')}") from None
+        except InvalidSpec as error:
+            raise InvalidSpec(f"{error}{_kept(folder, runs / f'.failed-{spec.key}')}") from None
         except Cancelled:
             raise
         except Exception as error:

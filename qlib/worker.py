@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qlib import jobs, store
-from qlib.core.records import Cancelled, Event, Refused, Report, RunSpec
+from qlib.core.records import Cancelled, Event, InvalidSpec, Report, RunSpec
 from qlib.jobs import queue
 from qlib.jobs.queue import CANCEL, OUT, Job
 from qlib.store.disk import FULL, disk_trouble
@@ -91,14 +91,14 @@ def _work(job: Job, runner: Runner) -> tuple[str, str]:
 def _ended(error: Exception, last: Event | None, job: Job) -> tuple[str, str]:
     if isinstance(error, Cancelled):
         return "cancelled", ""
-    if not isinstance(error, Refused):
+    if not isinstance(error, InvalidSpec):
         traceback.print_exception(error)  # standard error of a worker is its log.txt
     return "failed", sentence(error, last, job.spec, job.folder)
 
 
 def sentence(error: Exception, last: Event | None, spec: RunSpec, folder: Path) -> str:
-    """Why a run failed, for people: a `Refused` speaks for itself, others are put into words."""
-    if isinstance(error, Refused):
+    """Why a run failed, for people: `InvalidSpec` speaks for itself, others are put into words."""
+    if isinstance(error, InvalidSpec):
         return str(error)
     where = "" if last is None else f" during {' '.join(filter(None, (last.phase, last.unit)))}"
     text = " ".join(str(error).split())

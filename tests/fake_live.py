@@ -14,7 +14,7 @@ import numpy as np
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qlib.core.records import Event, Refused
+from qlib.core.records import Event, InvalidSpec
 from qlib.live import _worker as _live_worker
 from qlib.live._worker import Desk
 
@@ -32,7 +32,7 @@ class Network:
 
     def choose(self, bits: object, weights: object) -> None:
         if isinstance(bits, int) and bits not in WIDTHS:
-            raise Refused(f"There are no {bits} bits.")
+            raise InvalidSpec(f"There are no {bits} bits.")
         self.bits = sum(bits.values()) if isinstance(bits, dict) else bits
 
     def guess(self, positions):
@@ -57,7 +57,7 @@ class FakeDesk(Desk):
         if folder not in self._held:
             self.stage(2)
             if name == "gone":
-                raise Refused("The run is gone.")
+                raise InvalidSpec("The run is gone.")
             if name == "crash":
                 os.abort()
             self._held[folder] = Network(self, 0.3 if name == "slow" else 0.0)

@@ -53,8 +53,8 @@ def profile(layers: Sequence[Mapping] | None = None, whole: float = 0.9) -> list
             if split == "weights" and layer["kind"] == "matmul":
                 continue
             kl = share(layer["layer"]) * part
-            rows.append(row("only", split, layer, kl))
-            rows.append(row("but", split, layer, whole * part - kl / 2))
+            rows.append(row("alone", split, layer, kl))
+            rows.append(row("left_out", split, layer, whole * part - kl / 2))
     return rows
 
 

@@ -48,7 +48,7 @@ def logits_at(spec: RunSpec, w: int, a: int) -> np.ndarray:
 
 
 def row(spec: RunSpec, w: int, a: int) -> dict[str, float]:
-    """One row of `RunRecord.widths`, counted from the answers."""
+    """One row of `RunRecord.bit_widths`, counted from the answers."""
     _, labels, logits = fake_runs.digits()
     found = logits_at(spec, w, a)
     right, was = found.argmax(1) == labels, logits.argmax(1) == labels

@@ -16,7 +16,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qlib import store, worker
-from qlib.core.records import Event, Refused, Report, RunRecord, RunSpec
+from qlib.core.records import Event, InvalidSpec, Report, RunRecord, RunSpec
 
 COMMAND = (sys.executable, __file__)
 ROWS = 60
@@ -42,7 +42,7 @@ def record(of: RunSpec, **changes: object) -> RunRecord:
 def profile_row(layer: str, kl: float) -> dict[str, object]:
     numbers = {"top1": 90.0, "top1_low": 80.0, "top1_high": 95.0, "agreement": 99.0}
     return {
-        "mode": "only", "split": "both", "layer": layer, "unit": layer, "kind": "linear",
+        "mode": "alone", "split": "both", "layer": layer, "unit": layer, "kind": "linear",
         "kl": kl, "kl_a": kl, "kl_b": kl / 2, **numbers, "sqnr_db": 20.0, "n": 50, "data": "test",
     }  # fmt: skip
 
@@ -63,7 +63,9 @@ def run(of: RunSpec, report: Report, folder: Path, known: object = ()) -> RunRec
             report(Event("reconstruct", "blocks.0", 1, 1, step, steps, loss=1 / step))
     fault = of.settings.get("fault")
     if fault == "refused":
-        raise Refused("The loss of blocks.0 is nan at iteration 3; try a smaller learning rate.")
+        raise InvalidSpec(
+            "The loss of blocks.0 is nan at iteration 3; try a smaller learning rate."
+        )
     if fault == "memory":
         raise MemoryError
     if fault == "torch":

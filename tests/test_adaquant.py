@@ -16,7 +16,7 @@ from helpers import (
 from helpers_nets import images, tiny
 from torch import Tensor, nn
 
-from qlib.core.records import Event, Refused, ignore
+from qlib.core.records import Event, InvalidSpec, ignore
 from qlib.core.scheme import PER_CHANNEL, PER_TENSOR, BitPlan, Granularity, Scheme
 from qlib.learning.calibration import Unit
 from qlib.learning.tuning import tune_biases, tune_norms
@@ -33,7 +33,13 @@ GRIDS = {
     "group": Scheme(2, granularity=Granularity("group", 6)),
     "symmetric": Scheme(4, symmetric=True, granularity=PER_CHANNEL),
 }
-STILL = {"rate": 0.0, "bias_rate": 0.0, "step_rate": 0.0, "act_rate": 0.0, "zero_rate": 0.0}
+STILL = {
+    "lr": 0.0,
+    "bias_lr": 0.0,
+    "weight_scale_lr": 0.0,
+    "act_scale_lr": 0.0,
+    "zero_point_lr": 0.0,
+}
 
 
 def weights() -> Tensor:
@@ -51,7 +57,7 @@ def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
 def test_starts_as_nearest_bit_for_bit(grid: str) -> None:
     weight = weights()
     nearest = Uniform.fit(weight, GRIDS[grid], Mse())
-    for made in (Shifted.around(nearest, weight), Shifted.around(nearest)):
+    for made in (Shifted.from_nearest(nearest, weight), Shifted.from_nearest(nearest)):
         assert torch.equal(made(weight), nearest(weight))
         assert torch.equal(made.codes(weight), nearest.codes(weight))
         made.harden()
@@ -72,7 +78,7 @@ def plainly(x: Tensor, made: Shifted) -> Tensor:
 @pytest.mark.parametrize("grid", GRIDS)
 def test_gradients_are_those_of_the_plain_formula(grid: str) -> None:
     weight, rng = weights(), torch.Generator().manual_seed(2)
-    made = Shifted.around(Uniform.fit(weight, GRIDS[grid], Mse()), weight)
+    made = Shifted.from_nearest(Uniform.fit(weight, GRIDS[grid], Mse()), weight)
     made.shift.data = 0.8 * torch.randn(made.shift.shape, generator=rng)
     made.stretch.data -= 0.3  # so that weights are clipped
     made.zero.data += 0.3
@@ -91,7 +97,7 @@ def test_gradients_are_those_of_the_plain_formula(grid: str) -> None:
 
 def test_hardening_keeps_values_and_makes_zero_whole() -> None:
     weight = weights()
-    made = Shifted.around(Uniform.fit(weight, GRIDS["channel"], Mse()), weight)
+    made = Shifted.from_nearest(Uniform.fit(weight, GRIDS["channel"], Mse()), weight)
     made.shift.data += 0.7
     made.stretch.data *= 1.2
     made.zero.data += 0.4
@@ -105,7 +111,7 @@ def test_hardening_keeps_values_and_makes_zero_whole() -> None:
 
 
 def test_limits_hold_while_it_is_learned() -> None:
-    made = Shifted.around(Uniform.fit(weights(), GRIDS["channel"], Mse()), weights())
+    made = Shifted.from_nearest(Uniform.fit(weights(), GRIDS["channel"], Mse()), weights())
     made.stretch.data.fill_(-1.0)
     made.zero.data.fill_(99.0)
     made.keep_positive()
@@ -118,7 +124,7 @@ def test_limits_hold_while_it_is_learned() -> None:
 
 
 def test_zero_of_a_symmetric_grid_is_not_learned() -> None:
-    made = Shifted.around(Uniform.fit(weights(), GRIDS["symmetric"], Mse()), weights())
+    made = Shifted.from_nearest(Uniform.fit(weights(), GRIDS["symmetric"], Mse()), weights())
     assert made.learnable()["zero"] == []
 
 
@@ -163,7 +169,7 @@ def test_bias_alone_learns_the_mean_of_what_is_missing() -> None:
     x = pictures(64)[0] + 0.5
     model = QuantModel(net, x[:2])
     made = plan(model, 2, 3, "same")
-    recipe = method("adaquant", 600, **STILL | {"bias_rate": 0.05, "batch": 64})
+    recipe = method("adaquant", 600, **STILL | {"bias_lr": 0.05, "batch": 64})
     recipe.apply(model, made, calibration(x), ignore)
     layer = model.layers["1"]
     model.switch(weights=True, inputs=True)
@@ -196,22 +202,22 @@ def test_each_rate_moves_its_own_part() -> None:
         for name, layer in model.weighted().items():
             now, then = layer.weight_point.quantizer, nearest.layers[name].weight_point.quantizer
             parts |= {"shift"} if now.shift.any() else set()
-            parts |= {"step"} if not torch.equal(now.scale, then.scale) else set()
+            parts |= {"weight_scale"} if not torch.equal(now.scale, then.scale) else set()
             parts |= {"bias"} if layer.correction.added.any() else set()
             parts |= {"zero"} if not torch.equal(now.zero_point, then.zero_point) else set()
-        return parts | ({"scale"} if not same(scales(model), scales(nearest)) else set())
+        return parts | ({"act_scale"} if not same(scales(model), scales(nearest)) else set())
 
-    assert moved(rate=0.01) == {"shift"}
-    assert moved(bias_rate=0.01) == {"bias"}
-    assert moved(step_rate=0.01) == {"step"}
-    assert moved(act_rate=0.01) == {"scale"}
+    assert moved(lr=0.01) == {"shift"}
+    assert moved(bias_lr=0.01) == {"bias"}
+    assert moved(weight_scale_lr=0.01) == {"weight_scale"}
+    assert moved(act_scale_lr=0.01) == {"act_scale"}
 
 
 def test_zero_points_move_where_values_are_clipped() -> None:
     found = []
     for rate in (0.0, 0.3):
         model, data = quantizable(), calibration(quick=False)  # ranges that clip
-        recipe = method("adaquant", 8, **STILL | {"zero_rate": rate})
+        recipe = method("adaquant", 8, **STILL | {"zero_point_lr": rate})
         recipe.apply(model, plan(model, 2, 2), data, ignore)
         zeros = {
             n: layer.weight_point.quantizer.zero_point for n, layer in model.weighted().items()
@@ -264,9 +270,9 @@ def test_a_shift_may_pass_the_two_levels_beside_a_weight() -> None:
     x = torch.randn(256, 1, generator=rng) + 0.3 * torch.randn(256, 2, generator=rng)
     model = QuantModel(net.requires_grad_(False), x[:2])
     data, layer = calibration(x), model.layers["1"]
-    for unit in data.walk(model, by="layer"):
+    for unit in data.iter_units(model, by="layer"):
         coarse = Uniform(torch.ones(1, 1), torch.zeros(1, 1), Scheme(3, symmetric=True))
-        layer.weight_point.fill(Shifted.around(coarse, layer.weight))
+        layer.weight_point.fill(Shifted.from_nearest(coarse, layer.weight))
         from qlib.learning.reconstruct import Rate, reconstruct
 
         reconstruct(unit, learn={"shift": Rate(0.02)}, steps=300, batch=64,
@@ -303,7 +309,7 @@ def test_loss_that_is_no_number_gives_the_layer_back_as_it_was() -> None:
         if event.phase == "reconstruct" and event.unit == "two.conv1":
             model.layers["two.conv1"].weight_point.quantizer.scale.data.fill_(float("nan"))
 
-    with pytest.raises(Refused, match=r"The loss of two\.conv1"):
+    with pytest.raises(InvalidSpec, match=r"The loss of two\.conv1"):
         method("adaquant", 20).apply(model, plan(model), calibration(), report)
     assert torch.equal(codes(model)["two.conv1"], codes(applied("nearest"))["two.conv1"])
     assert not model.layers["two.conv1"].correction.added.any()
@@ -341,7 +347,7 @@ def test_tuned_biases_bring_answers_nearer_after_any_method(name: str) -> None:
 
 
 def test_tuning_starts_from_the_biases_that_a_method_learned() -> None:
-    model = applied("adaquant", steps=6, bias_rate=0.05)
+    model = applied("adaquant", steps=6, bias_lr=0.05)
     before = [layer.correction.added.clone() for layer in model.weighted().values()]
     tune_biases(model, calibration(), steps=0, rate=0.1, batch=8, report=ignore)
     after = [layer.correction.added for layer in model.weighted().values()]
@@ -363,7 +369,7 @@ def test_tuning_that_fails_gives_biases_back() -> None:
         model.layers["two.conv1"].weight_point.quantizer.scale.data.fill_(float("nan"))
         model.layers["two.conv1"].weight_point.forget()
 
-    with pytest.raises(Refused, match="tuning the biases is nan at iteration 2"):
+    with pytest.raises(InvalidSpec, match="tuning the biases is nan at iteration 2"):
         tune_biases(model, calibration(), steps=5, rate=0.1, batch=8, report=spoil)
     for name, added in before.items():
         assert torch.equal(model.layers[name].correction.added, added)
@@ -387,7 +393,7 @@ def test_tuned_statistics_are_those_of_the_float_network_and_codes_stay(name: st
     tune_norms(model, data, ignore)
     assert same(codes(model), held)
     assert torch.equal(model(x), before)
-    for unit in data.walk(model, by="layer"):
+    for unit in data.iter_units(model, by="layer"):
         (layer,) = unit.weighted
         mean, spread = output_statistics(layer, unit.inputs)
         with model.quantized(weights=False, inputs=False):
@@ -433,7 +439,7 @@ def test_on_a_tensor_s_one_scale_only_the_mean_is_mended() -> None:
     method("nearest").apply(model, made, data, ignore)
     before = {n: m.weight_point.quantizer(m.weight) for n, m in model.weighted().items()}
     tune_norms(model, data, ignore)
-    for unit in data.walk(model, by="layer"):
+    for unit in data.iter_units(model, by="layer"):
         (layer,) = unit.weighted
         assert torch.equal(layer.weight_point(layer.weight), before[unit.layer])
         mean, _ = output_statistics(layer, unit.inputs)

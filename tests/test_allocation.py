@@ -16,7 +16,7 @@ from torch import Tensor
 from qlib.allocation import _knapsack
 from qlib.allocation import front as allocation
 from qlib.allocation.front import Choice, cheapest, front, priced, uniform
-from qlib.core.records import Cancelled, Event, Refused
+from qlib.core.records import Cancelled, Event, InvalidSpec
 from qlib.network import costs, prefix_cache, switching
 from qlib.network.model import QuantModel
 from qlib.sensitivity.units import block_sensitivity
@@ -131,7 +131,7 @@ def test_cheapest_within_a_limit_is_that_of_all_assignments(name: str) -> None:
         aim = "weight_mb" if name == "kl" else "kl"
         assert getattr(found, aim) == pytest.approx(min(getattr(c, aim) for c in fits), rel=1e-9)
         assert getattr(found, name) <= limit * (1 + 1e-12)
-    with pytest.raises(Refused, match=f"has {name} of .* or less; the least is"):
+    with pytest.raises(InvalidSpec, match=f"has {name} of .* or less; the least is"):
         cheapest(rows, **{name: values[0] / 2})
     assert cheapest(rows).kl == pytest.approx(min(c.kl for c in all_of_them))
     with pytest.raises(ValueError, match="One limit at a time"):
@@ -170,7 +170,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("rows", "bits", "words"), REFUSED.values(), ids=REFUSED)
 def test_what_the_table_does_not_know_is_refused(rows, bits, words) -> None:
-    with pytest.raises(Refused, match=words):
+    with pytest.raises(InvalidSpec, match=words):
         priced(rows, bits)
 
 
@@ -200,12 +200,12 @@ def measured(request: pytest.FixtureRequest):
     model, x = NETS[request.param]()
     model.switch(weights=True, inputs=False)
     events: list[Event] = []
-    before = switching.chosen(model)
+    before = switching.current_bits(model)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prefix_cache, "CHUNK", 8)
         patch.setattr(prefix_cache, "PASS", 3.5 * sum(model.macs.values()))
         rows = block_sensitivity(model, x, events.append)
-    assert switching.chosen(model) == before
+    assert switching.current_bits(model) == before
     assert all(layer.weight_point.on for layer in model.weighted().values())
     assert not any(point.on for point in model.points.values())
     return model, x, rows, events
@@ -227,8 +227,8 @@ def test_every_row_is_what_a_whole_pass_gives(measured) -> None:
     reference = alone(model, None, x)
     with switching.keeping(model):
         for row in rows:
-            if row["unit"] in switching.chosen(model):
-                switching.choose(model, {row["unit"]: row["bits"]})
+            if row["unit"] in switching.current_bits(model):
+                switching.set_bits(model, {row["unit"]: row["bits"]})
             found = alone(model, row["unit"], x)
             kl = rel_entr(np.exp(reference), np.exp(found)).sum(1).mean()
             assert row["kl"] == pytest.approx(kl, rel=1e-4, abs=1e-8)
@@ -256,10 +256,10 @@ def test_prices_are_the_networks_own_costs(measured) -> None:
     mixed = {"one": 6, "two": 3}
     with switching.keeping(model):
         for bits in (3, 4, 5, 6, mixed):
-            switching.choose(model, bits)
+            switching.set_bits(model, bits)
             want = costs.costs(model)
             found = priced(rows, mixed) if bits is mixed else uniform(rows, bits)
-            assert found.bits == switching.chosen(model)
+            assert found.bits == switching.current_bits(model)
             assert found.weight_mb == pytest.approx(want["weight_mb"], rel=1e-12)
             assert found.gbops == pytest.approx(want["gbops"], rel=1e-12)
 
@@ -268,8 +268,8 @@ def test_a_choice_is_taken_as_it_is(measured) -> None:
     model, _, rows, _ = measured
     with switching.keeping(model):
         for choice in front(rows, "gbops")[::4]:
-            switching.choose(model, choice.bits)
-            assert switching.chosen(model) == choice.bits
+            switching.set_bits(model, choice.bits)
+            assert switching.current_bits(model) == choice.bits
 
 
 def test_a_chain_costs_half_a_pass_for_each_row() -> None:
@@ -302,7 +302,7 @@ def fill(model: QuantModel) -> None:
 def test_units_that_exchange_several_tensors_run_from_the_images() -> None:
     model, x = residual("inputs")
     rows = block_sensitivity(model, x)
-    model.chain = False
+    model.is_sequential = False
     again = block_sensitivity(model, x)
     for row, other in zip(rows, again, strict=True):
         assert other["kl"] == pytest.approx(row["kl"], rel=1e-4, abs=1e-8)
@@ -316,8 +316,8 @@ def test_a_network_of_one_width_has_no_table_and_a_listener_may_stop() -> None:
         if event.unit == "two":
             raise Cancelled
 
-    before = switching.chosen(model)
+    before = switching.current_bits(model)
     with pytest.raises(Cancelled):
         block_sensitivity(model, x, stop)
-    assert switching.chosen(model) == before
+    assert switching.current_bits(model) == before
     assert all(point.on for point in model.points.values())

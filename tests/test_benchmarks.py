@@ -22,7 +22,7 @@ def test_a_bench_tells_what_a_run_of_its_own_tells(monkeypatch: pytest.MonkeyPat
         SPEC,
     ]
     bench = Bench(SPEC)
-    monkeypatch.setattr("benchmarks._bench.set_up", None)
+    monkeypatch.setattr("benchmarks._bench.load_experiment", None)
     for spec in specs:
         assert bench.fits(spec)
         found, seconds = bench.measured(spec)

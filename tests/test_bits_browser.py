@@ -46,7 +46,7 @@ def demo(tmp_path_factory, chromium) -> Path:  # noqa: F811
 @pytest.fixture(scope="module")
 def many(demo):
     """The record of the network with many widths."""
-    found = (e.record for e in store.list_runs(demo) if e.record.widths)
+    found = (e.record for e in store.list_runs(demo) if e.record.bit_widths)
     return next(r for r in found if r.spec.settings.get("learned_at") != "highest")
 
 

@@ -14,7 +14,7 @@ from qlib.datasets._draw import draw_calibration, in_turns
 from qlib.datasets.base import Images
 from qlib.datasets.digits import Digits
 from qlib.datasets.preprocessing.augment import noise, shifted
-from qlib.pipeline.experiment import set_up
+from qlib.pipeline.experiment import load_experiment
 
 SPEC = RunSpec("digits-resnet", "digits", "nearest", calib=32, test=20)
 
@@ -26,7 +26,7 @@ def draws(seed: int = 0) -> torch.Generator:
 def images_of(choice: str, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Calibration images of a run, and the first draw of its method."""
     spec = checked(replace(SPEC, calib_choice=choice, seed=seed))
-    setup = set_up(spec, torch.device("cpu"), ignore)
+    setup = load_experiment(spec, torch.device("cpu"), ignore)
     return setup.data.images, torch.rand(4, generator=setup.data.generator)
 
 

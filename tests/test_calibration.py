@@ -10,7 +10,7 @@ from test_model import Skipping, of_family
 from torch import Tensor, nn
 
 from qlib.core.functional import qparams
-from qlib.core.records import Event, Refused
+from qlib.core.records import Event, InvalidSpec
 from qlib.core.scheme import BitPlan, Scheme
 from qlib.learning.calibration import Calibration, Unit
 from qlib.network.model import QuantModel
@@ -53,7 +53,7 @@ def test_blocks_see_what_the_whole_network_shows(
     model, data = quantizable(placement), calibration()
     data.attach(model, plan(model, 3, 3))
     names = []
-    for unit in data.walk(model, weights=weights, inputs=inputs):
+    for unit in data.iter_units(model, weights=weights, inputs=inputs):
         names.append(unit.name)
         assert (unit.index, unit.of, unit.title) == (len(names), 4, unit.name)
         assert all(p.on == inputs for p in model.points.values())
@@ -79,7 +79,7 @@ def test_layers_see_what_the_whole_network_shows(family: str, weights: bool, inp
     data = calibration(None if family == "tiny" else images(family, 20))
     data.attach(model, plan(model, 3, 3))
     names = []
-    for unit in data.walk(model, by="layer", weights=weights, inputs=inputs):
+    for unit in data.iter_units(model, by="layer", weights=weights, inputs=inputs):
         names.append(unit.layer)
         assert (unit.index, unit.of) == (len(names), len(model.weighted()))
         assert list(unit.layers) == [unit.layer]
@@ -97,7 +97,7 @@ def test_change_to_a_unit_is_carried_on() -> None:
     """What a method does to a unit while it is visited shows in the inputs of the next."""
     model, data = quantizable(), calibration()
     data.attach(model, plan(model, 4, 4))
-    for unit in data.walk(model):
+    for unit in data.iter_units(model):
         near(unit.inputs, before_boundary(model, unit.name, data.images))
         for layer in unit.weighted:
             point = layer.weight_point
@@ -109,7 +109,7 @@ def test_change_to_a_unit_is_carried_on() -> None:
 def test_changes_inside_a_block_reach_its_next_layer() -> None:
     model, data = quantizable(), calibration()
     data.attach(model, plan(model, 4, 4))
-    for unit in data.walk(model, by="layer"):
+    for unit in data.iter_units(model, by="layer"):
         near(unit.inputs, before_boundary(model, unit.layer, data.images))
         (layer,) = unit.weighted
         layer.weight_point.fill(None)
@@ -122,7 +122,7 @@ def test_network_that_is_no_chain_is_run_from_the_images() -> None:
     data = calibration(x)
     data.attach(model, plan(model, 3, 3, "same"))
     names = []
-    for unit in data.walk(model):
+    for unit in data.iter_units(model):
         names.append(unit.name)
         near(unit.inputs, before_boundary(model, unit.name, x))
         with model.quantized(weights=False, inputs=False):
@@ -144,7 +144,7 @@ def unit_calls(depth: int) -> int:
     counted = Counter()
     for name, layer in model.weighted().items():
         layer.register_forward_hook(lambda *_, name=name: counted.update([name]))
-    for _ in data.walk(model):
+    for _ in data.iter_units(model):
         pass
     return sum(counted.values())
 
@@ -224,7 +224,7 @@ def test_mean_square_of_gradients_is_the_fisher_diagonal() -> None:
     draws = 4000
     model = QuantModel(torch_net, x[:2])
     data = Calibration(x.repeat_interleave(draws, 0), rng, MinMax(), MinMax(), batch=3000)
-    unit = next(data.walk(model))
+    unit = next(data.iter_units(model))
     assert unit.name == "1"
     squares = data.output_gradients(model, unit).square().reshape(3, draws, 6).mean(1)
     hidden = torch_net[1](x)
@@ -242,7 +242,7 @@ def test_mean_gradient_is_zero_and_follows_the_generator() -> None:
     for seed in (1, 1, 2):
         data = Calibration(x, torch.Generator().manual_seed(seed), MinMax(), MinMax(), batch=2000)
         with torch.no_grad():
-            found.append(data.output_gradients(model, next(data.walk(model))))
+            found.append(data.output_gradients(model, next(data.iter_units(model))))
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
     mean = found[0].reshape(2, 3000, 6).mean(1)
@@ -256,7 +256,7 @@ def test_gradients_by_finite_differences_when_the_prediction_is_certain() -> Non
     net[3].bias[2] += 0.0
     model = QuantModel(net, x[:2])
     data = Calibration(x, torch.Generator(), MinMax(), MinMax())
-    got = data.output_gradients(model, next(data.walk(model)))
+    got = data.output_gradients(model, next(data.iter_units(model)))
     assert got.shape == (4, 6)
     assert got.abs().max() < 1e-6  # certain of class 2: nothing to gain
 
@@ -271,10 +271,10 @@ def test_gradients_of_a_network_that_is_no_chain() -> None:
     net.stem.bias += 3
     model = QuantModel(net, x[:2], BLOCKS)
     data = calibration(x)
-    unit = [u for u in data.walk(model) if u.name == "two"][0]  # noqa: RUF015 (walk to the end)
+    unit = [u for u in data.iter_units(model) if u.name == "two"][0]  # noqa: RUF015 (walk to the end)
     try:
         got = data.output_gradients(model, unit)
-    except Refused:
+    except InvalidSpec:
         return
     stem = net.stem(x)
     y = net.two(net.one(stem)).requires_grad_(True)
@@ -295,7 +295,7 @@ def test_gradients_of_a_network_that_is_no_chain() -> None:
 def test_unit_knows_its_quantizers_and_channels() -> None:
     model, data = quantizable("boundary"), calibration()
     data.attach(model, plan(model))
-    units = {unit.name: unit for unit in data.walk(model)}
+    units = {unit.name: unit for unit in data.iter_units(model)}
     assert [units[n].channels for n in ("stem", "one", "two", "fc")] == [8, 8, 12, 5]
     one: Unit = units["one"]
     assert len(one.weighted) == 2
@@ -308,7 +308,7 @@ def test_points_that_are_out_of_use_are_not_learned() -> None:
     model, data = quantizable("boundary"), calibration()
     full = plan(model)
     data.attach(model, BitPlan(full.weights, {}))
-    unit = list(data.walk(model))[1]
+    unit = list(data.iter_units(model))[1]
     assert model.layers["one.conv1"].input_point not in unit.points()
     assert len(unit.quantizers()) == 2
 
@@ -317,7 +317,7 @@ def test_methods_run_on_a_network_with_two_heads() -> None:
     x = images("deit", 16)
     net = tiny("deit")
     model = QuantModel(net, x[:2], ("blocks.0", "blocks.1"))
-    assert not model.chain
+    assert not model.is_sequential
     method("qdrop", 3).apply(model, plan(model), calibration(x), lambda event: None)
     model.switch(weights=True, inputs=True)
     assert torch.isfinite(model(x)).all()

@@ -22,7 +22,7 @@ import pytest
 
 from qlib import store
 from qlib.__main__ import LISTS, _parser, main
-from qlib.core.records import Cancelled, Event, Refused, RunRecord, RunSpec, ignore
+from qlib.core.records import Cancelled, Event, InvalidSpec, RunRecord, RunSpec, ignore
 from qlib.core.specs import checked
 from qlib.export.summary import as_json, as_text
 from qlib.jobs.progress import Progress
@@ -148,7 +148,8 @@ def test_every_option_of_the_contract_is_understood() -> None:
         RunSpec(
             "digits-vit", "digits", "qdrop", 3, 8, "same", "boundary", "minmax", "percentile",
             "tensor", True, True, None, 64, "digits", 100, 7, "cuda",
-            {"steps": 500, "keep": 0.25}, keep_float=("blocks.0.attn.qkv", "head"), tune_norms=True,
+            {"steps": 500, "quant_prob": 0.25}, keep_float=("blocks.0.attn.qkv", "head"),
+            tune_norms=True,
             tune_biases=40, calib_choice="balanced", precision="bfloat16",
         )
     )  # fmt: skip
@@ -232,7 +233,11 @@ def test_the_runs_folder_comes_from_the_environment(
 
 
 ENDS = {
-    "refused": (Refused("No weights here; give a file."), 2, r"^No weights here; give a file\.\n$"),
+    "refused": (
+        InvalidSpec("No weights here; give a file."),
+        2,
+        r"^No weights here; give a file\.\n$",
+    ),
     "cancelled": (Cancelled(), 130, r"^Cancelled; nothing was kept\.\n$"),
     "interrupted": (KeyboardInterrupt(), 130, r"^Cancelled; nothing was kept\.\n$"),
     "memory": (MemoryError(), 1, r"^There was not enough memory: use fewer .* \(details: .*\)\n$"),
@@ -270,7 +275,7 @@ def test_what_a_refused_run_had_finished_is_kept(
 ) -> None:
     def diverge(spec: RunSpec, report: Callable, folder: Path, known: object = ()) -> RunRecord:
         (folder / "quantizers.safetensors").write_bytes(b"units")
-        raise Refused("The loss is nan; try a smaller learning rate.")
+        raise InvalidSpec("The loss is nan; try a smaller learning rate.")
 
     pretend(diverge)
     assert main([*RUN, "--runs", str(tmp_path)]) == 2

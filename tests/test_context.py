@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TITLES = {"nearest": "Nearest", "brecq": "BRECQ", "qdrop": "QDrop"}
 PAGE = """
 import streamlit as st
-from qlib.ui import address, context
+from qlib.ui.shared import address, context
 address.enter({path!r})
 seen = context.view(data=True)
 if seen:
@@ -288,7 +288,7 @@ def test_sensitivity_runs_are_not_listed_but_found(own):
 
 TWO_PAGES = """
 import streamlit as st
-from qlib.ui import address
+from qlib.ui.shared import address
 address.enter(st.session_state["here"])
 st.write(address.asked())
 """

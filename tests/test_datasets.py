@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from qlib.core.preprocess import Preprocess
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 from qlib.core.specs import dataset_keys, source_of
 from qlib.datasets import _archive, _fetch
 from qlib.datasets._draw import shuffled
@@ -106,7 +106,7 @@ def test_calibration_draw():
     assert not set(data.calibration(1197, seed=0).ids) & set(data.test().ids)
     for n in (0, 1198):
         with pytest.raises(
-            Refused, match=rf"{n} calibration images were asked of digits.*1 to 1197"
+            InvalidSpec, match=rf"{n} calibration images were asked of digits.*1 to 1197"
         ):
             data.calibration(n, seed=0)
 
@@ -115,7 +115,7 @@ def test_test_draw_is_the_same_every_time():
     data = Digits()
     assert list(data.test(50).ids) == list(Digits().test(50).ids)
     assert set(data.test(20).ids) < set(data.test(50).ids)
-    with pytest.raises(Refused, match=r"601 test images were asked of digits, which has 600"):
+    with pytest.raises(InvalidSpec, match=r"601 test images were asked of digits, which has 600"):
         data.test(601)
 
 
@@ -175,7 +175,7 @@ def test_colour_becomes_what_the_network_takes(mode):
     for channels in (1, 3):
         wants = Preprocess((channels, 8, 8), (0.5,) * channels, (0.5,) * channels)
         assert transform(wants)(image).shape == (channels, 8, 8)
-    with pytest.raises(Refused, match=r"wants images of 4 channels; grey .1. and colour .3."):
+    with pytest.raises(InvalidSpec, match=r"wants images of 4 channels; grey .1. and colour .3."):
         transform(Preprocess((4, 8, 8), (0.5,) * 4, (0.5,) * 4))
 
 
@@ -185,7 +185,7 @@ def test_batches_are_the_whole_in_parts():
     assert [start for start, _ in parts] == [0, 16, 32, 48]
     assert torch.equal(torch.cat([x for _, x in parts]), to_tensor(images, wants))
     assert torch.equal(to_tensor(images, wants, 3, 5), to_tensor(images, wants)[3:5])
-    with pytest.raises(Refused, match="No image lies between 50 and None: the set has 50"):
+    with pytest.raises(InvalidSpec, match="No image lies between 50 and None: the set has 50"):
         to_tensor(images, wants, 50)
 
 
@@ -211,7 +211,7 @@ def test_pool_never_calibrates_with_what_it_tested(made):
     test = data.test(8)
     assert not set(data.calibration(4, 0).ids) & set(test.ids)
     with pytest.raises(
-        Refused, match=r"5 calibration .* and 4 are left after the test images; draw"
+        InvalidSpec, match=r"5 calibration .* and 4 are left after the test images; draw"
     ):
         data.calibration(5, 0)
 
@@ -219,9 +219,11 @@ def test_pool_never_calibrates_with_what_it_tested(made):
 def test_pool_that_is_used_up(made):
     data = Folder(made(pool(2)))
     data.calibration(4, 0)
-    with pytest.raises(Refused, match=r"All 4 images in .* were drawn for calibration, and none"):
+    with pytest.raises(
+        InvalidSpec, match=r"All 4 images in .* were drawn for calibration, and none"
+    ):
         data.test()
-    with pytest.raises(Refused, match=r"5 calibration images were asked of .*d.*, which has 4"):
+    with pytest.raises(InvalidSpec, match=r"5 calibration images were asked of .*d.*, which has 4"):
         data.calibration(5, 0)
 
 
@@ -233,7 +235,7 @@ def test_split_folders_are_used(made, held_out):
     assert data.classes == ("ant", "bee")
     assert len(data.calibration(6, 0)) == 6
     assert data.test().labels.tolist() == [0, 0, 1, 1]
-    with pytest.raises(Refused, match="7 calibration images were asked"):
+    with pytest.raises(InvalidSpec, match="7 calibration images were asked"):
         data.calibration(7, 0)
 
 
@@ -254,7 +256,7 @@ def test_flat_images_calibrate_and_do_not_test(made):
     data = Folder(made({f"{i}.png": png(i) for i in range(4)}))
     if data.classes == ():  # a wrapping folder is taken for the one class
         assert data.calibration(3, 0).labels is None
-        with pytest.raises(Refused, match="lie in no class folders, so they have no labels"):
+        with pytest.raises(InvalidSpec, match="lie in no class folders, so they have no labels"):
             data.test()
     assert len(data.calibration(3, 0)) == 3
 
@@ -274,7 +276,7 @@ def test_links_do_not_walk_round(tmp_path):
 
 
 def refuses(name: str, match: str) -> None:
-    with pytest.raises(Refused, match=match) as caught:
+    with pytest.raises(InvalidSpec, match=match) as caught:
         Folder(name).test().image(0)
     assert "\n" not in str(caught.value)
 
@@ -283,7 +285,7 @@ def test_no_place(tmp_path):
     refuses("folder:", "'folder:' names no place; write folder:PATH with a folder or a zip")
     refuses(f"folder:{tmp_path / 'gone'}", "There is nothing at .*gone; check the path")
     assert not Folder.owns("folder:PATH")
-    with pytest.raises(Refused, match="is a pattern"):
+    with pytest.raises(InvalidSpec, match="is a pattern"):
         source_of("datasets", "folder:PATH")
 
 
@@ -378,7 +380,7 @@ def test_imagenet_subset_keeps_its_class_indices(tmp_path):
 def test_unknown_wordnet_id(tmp_path):
     make_folder(tmp_path, {"n01440764/1.png": png(), "cat/1.png": png(), "dog/1.png": png()})
     with pytest.raises(
-        Refused, match=r"has a folder 'cat' and 1 more that is none of ImageNet's 1,0"
+        InvalidSpec, match=r"has a folder 'cat' and 1 more that is none of ImageNet's 1,0"
     ):
         ImageNet(f"imagenet:{tmp_path}")
 
@@ -428,7 +430,7 @@ def home(tmp_path, monkeypatch):
 )
 def test_offline_says_what_to_put_where(home, name, expected):
     where = rf"{name} is not on this machine .* put the.* {expected}.* into {home / name} .the env"
-    with pytest.raises(Refused, match=where) as caught:
+    with pytest.raises(InvalidSpec, match=where) as caught:
         source_of("datasets", name)(name)
     assert "\n" not in str(caught.value)
     assert not home.exists()
@@ -447,7 +449,7 @@ def test_failed_download_leaves_nothing(home, monkeypatch):
 
     monkeypatch.setattr(_fetch, "reachable", lambda url: True)
     with pytest.raises(
-        Refused, match=r"x could not be downloaded \(Error downloading\); connect to"
+        InvalidSpec, match=r"x could not be downloaded \(Error downloading\); connect to"
     ):
         _fetch.fetch(make, "x", "https://host.invalid", "the folder raw")
     assert not (home / "x").exists()
@@ -508,7 +510,9 @@ def test_arrays_become_images(home, monkeypatch, name):
     fake = (FakeFashion if name == "fashion-mnist" else FakeCifar)("", False, False)
     assert test.image(1).tobytes() == np.asarray(fake.data).tobytes()[size : 2 * size]
     assert len(data.test(2)) == 2
-    with pytest.raises(Refused, match=f"10 calibration images were asked of {name}, which has 9"):
+    with pytest.raises(
+        InvalidSpec, match=f"10 calibration images were asked of {name}, which has 9"
+    ):
         data.calibration(10, 0)
 
 

@@ -19,7 +19,7 @@ from helpers import (
 from helpers_nets import images, tiny
 from torch import Tensor, nn
 
-from qlib.core.records import Refused, ignore
+from qlib.core.records import InvalidSpec, ignore
 from qlib.core.registry import discover
 from qlib.learning.calibration import Unit
 from qlib.methods._gradient.design import ERRORS, OPTIMIZERS, UNITS, VARIABLES, Design
@@ -34,10 +34,10 @@ METHODS = discover("methods")
 POINTS = [
     (name, {}) for name in METHODS if name != "custom" and METHODS[name]().design() is not None
 ] + [
-    ("qdrop", {"keep": 1.0}),
+    ("qdrop", {"quant_prob": 1.0}),
     ("brecq", {"error": "fisher"}),
     ("adaquant", {"inputs": "parallel"}),
-    ("adaquant", {"bias_rate": 0.0, "zero_rate": 0.0}),
+    ("adaquant", {"bias_lr": 0.0, "zero_point_lr": 0.0}),
 ]
 
 
@@ -65,7 +65,7 @@ def loss_at_two_bits(**changes: Any) -> float:
     still = {
         "inputs": "quantized",
         "quantize_acts": False,
-        "act_rate": 0.0,
+        "act_scale_lr": 0.0,
         "steps": 300,
         "batch": 32,
     }
@@ -115,14 +115,14 @@ def test_the_defaults_are_qdrop() -> None:
 
 @pytest.mark.parametrize("reach", [1, 2])
 def test_a_window_is_never_left(reach: int) -> None:
-    model = applied("custom", steps=40, bits=(4, 4), learn="window", window=reach, rate=0.5)
+    model = applied("custom", steps=40, bits=(4, 4), learn="window", window=reach, lr=0.5)
     found = nearest_codes(model)
     away = torch.cat([(code - found[n]).abs().flatten() for n, code in codes(model).items()])
     assert away.max() == reach  # a high rate drives codes there, and no further
 
 
 def test_free_codes_go_further_than_a_window_and_stay_on_the_grid() -> None:
-    model = applied("custom", steps=40, bits=(3, 4), learn="free", rate=0.5)
+    model = applied("custom", steps=40, bits=(3, 4), learn="free", lr=0.5)
     found = nearest_codes(model)
     for name, code in codes(model).items():
         scheme = model.layers[name].weight_point.quantizer.scheme
@@ -146,7 +146,7 @@ def test_without_steps_codes_are_the_nearest(learn: str) -> None:
 
 def test_weight_scales_move_where_they_may() -> None:
     plain = applied("custom", steps=20, learn="free")
-    moved = applied("custom", steps=20, learn="free", step_rate=1e-3)
+    moved = applied("custom", steps=20, learn="free", weight_scale_lr=1e-3)
     for name, layer in moved.weighted().items():
         before = plain.layers[name].weight_point.quantizer.scale
         assert not torch.equal(layer.weight_point.quantizer.scale, before)
@@ -154,7 +154,7 @@ def test_weight_scales_move_where_they_may() -> None:
 
 def test_biases_move_where_they_may() -> None:
     assert all(la.correction is None for la in applied("custom").weighted().values())
-    model = applied("custom", bias_rate=1e-3)
+    model = applied("custom", bias_lr=1e-3)
     assert all(la.correction.added.any() for la in model.weighted().values())
 
 
@@ -164,7 +164,7 @@ def test_biases_move_where_they_may() -> None:
 @pytest.mark.parametrize("learn", ["up-or-down", "window", "free", "power"])
 @pytest.mark.parametrize("select", ["random", "important"])
 def test_weights_that_are_not_selected_stay_nearest(learn: str, select: str) -> None:
-    share = {"select": select, "share": 0.25, "optimizer": "adamw", "rate": 0.1}
+    share = {"select": select, "share": 0.25, "optimizer": "adamw", "lr": 0.1}
     model = applied("custom", steps=30, bits=(3, 4), learn=learn, **share)
     nearest = nearest_codes(model)
     moved = total = 0
@@ -177,13 +177,13 @@ def test_weights_that_are_not_selected_stay_nearest(learn: str, select: str) -> 
 @pytest.mark.parametrize("learn", ["shift", "divisors"])
 def test_weights_that_are_not_selected_follow_a_learned_grid(learn: str) -> None:
     """The scale moves under them: they take the level that is then nearest."""
-    model = applied("custom", steps=30, bits=(3, 4), learn=learn, step_rate=1e-2,
-                    select="random", share=0.0, rate=0.1)  # fmt: skip
+    model = applied("custom", steps=30, bits=(3, 4), learn=learn, weight_scale_lr=1e-2,
+                    select="random", share=0.0, lr=0.1)  # fmt: skip
     assert same(codes(model), nearest_codes(model))
 
 
 def test_undecided_weights_alone_are_learned() -> None:
-    model = applied("custom", steps=30, bits=(3, 4), select="undecided", delta=0.1, rate=0.1)
+    model = applied("custom", steps=30, bits=(3, 4), select="undecided", delta=0.1, lr=0.1)
     moved = 0
     for name, layer in model.weighted().items():
         quantizer = layer.weight_point.quantizer
@@ -213,7 +213,7 @@ def test_importance_is_what_the_error_owes_to_a_rounding() -> None:
     model, data = quantizable(), calibration()
     model.layers["stem"].layer.weight[0].zero_()
     data.attach(model, plan(model, 2, 8, "same"))
-    unit = next(data.walk(model))
+    unit = next(data.iter_units(model))
     with model.quantized(weights=True, inputs=True), torch.no_grad():
         (owed,) = _owed(unit.weighted, unit, data)
         (layer,) = unit.weighted
@@ -254,9 +254,9 @@ def test_a_stage_computes_what_its_units_do_one_by_one(family: str, placement: s
     model = QuantModel(net, x[:2], find_blocks(net), placement)
     data = calibration(x)
     data.attach(model, plan(model, 4, 4))
-    blocks = {unit.name: (unit.inputs, unit(unit.inputs)) for unit in data.walk(model)}
+    blocks = {unit.name: (unit.inputs, unit(unit.inputs)) for unit in data.iter_units(model)}
     several = 0
-    for unit in data.walk(model, by="stage"):
+    for unit in data.iter_units(model, by="stage"):
         first, last = unit.span[0], unit.span[-1]
         assert torch.equal(unit.inputs, blocks[first][0])
         torch.testing.assert_close(unit(unit.inputs), blocks[last][1])
@@ -269,7 +269,7 @@ def test_a_stage_computes_what_its_units_do_one_by_one(family: str, placement: s
 def test_every_unit_is_fitted_and_all_layers_are_learned(unit: str) -> None:
     net, x, heard = tiny("cifar-resnet"), images("cifar-resnet", 16), []
     model = QuantModel(net, x[:2], find_blocks(net), "boundary")
-    recipe = method("custom", 12, unit=unit, rate=0.3)
+    recipe = method("custom", 12, unit=unit, lr=0.3)
     recipe.apply(model, plan(model, 3, 4), calibration(x), heard.append)
     fitting = [e for e in heard if e.phase == "reconstruct"]
     assert fitting[-1].index == fitting[-1].of == len({e.unit for e in fitting})
@@ -282,7 +282,7 @@ def test_every_unit_is_fitted_and_all_layers_are_learned(unit: str) -> None:
 def test_the_whole_network_is_fitted_to_its_answers() -> None:
     model, data = quantizable(), calibration()
     data.attach(model, plan(model, 2, 4))
-    (unit,) = data.walk(model, by="network")
+    (unit,) = data.iter_units(model, by="network")
     with model.quantized(weights=False, inputs=False):
         assert torch.equal(unit.targets, model(data.images))
     assert len(unit.points()) == len(model.points)
@@ -290,8 +290,8 @@ def test_the_whole_network_is_fitted_to_its_answers() -> None:
 
 def test_a_network_that_is_no_chain_has_no_stages() -> None:
     model = quantizable()
-    model.chain = False
-    with pytest.raises(Refused, match="cannot be joined to stages; choose the unit 'block'"):
+    model.is_sequential = False
+    with pytest.raises(InvalidSpec, match="cannot be joined to stages; choose the unit 'block'"):
         method("custom", 1, unit="stage").apply(model, plan(model), calibration(), ignore)
 
 
@@ -300,8 +300,8 @@ def test_a_network_that_is_no_chain_has_no_stages() -> None:
 
 def test_mixed_without_activations_lies_between_both_networks() -> None:
     """keep = 1 are the quantized inputs, keep = 0 the float ones: the axis has both as its ends."""
-    still = {"quantize_acts": False, "act_rate": 0.0, "steps": 15}
-    mixed = applied("custom", inputs="mixed", keep=1.0, **still)  # no mask is drawn
+    still = {"quantize_acts": False, "act_scale_lr": 0.0, "steps": 15}
+    mixed = applied("custom", inputs="mixed", quant_prob=1.0, **still)  # no mask is drawn
     assert same(codes(mixed), codes(applied("custom", inputs="quantized", **still)))
     fed = {}
 
@@ -310,15 +310,15 @@ def test_mixed_without_activations_lies_between_both_networks() -> None:
 
         model, data = quantizable(), calibration()
         data.attach(model, plan(model, 2, 4))
-        *_, unit = data.walk(model, inputs=False)
+        *_, unit = data.iter_units(model, inputs=False)
         with _feeding(Design(quantize_acts=False, **given), unit, data) as inputs:
             every = torch.arange(len(unit.targets))
             fed[name] = unit.inputs if inputs is None else inputs(every)
 
     watched("float", inputs="float")
     watched("quantized", inputs="quantized")
-    watched("mixed", inputs="mixed", keep=0.5)
-    watched("never", inputs="mixed", keep=0.0)
+    watched("mixed", inputs="mixed", quant_prob=0.5)
+    watched("never", inputs="mixed", quant_prob=0.0)
     assert torch.equal(fed["never"], fed["float"])
     from_float, from_quant = fed["mixed"] == fed["float"], fed["mixed"] == fed["quantized"]
     assert (from_float | from_quant).all()
@@ -373,7 +373,7 @@ def test_fisher_of_a_layer_is_that_of_its_activated_output() -> None:
     model, data = quantizable(), calibration(pictures(4)[0])
     data.attach(model, plan(model))
     layers = {
-        unit.layer: unit for unit in data.walk(model, by="layer", weights=False, inputs=False)
+        unit.layer: unit for unit in data.iter_units(model, by="layer", weights=False, inputs=False)
     }
     unit = layers["one.conv1"]
     assert unit.activation is not None
@@ -398,7 +398,7 @@ def test_fisher_of_a_layer_is_that_of_its_activated_output() -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_learns(name: str) -> None:
-    learned = loss_at_two_bits(optimizer=name, rate=1.0 if name == "sgd" else 1e-2)
+    learned = loss_at_two_bits(optimizer=name, lr=1.0 if name == "sgd" else 1e-2)
     assert learned < 0.8 * loss_at_two_bits(steps=0)
 
 
@@ -420,7 +420,7 @@ def test_a_schedule_is_the_weights_own() -> None:
 
     constant, cosine = _rates(Design()), _rates(replace(Design(), schedule="cosine"))
     assert not constant["rounding"].cosine and cosine["rounding"].cosine
-    assert constant["scale"].cosine and cosine["scale"].cosine
+    assert constant["act_scale"].cosine and cosine["act_scale"].cosine
     assert math.isclose(constant["rounding"].lr, 1e-2)
 
 
@@ -428,5 +428,5 @@ def test_a_schedule_is_the_weights_own() -> None:
 def test_every_kind_of_unit_learns_in_the_precision_of_the_run(unit: str) -> None:
     model, data = quantizable(), calibration()
     data.arithmetic = torch.bfloat16
-    seen = [found.arithmetic for found in data.walk(model, by=unit)]
+    seen = [found.arithmetic for found in data.iter_units(model, by=unit)]
     assert set(seen) == {torch.bfloat16}

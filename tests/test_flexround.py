@@ -17,7 +17,7 @@ from helpers import (
 )
 from torch import Tensor, nn
 
-from qlib.core.records import Cancelled, Event, Refused, ignore
+from qlib.core.records import Cancelled, Event, InvalidSpec, ignore
 from qlib.core.scheme import PER_CHANNEL, PER_TENSOR, Granularity, Scheme
 from qlib.learning.calibration import Unit
 from qlib.learning.reconstruct import Rate, reconstruct
@@ -51,17 +51,17 @@ def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
 def test_starts_as_nearest_bit_for_bit(grid: str, shape: tuple[int, ...]) -> None:
     weight = weights(*shape)
     nearest = Uniform.fit(weight, GRIDS[grid], Mse())
-    made = FlexRound.around(nearest, weight)
+    made = FlexRound.from_nearest(nearest, weight)
     assert torch.equal(made(weight), nearest(weight))
     assert torch.equal(made.codes(weight), nearest.codes(weight))
 
 
 def test_factors_have_the_published_shapes() -> None:
     weight = weights()
-    conv = FlexRound.around(Uniform.fit(weight, GRIDS["channel"], Mse()), weight)
+    conv = FlexRound.from_nearest(Uniform.fit(weight, GRIDS["channel"], Mse()), weight)
     assert [tuple(f.shape) for f in conv.factors] == [(6, 4, 3, 3), (6, 1, 1, 1), (1, 4, 1, 1)]
     weight = weights(6, 24)
-    linear = FlexRound.around(Uniform.fit(weight, GRIDS["channel"], Mse()), weight)
+    linear = FlexRound.from_nearest(Uniform.fit(weight, GRIDS["channel"], Mse()), weight)
     assert [tuple(f.shape) for f in linear.factors] == [(6, 24), (6, 1)]  # no input channels
 
 
@@ -69,7 +69,7 @@ def test_gradient_follows_the_reciprocal_rule() -> None:
     """∂L/∂S' = −w/S'²·g for each factor of S' = S₂s₃s₄, inside the grid; ∂L/∂s = Σ (⌊z⌉ − z)·g."""
     weight = weights()
     nearest = Uniform.fit(weight, Scheme(4, granularity=PER_CHANNEL), Mse())
-    made = FlexRound.around(nearest, weight)
+    made = FlexRound.from_nearest(nearest, weight)
     rng = torch.Generator().manual_seed(3)
     for factor in made.factors:
         factor.data = 0.8 + 0.4 * torch.rand(factor.shape, generator=rng)
@@ -95,7 +95,7 @@ def test_gradient_follows_the_reciprocal_rule() -> None:
 
 def test_factors_stay_positive_while_they_are_learned() -> None:
     weight = weights()
-    made = FlexRound.around(Uniform.fit(weight, GRIDS["channel"], Mse()), weight)
+    made = FlexRound.from_nearest(Uniform.fit(weight, GRIDS["channel"], Mse()), weight)
     made.factors[0].data.fill_(-1.0)
     made.keep_positive()
     assert (made.factors[0] == -1).all()  # not being learned: left alone
@@ -108,7 +108,7 @@ def test_factors_stay_positive_while_they_are_learned() -> None:
 def test_a_weight_of_zero_never_moves() -> None:
     weight = weights()
     weight[:, 0] = 0.0
-    made = FlexRound.around(Uniform.fit(weight, GRIDS["channel"], Mse()), weight)
+    made = FlexRound.from_nearest(Uniform.fit(weight, GRIDS["channel"], Mse()), weight)
     own = made.factors[0].requires_grad_(True)
     made(weight).square().sum().backward()
     assert (own.grad[:, 0] == 0).all()
@@ -161,7 +161,7 @@ def test_reaches_an_optimum_two_steps_from_nearest_which_up_or_down_cannot() -> 
     found = {}
     for make, rate in ((FlexRound, 3e-3), (SoftRound, 1e-2)):
         unit, layer = lone_unit(weight, x, scheme, 1.0)
-        unit.replace_weights(make.around)
+        unit.replace_weights(make.from_nearest)
         reconstruct(unit, learn={"rounding": Rate(rate)}, steps=800, batch=64, penalty=0.01,
                     generator=torch.Generator().manual_seed(1), report=ignore)  # fmt: skip
         found[make] = layer.weight_point.quantizer.codes(weight)[0]
@@ -184,7 +184,7 @@ def test_without_steps_it_is_nearest(placement: str) -> None:
 
 def test_factors_frozen_it_learns_steps_alone() -> None:
     """Then it is the learned-step-size rule on weights and activations."""
-    model, nearest = applied("flexround", steps=6, rate=0.0), applied("nearest")
+    model, nearest = applied("flexround", steps=6, lr=0.0), applied("nearest")
     for name, layer in model.weighted().items():
         made = layer.weight_point.quantizer
         assert all((factor == 1).all() for factor in made.factors)
@@ -217,7 +217,7 @@ def test_loss_that_is_no_number_gives_the_unit_back_as_it_was() -> None:
         if event.phase == "reconstruct" and event.unit == "two":
             model.layers["two.conv1"].weight_point.quantizer.scale.data.fill_(float("nan"))
 
-    with pytest.raises(Refused, match="The loss of two"):
+    with pytest.raises(InvalidSpec, match="The loss of two"):
         method("flexround", 20).apply(model, plan(model), calibration(), report)
     nearest = codes(applied("nearest"))
     assert torch.equal(codes(model)["two.conv1"], nearest["two.conv1"])

@@ -85,7 +85,7 @@ def test_rounding_is_the_plain_one_to_the_last_bit(kind: str, masked: bool) -> N
     keep = KeepMask(0.5, rng(3)).like(x) if masked else None
     results = [
         pulled(lambda x, s, f=f: f.apply(x, s, low, high, keep), x, torch.tensor(s))
-        for f in (fused.FakeQuantize, functional._FakeQuantize)
+        for f in (fused.FakeQuantizeFn, functional._FakeQuantize)
     ]
     same(*results, exact=2)
 
@@ -93,7 +93,7 @@ def test_rounding_is_the_plain_one_to_the_last_bit(kind: str, masked: bool) -> N
 def test_gradients_of_any_order_in_memory_are_understood() -> None:
     x, (s, low, high) = draw(6, 8), GRID
     grad = draw(8, 6, seed=4).T
-    for f in (fused.FakeQuantize, functional._FakeQuantize):
+    for f in (fused.FakeQuantizeFn, functional._FakeQuantize):
         free = x.clone().requires_grad_(True)
         y = f.apply(free, torch.tensor(s), low, high, None)
         (found,) = torch.autograd.grad(y, free, grad)
@@ -104,7 +104,7 @@ def test_an_input_that_is_given_gets_no_gradient_and_the_scale_gets_the_same() -
     x, found = odd(), []
     for needed in (True, False):
         s = torch.tensor(0.3, requires_grad=True)
-        y = fused.FakeQuantize.apply(x.clone().requires_grad_(needed), s, -3.0, 4.0, None)
+        y = fused.FakeQuantizeFn.apply(x.clone().requires_grad_(needed), s, -3.0, 4.0, None)
         found += torch.autograd.grad((y * draw(5000)).sum(), s)
     torch.testing.assert_close(*found)
 
@@ -113,13 +113,13 @@ def test_what_is_not_a_number_stays_so() -> None:
     x = torch.tensor([float("nan"), 0.4])
     keep = torch.tensor([1, 1], dtype=torch.uint8)
     for mask in (None, keep):
-        y = fused.FakeQuantize.apply(x, torch.tensor(0.3), -3.0, 4.0, mask)
+        y = fused.FakeQuantizeFn.apply(x, torch.tensor(0.3), -3.0, 4.0, mask)
         assert y.isnan().tolist() == [True, False]
 
 
 def test_sums_over_many_values_are_as_exact_as_in_double() -> None:
     x, s = draw(3_000_000), torch.tensor(0.03, requires_grad=True)
-    y = fused.FakeQuantize.apply(x, s, -8.0, 7.0, None)
+    y = fused.FakeQuantizeFn.apply(x, s, -8.0, 7.0, None)
     (found,) = torch.autograd.grad(y.sum(), s)
     ratio = x.double() / s.detach().double()
     steps = (x / s.detach()).round().clamp(-8, 7).double()
@@ -135,8 +135,10 @@ def test_rows_are_mixed_as_by_the_plain_way(
     at, results, used = torch.tensor([8, 0, 3, 3, 1, 2, 8, 5, 4, 4, 7]), [], []
     keep = KeepMask(0.5, rng(3)).rows(x, len(at))
     assert keep.stride() == take(x, at).stride()
-    apply = fused.Mixed.apply
-    monkeypatch.setattr(fused.Mixed, "apply", lambda *a: (used.append(1), apply(*a))[1])
+    apply = fused.MixedFakeQuantizeFn.apply
+    monkeypatch.setattr(
+        fused.MixedFakeQuantizeFn, "apply", lambda *a: (used.append(1), apply(*a))[1]
+    )
     for threads in (fused.THREADS, 0):
         monkeypatch.setattr(fused, "THREADS", threads)
         grid = Uniform(torch.tensor(0.3), torch.tensor(3.0), Scheme(3))
@@ -155,7 +157,7 @@ def test_a_learned_zero_point_gets_the_plain_gradient(kind: str) -> None:
     x, low, high = TENSORS[kind](), torch.tensor(-3.0), torch.tensor(4.0)
     none = torch.zeros(())
     ours = pulled(
-        lambda x, s, z: fused.FakeQuantize.apply(x, s, low, high, None, z),
+        lambda x, s, z: fused.FakeQuantizeFn.apply(x, s, low, high, None, z),
         x, torch.tensor(0.3), none,
     )  # fmt: skip
     theirs = pulled(
@@ -213,7 +215,7 @@ def test_free_codes_on_power_grids_are_the_plain_ones(
         monkeypatch.setattr(fused, "THREADS", threads)
         exponent = torch.nn.Parameter(torch.tensor(0.6))
         fitted = power.Power.fit(weight, scheme, MinMax(), 0.6)
-        free = FreePower.around(fitted, weight, exponent)
+        free = FreePower.from_nearest(fitted, weight, exponent)
         learned = [free.latent.requires_grad_(True), exponent]
         free.latent.data += draw(*free.latent.shape, seed=3)
         free.keep_positive()
@@ -249,8 +251,8 @@ def test_divided_weights_are_the_plain_ones(
     held = draw(*shape, seed=6) > 1
     for threads in (fused.THREADS, 0):
         monkeypatch.setattr(fused, "THREADS", threads)
-        flex = FlexRound.around(Uniform.fit(weight, scheme, MinMax()), weight)
-        flex.hold(held, weight)
+        flex = FlexRound.from_nearest(Uniform.fit(weight, scheme, MinMax()), weight)
+        flex.freeze(held, weight)
         learned = [*flex.factors, flex.scale]
         for i, p in enumerate(learned):
             p.data *= 1 + 0.2 * torch.rand(p.shape, generator=rng(i))
@@ -287,7 +289,7 @@ def test_soft_rounding_and_its_penalty_are_the_plain_ones(
         soft.up.grad = (
             kept.T.clone(memory_format=torch.contiguous_format).T if turned else kept.clone()
         )
-        soft.push(3.7, 0.2)
+        soft.add_penalty_grad(3.7, 0.2)
         results.append([y.detach(), grad, soft.up.grad])
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
@@ -307,7 +309,7 @@ def test_error_of_rows_is_the_plain_one(turned: bool) -> None:
     targets, at = image(9, 3, 4, 5), torch.tensor([8, 0, 3, 3])
     y = draw(4, 3, 4, 5, seed=3)  # in another order than the targets
     y = y if turned else y.contiguous(memory_format=torch.channels_last)
-    ours = pulled(lambda y: fused.SquaredError.apply(y, targets, at, 0.2), y)
+    ours = pulled(lambda y: fused.SquaredErrorFn.apply(y, targets, at, 0.2), y)
     theirs = pulled(lambda y: reconstruct.squared_error(y, take(targets, at), 0.2), y)
     same(ours, theirs)
 

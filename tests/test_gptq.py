@@ -35,7 +35,7 @@ from qlib.network.model import QuantModel
 from qlib.network.points import QuantLayer
 from qlib.observers.minmax import MinMax
 from qlib.observers.mse import Mse
-from qlib.quantizers.fixed_codes import Given
+from qlib.quantizers.fixed_codes import FixedCodes
 from qlib.quantizers.uniform import Uniform
 
 ORDERS = {
@@ -263,7 +263,7 @@ def test_given_codes_are_kept_whatever_it_is_called_with() -> None:
     weight = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
     nearest = Uniform.fit(weight, Scheme(4, granularity=PER_CHANNEL), MinMax())
     wanted = torch.randint(0, 16, (6, 8), generator=torch.Generator().manual_seed(1)).float()
-    made = Given.of(nearest, wanted)
+    made = FixedCodes.of(nearest, wanted)
     assert torch.equal(made.codes(weight), wanted)
     assert torch.equal(made(0 * weight), (wanted - nearest.zero_point) * nearest.scale)
     assert made.learnable() == {}

@@ -23,7 +23,7 @@ from fake_worker import COMMAND, spec
 from qlib import jobs, store, worker
 from qlib.core import process
 from qlib.core.process import Proc
-from qlib.core.records import Refused, RunSpec
+from qlib.core.records import InvalidSpec, RunSpec
 from qlib.jobs import Job, queue
 from qlib.sensitivity import profile
 
@@ -106,7 +106,7 @@ def test_a_deleted_result_can_be_made_again(runs: Path) -> None:
     submit(spec(), runs)
     wait(lambda: status(spec(), runs).over)
     shutil.rmtree(runs / spec().key)
-    with pytest.raises(Refused, match="There is no job and no finished run"):
+    with pytest.raises(InvalidSpec, match="There is no job and no finished run"):
         status(spec(), runs)
     assert jobs.list_jobs(runs) == []
     assert submit(spec(), runs).state == "running"
@@ -180,7 +180,7 @@ def test_a_wrong_number_of_slots_is_told(
     runs: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.setenv("QLIB_JOBS", text)
-    with pytest.raises(Refused, match=f"QLIB_JOBS must be a whole number .* got '{text}'"):
+    with pytest.raises(InvalidSpec, match=f"QLIB_JOBS must be a whole number .* got '{text}'"):
         submit(spec(), runs)
     monkeypatch.delenv("QLIB_JOBS")
 
@@ -349,7 +349,7 @@ def test_a_cancelled_analysis_keeps_what_it_measured(runs: Path) -> None:
     assert wait(lambda: status(of, runs).state == "cancelled") < 2
     rows = profile.partial(status(of, runs).folder)
     assert [(r["mode"], r["split"], r["layer"]) for r in rows[:2]] == [
-        ("only", "both", "blocks.1"), ("only", "both", "blocks.2"),
+        ("alone", "both", "blocks.1"), ("alone", "both", "blocks.2"),
     ]  # fmt: skip
     assert rows[1]["kl"] == 0.5
     assert store.list_runs(runs) == []
@@ -439,8 +439,8 @@ def test_a_failed_job_says_why_in_a_sentence(runs: Path, fault: str) -> None:
     wait(lambda: status(of, runs).over)
     job = status(of, runs)
     assert job.state == "failed"
-    with pytest.raises(Refused, match=FAULTS[fault]):
-        raise Refused(job.message)
+    with pytest.raises(InvalidSpec, match=FAULTS[fault]):
+        raise InvalidSpec(job.message)
     assert "Traceback" not in job.message
     assert ("Traceback" in job.log.read_text()) == (fault != "refused")
     assert (job.run_dir, job.last["step"]) == (None, 3)
@@ -503,13 +503,15 @@ def test_a_key_from_an_address_bar_is_only_a_name(runs: Path, key: str) -> None:
     runs.mkdir()
     shutil.copytree(ROOT / "tests", runs.parent / "secret")
     for ask in (jobs.status, jobs.cancel, jobs.kill):
-        with pytest.raises(Refused, match=r"There is no job and no finished run .*choose another"):
+        with pytest.raises(
+            InvalidSpec, match=r"There is no job and no finished run .*choose another"
+        ):
             ask(key, runs)
 
 
 def test_an_unwritable_runs_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
-    with pytest.raises(Refused, match=r"runs cannot be written \(.*\): name another folder"):
+    with pytest.raises(InvalidSpec, match=r"runs cannot be written \(.*\): name another folder"):
         submit(spec(), tmp_path / "runs")
 
 

@@ -10,7 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from qlib import store
-from qlib.core.records import Refused, RunSpec
+from qlib.core.records import InvalidSpec, RunSpec
 from qlib.core.specs import checked
 from qlib.guide import facts, lessons
 from qlib.guide._expressions import filled, value
@@ -82,14 +82,14 @@ def test_expressions(text, result):
     ],
 )
 def test_expressions_that_are_refused(text, why):
-    with pytest.raises(Refused, match=re.escape(why)):
+    with pytest.raises(InvalidSpec, match=re.escape(why)):
         value(text, NAMES)
 
 
 def test_texts_are_filled():
     text = 'A {a}, {a:.2f}, {n:,} and {rows["x.y"].z:.1%}; {1 < a}'
     assert filled(text, NAMES) == "A 7.2, 7.25, 1,000 and 3.1%; True"
-    with pytest.raises(Refused, match="cannot be written"):
+    with pytest.raises(InvalidSpec, match="cannot be written"):
         filled("{n:.1q}", NAMES)
 
 
@@ -109,7 +109,7 @@ def test_facts_of_a_run(tmp_path):
     assert (found["bits"], found["n"]) == ("W4A4", 597)
     assert found["weight"]["layer"] == "blocks.1.mlp.fc2"
     assert found["layers"]["head"]["weight"]["tensor"] == "weight"
-    alone = {r["layer"]: r["kl"] for r in rows if (r["mode"], r["split"]) == ("only", "both")}
+    alone = {r["layer"]: r["kl"] for r in rows if (r["mode"], r["split"]) == ("alone", "both")}
     assert found["worst"]["profile"] == max(alone, key=alone.get)
     told = [r for r in record.layers if r["tensor"] == "output"]
     assert found["worst"]["local"] == min(told, key=lambda r: r["local_sqnr_db"])["layer"]
@@ -145,7 +145,7 @@ def test_a_lesson_is_read(folder):
     ],
 )
 def test_wrong_steps_are_named(folder, change, why):
-    with pytest.raises(Refused, match=why):
+    with pytest.raises(InvalidSpec, match=why):
         lessons.load(write(folder, STEP | change))
 
 
@@ -157,7 +157,7 @@ def test_files_that_are_no_lessons(folder):
     found, problems = lessons.every()
     assert [lesson.name for lesson in found] == ["good"]
     assert [p.split()[2] for p in problems] == ["cut.json", "empty.json", "list.json"]
-    with pytest.raises(Refused, match="choose one of cut, empty, good, list"):
+    with pytest.raises(InvalidSpec, match="choose one of cut, empty, good, list"):
         lessons.load("gone")
 
 
@@ -169,7 +169,7 @@ def test_the_right_choice_is_computed(folder):
     assert told.right == 1 and told.reveal == "It lost 5.0 points with qdrop at W2A2."
     assert lessons.tell(step, names | {"top1": 95.0}).right == 0
     write(folder, STEP | {"right": ["top1", "top1"]})
-    with pytest.raises(Refused, match="More than one choice"):
+    with pytest.raises(InvalidSpec, match="More than one choice"):
         lessons.tell(lessons.load("one").steps[0], names)
 
 

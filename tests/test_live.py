@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from qlib import live, store
-from qlib.core.records import Refused, RunSpec, ignore
+from qlib.core.records import InvalidSpec, RunSpec, ignore
 from qlib.core.specs import checked
 from qlib.live import Live, Superseded
 from qlib.live._net import Network, best
@@ -139,7 +139,7 @@ def test_units_left_out_are_at_the_runs_own_width(real, runs):
     ],
 )
 def test_what_is_not_there_is_refused_in_one_sentence(real, runs, question, said):
-    with pytest.raises(Refused, match=said) as caught:
+    with pytest.raises(InvalidSpec, match=said) as caught:
         real.ask(runs["many"], **question)
     assert "Traceback" not in str(caught.value) and str(caught.value).endswith(".")
     assert real.ask(runs["many"], 4).bits == 4  # and it goes on
@@ -153,7 +153,7 @@ def test_a_run_of_one_width_answers_that_one(real, runs):
     found = real.ask(runs["single"], 4, weights=3)
     assert np.allclose(found.prob, stored["quant_prob"][:12], atol=2e-3)
     for wrong in ({"bits": 3}, {"bits": 4, "weights": 4}, {"bits": {"blocks.0": 2}}):
-        with pytest.raises(Refused, match="holds W3A4 alone"):
+        with pytest.raises(InvalidSpec, match="holds W3A4 alone"):
             real.ask(runs["single"], **wrong)
 
 
@@ -163,10 +163,10 @@ def test_a_run_that_answers_otherwise_than_it_stored_is_refused(real, runs, tmp_
     preds = store.load_preds(changed)
     preds["quant_top5"] = np.roll(preds["quant_top5"], 1, axis=1)
     np.savez(changed / "preds.npz", **preds)
-    with pytest.raises(Refused, match="does not give the answers"):
+    with pytest.raises(InvalidSpec, match="does not give the answers"):
         real.ask(changed, 4)
     (changed / FILE).unlink()
-    with pytest.raises(Refused, match=f"changed/{FILE}"):
+    with pytest.raises(InvalidSpec, match=f"changed/{FILE}"):
         real.ask(changed, 4)
 
 
@@ -176,7 +176,7 @@ def test_a_run_that_answers_otherwise_than_it_stored_is_refused(real, runs, tmp_
 def test_nothing_runs_before_it_is_started(fake, tmp_path):
     assert not fake.alive and fake.pid is None and fake.stage is None
     assert fake.opened(tmp_path) is None
-    with pytest.raises(Refused, match="No network is loaded"):
+    with pytest.raises(InvalidSpec, match="No network is loaded"):
         fake.ask(tmp_path, 4)
 
 
@@ -189,7 +189,7 @@ def test_a_killed_process_is_one_sentence_and_starts_again(fake, tmp_path):
     def wait() -> None:
         try:
             fake.ask(tmp_path / "slow", 3, "test")
-        except Refused as error:
+        except InvalidSpec as error:
             told.append(str(error))
 
     waiting = threading.Thread(target=wait)
@@ -202,7 +202,7 @@ def test_a_killed_process_is_one_sentence_and_starts_again(fake, tmp_path):
         "stored results."
     ]
     assert not fake.alive
-    with pytest.raises(Refused, match="was killed"):
+    with pytest.raises(InvalidSpec, match="was killed"):
         fake.opened(tmp_path)
     fake.start(tmp_path)
     assert fake.ask(tmp_path, 2).top5.tolist() == [[2], [3]]
@@ -210,22 +210,22 @@ def test_a_killed_process_is_one_sentence_and_starts_again(fake, tmp_path):
 
 def test_a_crash_says_its_last_words(fake, tmp_path):
     fake.start(tmp_path / "crash")
-    with pytest.raises(Refused, match="ended by a fault of its own"):
+    with pytest.raises(InvalidSpec, match="ended by a fault of its own"):
         fake.opened(tmp_path / "crash", 10)
     broken = Live((sys.executable, "-c", "raise SystemExit('no such thing')"))
     broken.start(tmp_path)
-    with pytest.raises(Refused, match=r"\(no such thing\)"):
+    with pytest.raises(InvalidSpec, match=r"\(no such thing\)"):
         broken.opened(tmp_path, 10)
-    with pytest.raises(Refused, match="cannot be started"):
+    with pytest.raises(InvalidSpec, match="cannot be started"):
         Live(("/nowhere/python",)).start(tmp_path)
 
 
 def test_a_run_that_cannot_be_loaded_does_not_end_it(fake, tmp_path):
     fake.start(tmp_path / "gone")
-    with pytest.raises(Refused, match="The run is gone"):
+    with pytest.raises(InvalidSpec, match="The run is gone"):
         fake.opened(tmp_path / "gone", 10)
     fake.start(tmp_path / "gone")  # tried again: it may be there now
-    with pytest.raises(Refused, match="The run is gone"):
+    with pytest.raises(InvalidSpec, match="The run is gone"):
         fake.opened(tmp_path / "gone", 10)
     assert fake.alive and fake.ask(tmp_path, 4).seconds >= 0
 
@@ -252,7 +252,7 @@ def test_it_ends_when_nobody_asks(tmp_path):
     network = Live((*fake_live.COMMAND, "0.3"))
     network.start(tmp_path)
     assert gone(network.pid)
-    with pytest.raises(Refused, match="without a question"):
+    with pytest.raises(InvalidSpec, match="without a question"):
         network.ask(tmp_path, 4)
     network.start(tmp_path)
     assert network.ask(tmp_path, 4).bits == 4
@@ -293,7 +293,7 @@ def test_without_pytorch_it_says_so(monkeypatch, tmp_path):
     real = importlib.util.find_spec
     monkeypatch.setattr(live, "find_spec", lambda name: None if name == "torch" else real(name))
     assert "PyTorch is not installed" in live.missing()
-    with pytest.raises(Refused, match="PyTorch is not installed"):
+    with pytest.raises(InvalidSpec, match="PyTorch is not installed"):
         Live(fake_live.COMMAND).start(tmp_path)
 
 

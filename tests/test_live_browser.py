@@ -35,7 +35,7 @@ def demo(tmp_path_factory, chromium) -> Path:  # noqa: F811
 def _needed(record: RunRecord) -> bool:
     spec = record.spec
     plain = spec.method == "nearest" and spec.weight_bits in WIDTHS
-    return spec.model == "digits-vit" and not spec.analysis and (plain or bool(record.widths))
+    return spec.model == "digits-vit" and not spec.analysis and (plain or bool(record.bit_widths))
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ from helpers_nets import images, tiny
 from torch import Tensor
 
 from qlib.core.functional import KeepMask
-from qlib.core.records import Cancelled, Event, Refused, ignore
+from qlib.core.records import Cancelled, Event, InvalidSpec, ignore
 from qlib.learning.calibration import Calibration, Unit
-from qlib.learning.reconstruct import Decay, Rate
+from qlib.learning.reconstruct import BetaSchedule, Rate
 from qlib.network.model import QuantModel
 from qlib.quantizers.soft_round import SoftRound
 from qlib.quantizers.uniform import Uniform
@@ -76,13 +76,13 @@ def test_brecq_without_activation_steps_leaves_their_scales() -> None:
 
 @pytest.mark.parametrize("name", ["brecq", "qdrop"])
 def test_rates_of_zero_learn_nothing(name: str) -> None:
-    frozen = applied(name, rate=0.0, act_rate=0.0, steps=5)
+    frozen = applied(name, lr=0.0, act_scale_lr=0.0, steps=5)
     assert same(codes(frozen), codes(applied("nearest")))
 
 
 def test_qdrop_can_learn_scales_alone() -> None:
     """A rounding rate of zero leaves every weight at its nearest level."""
-    model = applied("qdrop", rate=0.0, steps=6)
+    model = applied("qdrop", lr=0.0, steps=6)
     nearest = applied("nearest")
     assert same(codes(model), codes(nearest))
     assert not same(scales(model), scales(nearest))
@@ -107,7 +107,7 @@ def test_adaround_asks_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [call["unit"].layer for call in calls] == quantizable().units("layer")
     for call in calls:
         assert call["learn"] == {"rounding": Rate(3e-3)}
-        assert call["decay"] == Decay(20, 2, 0.2, cosine=True)
+        assert call["beta_schedule"] == BetaSchedule(20, 2, 0.2, cosine=True)
         assert (call["steps"], call["batch"], call["penalty"]) == (7, 8, 0.02)
         assert "power" not in call  # 2
 
@@ -130,11 +130,11 @@ def test_brecq_asks_for_rounding_then_for_scales(monkeypatch: pytest.MonkeyPatch
     for call, g in zip(first, gradients, strict=True):
         assert call["learn"] == {"rounding": Rate(1e-2)}
         assert (call["steps"], call["penalty"]) == (7, 0.01)
-        assert "decay" not in call  # linear
+        assert "beta_schedule" not in call  # linear
         torch.testing.assert_close(call["importance"], g**2 / (g**2).mean())
         assert float(call["importance"].mean()) == pytest.approx(1, rel=1e-4)
     for call in second:
-        assert call["learn"] == {"scale": Rate(4e-4, cosine=True)}
+        assert call["learn"] == {"act_scale": Rate(4e-4, cosine=True)}
         assert (call["steps"], call["power"]) == (3, 2.4)
         at = torch.tensor([1, 0])  # clean inputs, as in the published code
         assert torch.equal(call["inputs"](at), call["unit"].float_inputs[at])
@@ -144,19 +144,19 @@ def test_brecq_asks_for_rounding_then_for_scales(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("placement", ["inputs", "boundary"])
 def test_joint_brecq_equals_qdrop_that_keeps_everything(placement: str) -> None:
     brecq = applied("brecq", steps=20, bits=(3, 3), placement=placement)
-    qdrop = applied("qdrop", steps=20, bits=(3, 3), placement=placement, keep=1.0)
+    qdrop = applied("qdrop", steps=20, bits=(3, 3), placement=placement, quant_prob=1.0)
     assert same(codes(brecq), codes(qdrop))
     assert same(scales(brecq), scales(qdrop))
-    assert Decay() == Decay(20, 2, 0.2, cosine=False)
+    assert BetaSchedule() == BetaSchedule(20, 2, 0.2, cosine=False)
 
 
 def test_qdrop_asks_for_rounding_and_scales_together(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = asked(monkeypatch, "qdrop", placement="boundary")
     assert [call["unit"].name for call in calls] == quantizable().units()
     for call in calls:
-        assert call["learn"] == {"rounding": Rate(1e-2), "scale": Rate(4e-4, cosine=True)}
+        assert call["learn"] == {"rounding": Rate(1e-2), "act_scale": Rate(4e-4, cosine=True)}
         assert (call["steps"], call["penalty"]) == (7, 0.01)
-        assert not {"decay", "power", "importance"} & set(call)
+        assert not {"beta_schedule", "power", "importance"} & set(call)
 
 
 # --- QDrop against a plain loop
@@ -187,10 +187,10 @@ def plain_reconstruction(placement: str, steps: int, seed: int) -> QuantModel:
     model, data = quantizable(placement), calibration(seed=seed)
     data.attach(model, plan(model))
     draws = torch.Generator().manual_seed(seed)
-    for unit in data.walk(model, weights=True, inputs=True):
+    for unit in data.iter_units(model, weights=True, inputs=True):
         for layer in unit.weighted:
             nearest = layer.weight_point.quantizer
-            layer.weight_point.fill(SoftRound.around(nearest, layer.weight))
+            layer.weight_point.fill(SoftRound.from_nearest(nearest, layer.weight))
         rounding = [layer.weight_point.quantizer for layer in unit.weighted]
         scale = [p.quantizer.scale for p in unit.points() if p.quantizer is not None]
         for p in [*scale, *(q.up for q in rounding)]:
@@ -208,7 +208,7 @@ def plain_reconstruction(placement: str, steps: int, seed: int) -> QuantModel:
 @pytest.mark.parametrize("placement", ["inputs", "boundary"])
 def test_qdrop_that_always_keeps_is_plain_reconstruction(placement: str) -> None:
     steps = 25
-    ours = applied("qdrop", placement=placement, steps=steps, keep=1.0, act_rate=4e-4)
+    ours = applied("qdrop", placement=placement, steps=steps, quant_prob=1.0, act_scale_lr=4e-4)
     theirs = plain_reconstruction(placement, steps, seed=0)
     for name, scale in scales(theirs).items():
         torch.testing.assert_close(scales(ours)[name], scale, rtol=1e-3, atol=1e-5)
@@ -259,14 +259,14 @@ def test_qdrop_that_never_keeps_sees_float_activations_only() -> None:
     for act_bits in (2, 8):
         model = quantizable("boundary")
         made = plan(model, 3, act_bits, "same")
-        method("qdrop", 10, keep=0.0).apply(model, made, calibration(), ignore)
+        method("qdrop", 10, quant_prob=0.0).apply(model, made, calibration(), ignore)
         found.append(codes(model))
     assert same(*found)
     always = []
     for act_bits in (2, 8):
         model = quantizable("boundary")
         made = plan(model, 3, act_bits, "same")
-        method("qdrop", 10, keep=1.0).apply(model, made, calibration(), ignore)
+        method("qdrop", 10, quant_prob=1.0).apply(model, made, calibration(), ignore)
         always.append(codes(model))
     assert not same(*always)
 
@@ -355,7 +355,7 @@ def test_loss_that_is_no_number_names_the_unit_and_keeps_finished_ones(name: str
                 broken.up.data.fill_(float("nan"))
 
     text = r"The loss of two(\.conv1)? \(unit \d of \d\) is nan at iteration \d+; finished"
-    with pytest.raises(Refused, match=text):
+    with pytest.raises(InvalidSpec, match=text):
         recipe.apply(model, plan(model), data, report)
     for unit in ("stem", "one.conv1", "one.conv2"):
         quantizer = model.layers[unit].weight_point.quantizer

@@ -232,7 +232,7 @@ def test_flipped_share_counts_weights_not_at_their_nearest_level() -> None:
     data.attach(model, plan(model, 4, 4))
     layer = model.layers["one.conv1"]
     nearest = layer.weight_point.quantizer
-    soft = SoftRound.around(nearest, layer.weight)
+    soft = SoftRound.from_nearest(nearest, layer.weight)
     up = soft.up.data.flatten(1)
     up[:, :18] *= -1  # a quarter of each filter's 72 weights turned round
     soft.harden()

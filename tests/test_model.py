@@ -9,7 +9,7 @@ from helpers_nets import FAMILIES, images, tiny
 from torch import Tensor, nn
 
 from qlib.allocation.same import Same
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 from qlib.core.scheme import Scheme
 from qlib.network.attention import (
     ExplicitAttention,
@@ -244,13 +244,13 @@ def test_units_cover_every_layer_once_and_run_one_by_one(family: str) -> None:
     assert model.units("layer") == list(dict.fromkeys(ran))
     assert model.walkable, family
     units = model.units()
-    y = model.arrive(x, units[0])
+    y = model.run_until(x, units[0])
     for unit, then in zip(units, [*units[1:], None], strict=True):
         output = model.call_unit(unit, y)
-        if model.chain:
-            y = model.hop(unit, output, then)
+        if model.is_sequential:
+            y = model.run_between(unit, output, then)
         else:
-            y = model.arrive(x, then) if then else model(x)
+            y = model.run_until(x, then) if then else model(x)
     close(y, want)
 
 
@@ -297,16 +297,16 @@ class Exchanging(nn.Module):
 def test_network_that_is_no_chain_is_found_out() -> None:
     model = QuantModel(Skipping().eval(), pictures(2)[0], BLOCKS)
     assert model.walkable
-    assert not model.chain
+    assert not model.is_sequential
     x = pictures(3)[0]
-    assert torch.equal(model.call_unit("one", model.arrive(x, "one")), model.arrive(x, "two"))
+    assert torch.equal(model.call_unit("one", model.run_until(x, "one")), model.run_until(x, "two"))
 
 
 def test_block_that_needs_two_tensors_is_not_walkable() -> None:
     model = QuantModel(Exchanging().eval(), pictures(2)[0], ("pair",))
     assert not model.walkable
-    with pytest.raises(Refused, match=r"exchange several tensors.*use the method 'nearest'"):
-        next(calibration().walk(model))
+    with pytest.raises(InvalidSpec, match=r"exchange several tensors.*use the method 'nearest'"):
+        next(calibration().iter_units(model))
 
 
 def test_layers_come_in_order_of_execution_and_by_units() -> None:
@@ -352,7 +352,9 @@ def test_activation_that_follows_a_layer() -> None:
 
 
 def test_network_without_layers_is_refused() -> None:
-    with pytest.raises(Refused, match=r"no convolution, linear layer.*nothing to quantize; choose"):
+    with pytest.raises(
+        InvalidSpec, match=r"no convolution, linear layer.*nothing to quantize; choose"
+    ):
         QuantModel(nn.Sequential(nn.ReLU(), nn.Flatten()), pictures(2)[0])
 
 

@@ -12,7 +12,7 @@ from helpers_nets import FAMILIES, images, tiny
 from torch import nn
 
 from qlib.core import online
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 from qlib.core.specs import model_keys, source_of
 from qlib.models._weights import load_weights, read_weights
 from qlib.models.cifar import Cifar
@@ -200,7 +200,9 @@ def test_option_a_shortcut_drops_pixels_and_pads_channels():
 
 def test_cifar_needs_weights():
     for name in Cifar.variants():
-        with pytest.raises(Refused, match=rf"{name} comes without weights: give a .safetensors"):
+        with pytest.raises(
+            InvalidSpec, match=rf"{name} comes without weights: give a .safetensors"
+        ):
             Cifar().build(name, None)
 
 
@@ -229,7 +231,7 @@ def state():
 
 
 def refused(path: Path, match: str) -> None:
-    with pytest.raises(Refused, match=match) as caught:
+    with pytest.raises(InvalidSpec, match=match) as caught:
         read_weights(path)
     assert "\n" not in str(caught.value)
 
@@ -290,10 +292,10 @@ def test_weights_that_are_no_state(tmp_path):
 def test_other_architecture_is_named(state):
     state = {"weight": state["weight"], "extra": state["bias"], "more": state["bias"]}
     with pytest.raises(
-        Refused, match=r"in f are not of net: missing bias, unexpected extra and 1 m"
+        InvalidSpec, match=r"in f are not of net: missing bias, unexpected extra and 1 m"
     ):
         load_weights(nn.Linear(2, 3), state, "net", "f")
-    with pytest.raises(Refused, match=r"nothing missing, unexpected more\. Choose the model"):
+    with pytest.raises(InvalidSpec, match=r"nothing missing, unexpected more\. Choose the model"):
         load_weights(
             nn.Linear(2, 3), nn.Linear(2, 3).state_dict() | {"more": state["weight"]}, "n", "f"
         )
@@ -301,7 +303,7 @@ def test_other_architecture_is_named(state):
 
 def test_shape_mismatch_is_named(state):
     with pytest.raises(
-        Refused, match=r"weight has shape \(3, 2\) in the file and \(4, 2\) in the n"
+        InvalidSpec, match=r"weight has shape \(3, 2\) in the file and \(4, 2\) in the n"
     ):
         load_weights(nn.Linear(2, 4), state, "net", "f")
 
@@ -318,20 +320,20 @@ def test_batch_counter_may_be_absent():
 def test_hub_names():
     assert Hub.owns("timm:resnet18")
     assert not Hub.owns("timm:NAME")
-    with pytest.raises(Refused, match="is a pattern"):
+    with pytest.raises(InvalidSpec, match="is a pattern"):
         source_of("models", "timm:NAME")
-    with pytest.raises(Refused, match=r"nearest are .*digits-vit"):
+    with pytest.raises(InvalidSpec, match=r"nearest are .*digits-vit"):
         source_of("models", "digits-vitt")
 
 
 def test_unknown_timm_name_gives_the_nearest():
     with pytest.raises(
-        Refused, match=r"has no network 'deit_tiny_16'; the nearest are .*deit_tiny"
+        InvalidSpec, match=r"has no network 'deit_tiny_16'; the nearest are .*deit_tiny"
     ):
         Hub().build("timm:deit_tiny_16", None)
-    with pytest.raises(Refused, match=r"has no network '@@@'; timm.list_models\(\) lists them"):
+    with pytest.raises(InvalidSpec, match=r"has no network '@@@'; timm.list_models\(\) lists them"):
         Hub().build("timm:@@@", None)
-    with pytest.raises(Refused, match=r"no weights 'nope' for resnet18; there are .*a1_in1k"):
+    with pytest.raises(InvalidSpec, match=r"no weights 'nope' for resnet18; there are .*a1_in1k"):
         Hub().build("timm:resnet18.nope", None)
 
 
@@ -347,7 +349,9 @@ def test_timm_from_a_file_with_its_own_number_of_classes(tmp_path):
     assert torch.equal(built.module.fc.weight, net.fc.weight)
     config = resolve_model_data_config(net)
     assert all(getattr(built.preprocess, k) == v for k, v in config.items())
-    with pytest.raises(Refused, match=r"are not of timm:test_vit: missing .*, unexpected .*Choose"):
+    with pytest.raises(
+        InvalidSpec, match=r"are not of timm:test_vit: missing .*, unexpected .*Choose"
+    ):
         Hub().build("timm:test_vit", str(tmp_path / "w.safetensors"))
 
 
@@ -362,13 +366,15 @@ def no_hub(monkeypatch, tmp_path):
 
 def test_hub_out_of_reach_is_said_at_once(no_hub):
     with pytest.raises(
-        Refused, match=r"timm:resnet18 are not on this machine and https.* cannot be"
+        InvalidSpec, match=r"timm:resnet18 are not on this machine and https.* cannot be"
     ):
         Hub().build("timm:resnet18", None)
 
 
 def test_no_published_weights(no_hub):
-    with pytest.raises(Refused, match="No weights are published for timm:test_vit4; give a file"):
+    with pytest.raises(
+        InvalidSpec, match="No weights are published for timm:test_vit4; give a file"
+    ):
         Hub().build("timm:test_vit4", None)
 
 
@@ -394,7 +400,7 @@ def test_failing_download_is_one_sentence(monkeypatch, no_hub):
     monkeypatch.setattr("qlib.models.hub.reachable", lambda url: True)
     monkeypatch.setattr("timm.create_model", fail)
     with pytest.raises(
-        Refused, match=r"could not be fetched \(broken\); try again, or give a file"
+        InvalidSpec, match=r"could not be fetched \(broken\); try again, or give a file"
     ):
         Hub().build("timm:resnet18", None)
 
@@ -405,10 +411,12 @@ def test_network_without_classes_is_refused(tmp_path, monkeypatch):
 
     net = timm.create_model("test_resnet", num_classes=0)
     save_file(net.state_dict(), tmp_path / "w.safetensors")
-    with pytest.raises(Refused, match=r"are not of timm:test_resnet: missing fc.weight"):
+    with pytest.raises(InvalidSpec, match=r"are not of timm:test_resnet: missing fc.weight"):
         Hub().build("timm:test_resnet", str(tmp_path / "w.safetensors"))
     monkeypatch.setattr("qlib.models.hub._published", lambda arch: net)
-    with pytest.raises(Refused, match=r"timm:test_resnet gives features and no classes, so it has"):
+    with pytest.raises(
+        InvalidSpec, match=r"timm:test_resnet gives features and no classes, so it has"
+    ):
         Hub().build("timm:test_resnet", None)
 
 

@@ -16,8 +16,8 @@ METHOD = '''
 
 from dataclasses import dataclass
 
-from qlib._params import param
-from qlib.methods._base import Method
+from qlib.core.params import param
+from qlib.methods.base import Method
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from helpers_nets import images, tiny
 from torch import Tensor, nn
 
 from qlib import store
-from qlib.core.records import Cancelled, Event, Refused, RunSpec, ignore
+from qlib.core.records import Cancelled, Event, InvalidSpec, RunSpec, ignore
 from qlib.core.scheme import PER_CHANNEL, BitPlan, Scheme
 from qlib.core.specs import checked
 from qlib.learning.calibration import Calibration
@@ -359,7 +359,7 @@ def test_a_network_without_such_layers_is_refused() -> None:
     net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     x = torch.randn(4, 1, 8, 8)
     model = QuantModel(net, x)
-    with pytest.raises(Refused, match="no linear layer and no convolution of sep"):
+    with pytest.raises(InvalidSpec, match="no linear layer and no convolution of sep"):
         noise_study.measure(model, data_of(x), x, plans(model))
 
 
@@ -449,7 +449,7 @@ def test_a_broken_file_is_named_in_one_sentence(tmp_path: Path, case: str) -> No
     noise_profile.save(tmp_path, made)
     BREAKS[case](tmp_path / "noise.npz")
     why = "is missing" if case == "gone" else "is damaged or cut off"
-    with pytest.raises(Refused, match=rf"{tmp_path.name}/noise\.npz {why}") as error:
+    with pytest.raises(InvalidSpec, match=rf"{tmp_path.name}/noise\.npz {why}") as error:
         noise_profile.load(tmp_path)
     assert "\n" not in str(error.value)
 

@@ -11,7 +11,7 @@ from test_pages import figures, open_page, texts, waiting
 
 from qlib import jobs, store
 from qlib.allocation import front
-from qlib.core.records import Refused, RunSpec
+from qlib.core.records import InvalidSpec, RunSpec
 from qlib.core.specs import checked
 from qlib.guide import facts
 from qlib.ui.bits import bar as bits_bar
@@ -176,7 +176,7 @@ def jobs_are(monkeypatch, *found):
 
     def status(key, runs):
         if key not in by_key:
-            raise Refused("There is no job.")
+            raise InvalidSpec("There is no job.")
         return by_key[key]
 
     monkeypatch.setattr(jobs, "status", status)
@@ -397,7 +397,7 @@ def test_the_live_network_measures_the_assignment(demo, monkeypatch):
 
 def test_a_live_network_that_refuses_is_told(demo, monkeypatch):
     def answer(*asked):
-        raise Refused("The network did not answer.")
+        raise InvalidSpec("The network did not answer.")
 
     monkeypatch.setattr(live, "switch", lambda *told, **more: "turned" not in more)  # here alone
     monkeypatch.setattr(live, "answer", answer)
@@ -465,7 +465,7 @@ def test_a_lesson_speaks_of_the_width_of_its_step(demo):
     assert lessons._of(params)["bits"] == "W3A3"
     naive = lessons._of(params | {"run": fake.naive().key})
     assert naive["top1"] == fake.row(fake.naive(), 3, 3)["top1"]
-    with pytest.raises(Refused, match="PTMQ is not stored at W2A2"):
+    with pytest.raises(InvalidSpec, match="PTMQ is not stored at W2A2"):
         lessons._of(params | {"b": "W2A2"})
 
 

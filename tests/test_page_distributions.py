@@ -15,7 +15,7 @@ from hist_kit import Made
 from streamlit.testing.v1 import AppTest
 
 from qlib import jobs
-from qlib.core.records import Refused, RunSpec
+from qlib.core.records import InvalidSpec, RunSpec
 from qlib.core.specs import checked
 from qlib.guide import lessons
 from qlib.store import tensors
@@ -241,7 +241,7 @@ def test_a_run_without_counts_can_be_made_again(plain, monkeypatch):
 
 def test_a_refusal_of_the_queue_is_told(plain, monkeypatch):
     def submit(wanted, folder):
-        raise Refused("The runs folder cannot be written; check its permissions.")
+        raise InvalidSpec("The runs folder cannot be written; check its permissions.")
 
     monkeypatch.setattr(jobs, "submit", submit)
     at = open_page()

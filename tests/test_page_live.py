@@ -10,7 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from qlib import live, store
-from qlib.core.records import Refused, RunSpec
+from qlib.core.records import InvalidSpec, RunSpec
 from qlib.core.specs import checked
 from qlib.live import Answer, Opened, Stage
 from qlib.ui.shared import live as screen
@@ -39,17 +39,17 @@ class FakeLive:
 
     def start(self, folder: Path) -> None:
         if self.state == "refused":
-            raise Refused("The live network cannot be started.")
+            raise InvalidSpec("The live network cannot be started.")
         self.started.append(folder)
 
     def opened(self, folder: Path, wait: float = 0.0) -> Opened | None:
         if self.state == "dead":
-            raise Refused(self.ended)
+            raise InvalidSpec(self.ended)
         return Opened((), ()) if self.state in ("ready", "mute") and self.started else None
 
     def ask(self, folder, bits, images, weights=None, *, asker="") -> Answer:
         if self.state == "mute":
-            raise Refused("The network did not answer.")
+            raise InvalidSpec("The network did not answer.")
         assert asker
         self.asked.append((folder, bits, weights))
         labels = store.load_preds(folder)["labels"]
@@ -225,7 +225,7 @@ def test_a_network_of_many_widths_counts_at_each_of_them(stored):
         row = rows[entry.record.spec.act_bits]
         assert entry.record.metrics["top1"] == row["top1"]
         assert entry.record.metrics["weight_mb"] == row["weight_mb"]
-    single = [e for e in known if not e.record.widths]
+    single = [e for e in known if not e.record.bit_widths]
     assert per_width.entries(single) == single
 
 

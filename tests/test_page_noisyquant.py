@@ -11,7 +11,7 @@ import pytest
 from test_pages import figures, open_page, texts, waiting
 
 from qlib import jobs, store
-from qlib.core.records import Refused, RunSpec
+from qlib.core.records import InvalidSpec, RunSpec
 from qlib.core.specs import checked
 from qlib.guide import facts, findings
 from qlib.noise import profile as noise_profile
@@ -288,7 +288,7 @@ def test_flips_in_all_cases():
 
 
 def no():
-    raise Refused("There is no job.")
+    raise InvalidSpec("There is no job.")
 
 
 def test_missing_analysis_is_explained_and_offered(demo):

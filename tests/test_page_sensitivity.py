@@ -74,8 +74,8 @@ def test_answer_figures_and_table(demo):
 @pytest.mark.parametrize("mode", sensitivity.MODES)
 @pytest.mark.parametrize("order", sensitivity.ORDERS.values())
 def test_every_mode_and_metric_opens(demo, mode, order):
-    names = sensitivity.METRICS if mode in ("only", "but") else sensitivity.ERRORS
-    key = "s_metric" if mode in ("only", "but") else "s_error"
+    names = sensitivity.METRICS if mode in ("alone", "left_out") else sensitivity.ERRORS
+    key = "s_metric" if mode in ("alone", "left_out") else "s_error"
     at = page(s_mode=sensitivity.MODES[mode], s_order=order)
     for metric in names:
         at.selectbox(key=key).set_value(metric).run()
@@ -100,7 +100,7 @@ def test_methods_are_laid_over(demo):
 
 def test_unstable_halves_are_told(demo, made, tmp_path, monkeypatch):
     swapped = [
-        r | ({"kl_a": 9.0} if r["layer"] == "head" and r["mode"] == "only" else {})
+        r | ({"kl_a": 9.0} if r["layer"] == "head" and r["mode"] == "alone" else {})
         for r in fake.profile()
     ]
     folder = tmp_path / "DEMO"
@@ -114,8 +114,8 @@ def test_unstable_halves_are_told(demo, made, tmp_path, monkeypatch):
 
 def test_harmless_quantization_blames_nobody():
     rows = [fake.row("all", s, None, kl) for s, kl in (("none", 0), ("both", 0.001))]
-    rows += [fake.row("only", "both", layer, 0.0001) for layer in fake.vit()]
-    assert blame.answer(rows, "only", "both").startswith("**Hardly anything to blame**")
+    rows += [fake.row("alone", "both", layer, 0.0001) for layer in fake.vit()]
+    assert blame.answer(rows, "alone", "both").startswith("**Hardly anything to blame**")
 
 
 def test_unknown_values_of_a_link_fall_back(demo):
@@ -199,9 +199,9 @@ def test_measure_queues_the_analysis(demo, monkeypatch):
 
 
 def no():
-    from qlib.core.records import Refused
+    from qlib.core.records import InvalidSpec
 
-    raise Refused("There is no job.")
+    raise InvalidSpec("There is no job.")
 
 
 def analysis_page(demo, monkeypatch, state, rows, **fields):
@@ -222,7 +222,7 @@ def analysis_page(demo, monkeypatch, state, rows, **fields):
 
 
 PART = [r for r in fake.profile() if r["mode"] == "all"] + [
-    r for r in fake.profile() if (r["mode"], r["split"]) == ("only", "both")
+    r for r in fake.profile() if (r["mode"], r["split"]) == ("alone", "both")
 ][:7]
 
 

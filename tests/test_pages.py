@@ -360,10 +360,10 @@ def test_start_submits_once_and_shows_the_job(demo, monkeypatch):
 
 
 def test_refusal_of_submit_is_shown(demo, monkeypatch):
-    from qlib.core.records import Refused
+    from qlib.core.records import InvalidSpec
 
     def submit(spec, runs):
-        raise Refused("The runs folder cannot be written; check its permissions.")
+        raise InvalidSpec("The runs folder cannot be written; check its permissions.")
 
     monkeypatch.setattr(jobs, "submit", submit)
     at = open_page(RUN)

@@ -27,70 +27,71 @@ def value(profile, layer):
 
 
 def test_alone_and_won_back():
-    alone = measured(ROWS, "only", "kl")
+    alone = measured(ROWS, "alone", "kl")
     assert [v.layer for v in alone.values] == [layer["layer"] for layer in vit()]
     assert value(alone, FC2).value == pytest.approx(share(FC2)) == pytest.approx(0.18)
     assert alone.whole == pytest.approx(0.9) and alone.flag == pytest.approx(0.09)
     assert [v.layer for v in alone.worst[:2]] == [FC2, "blocks.4.mlp.fc2"]
     assert (alone.n, alone.data, alone.bad) == (128, "test", 1)
-    back = measured(ROWS, "but", "kl")
+    back = measured(ROWS, "left_out", "kl")
     assert value(back, FC2).value == pytest.approx(share(FC2) / 2)
     assert back.whole == alone.whole
 
 
 @pytest.mark.parametrize(("split", "part"), [("weights", 1 / 3), ("inputs", 2 / 3)])
 def test_splits_are_held_against_their_own_whole(split, part):
-    for mode in ("only", "but"):
+    for mode in ("alone", "left_out"):
         found = measured(ROWS, mode, "kl", split)
-        half = 1 if mode == "only" else 0.5
+        half = 1 if mode == "alone" else 0.5
         assert value(found, FC2).value == pytest.approx(share(FC2) * part * half)
         assert found.whole == pytest.approx(0.9 * part)
 
 
 def test_what_has_no_weights_is_not_called_unmeasured():
-    found = measured(ROWS, "only", "kl", "weights", layers=vit())
+    found = measured(ROWS, "alone", "kl", "weights", layers=vit())
     assert value(found, "blocks.0.attn.scores").state == "absent"
     part = [r for r in ROWS if r["unit"] in ("", "blocks.0")]
-    found = measured(part, "only", "kl", "weights", layers=vit())
+    found = measured(part, "alone", "kl", "weights", layers=vit())
     assert value(found, "blocks.0.attn.scores").state == "absent"
     assert value(found, "blocks.1.attn.qkv").state == "missing"
 
 
 def test_other_metrics_are_losses_against_float_or_wins_against_the_whole():
-    top1 = value(measured(ROWS, "only", "top1"), FC2)
+    top1 = value(measured(ROWS, "alone", "top1"), FC2)
     assert (top1.value, top1.low, top1.high) == pytest.approx((7.2, 5.2, 10.2))
-    back = value(measured(ROWS, "but", "top1"), FC2)
+    back = value(measured(ROWS, "left_out", "top1"), FC2)
     assert back.value == pytest.approx(40 * share(FC2) / 2)
-    assert value(measured(ROWS, "only", "agreement"), FC2).value == pytest.approx(9.0)
-    sqnr = measured(ROWS, "only", "sqnr")
+    assert value(measured(ROWS, "alone", "agreement"), FC2).value == pytest.approx(9.0)
+    sqnr = measured(ROWS, "alone", "sqnr")
     assert value(sqnr, FC2).value == pytest.approx(20 - 30 * 0.18)
     assert sqnr.bad == -1 and sqnr.worst[0].layer == FC2
     # a tenth of the noise's power lies 10 dB above the SQNR of the whole
     assert sqnr.flag == pytest.approx(20 - 30 * 0.9 + 10)
-    won = measured(ROWS, "but", "sqnr")
+    won = measured(ROWS, "left_out", "sqnr")
     assert 10 ** (-won.flag / 10) == pytest.approx(0.9) and won.bad == 1
 
 
 def test_halves_span_the_range():
     rows = [row("all", "none", None, 0.0), row("all", "both", None, 1.0, (0.8, 1.2))]
     rows += [
-        row(mode, "both", vit()[0], kl, (1.5, 0.5)) for mode, kl in (("only", 0.2), ("but", 0.9))
+        row(mode, "both", vit()[0], kl, (1.5, 0.5))
+        for mode, kl in (("alone", 0.2), ("left_out", 0.9))
     ]
-    alone = measured(rows, "only", "kl").values[0]
+    alone = measured(rows, "alone", "kl").values[0]
     assert (alone.low, alone.value, alone.high) == pytest.approx((0.1, 0.2, 0.3))
-    back = measured(rows, "but", "kl").values[0]
+    back = measured(rows, "left_out", "kl").values[0]
     assert (back.low, back.value, back.high) == pytest.approx((0.8 - 1.35, 0.1, 1.2 - 0.45))
 
 
 def test_a_loss_of_accuracy_that_chance_explains_is_not_flagged():
-    top1 = measured(ROWS, "only", "top1")
+    top1 = measured(ROWS, "alone", "top1")
     small = replace(value(top1, FC2), value=4.0, low=-0.5)
     assert top1.flagged(value(top1, FC2)) and not top1.flagged(small)
     assert top1.flag == pytest.approx(3.6)
 
 
 def test_a_loss_of_accuracy_that_chance_explains_is_no_headline():
-    found = measured(ROWS, "only", "top1")
+    found = measured(ROWS, "alone", "top1")
     noisy = replace(found, values=tuple(replace(v, low=-1.0) for v in found.values))
     said = layer_profile.headline(layer_profile.info([noisy]))
     assert said == "No single layer costs accuracy that these images can prove"
@@ -99,17 +100,17 @@ def test_a_loss_of_accuracy_that_chance_explains_is_no_headline():
 
 def test_no_flag_without_damage():
     rows = [row("all", "none", None, 0.0), row("all", "both", None, 0.0)]
-    found = measured([*rows, row("only", "both", vit()[0], 0.0)], "only", "top1")
+    found = measured([*rows, row("alone", "both", vit()[0], 0.0)], "alone", "top1")
     assert found.flag is None and not found.flagged(found.values[0])
 
 
 def test_partial_rows_have_kl_only():
-    lean = [{"mode": "only", "split": "both", "layer": FC2, "kl": 0.2, "top1": None}]
-    found = measured(lean, "only", "kl", layers=vit(), kept=("head",))
+    lean = [{"mode": "alone", "split": "both", "layer": FC2, "kl": 0.2, "top1": None}]
+    found = measured(lean, "alone", "kl", layers=vit(), kept=("head",))
     assert [v.layer for v in found.known] == [FC2]
     assert {v.state for v in found.values} == {"", "missing", "kept"}
     assert found.whole is None and found.flag is None
-    assert measured(lean, "only", "top1", layers=vit()).known == ()
+    assert measured(lean, "alone", "top1", layers=vit()).known == ()
 
 
 def test_errors_of_outputs():
@@ -138,10 +139,10 @@ def test_infinite_sqnr_and_older_runs_have_no_number():
     ("values", "log"), [((1.0, 101.0), True), ((1.0, 99.0), False), ((0.0, 1.0, 200.0), True)]
 )
 def test_axis_is_logarithmic_from_two_decades_on(values, log):
-    found = measured(ROWS, "only", "kl")
+    found = measured(ROWS, "alone", "kl")
     some = [replace(v, value=x) for v, x in zip(found.values, values, strict=False)]
     assert replace(found, values=tuple(some)).logarithmic is log
-    assert not replace(found, values=tuple(some), mode="but").logarithmic
+    assert not replace(found, values=tuple(some), mode="left_out").logarithmic
 
 
 # ---- places ---------------------------------------------------------------------------------
@@ -205,7 +206,7 @@ def test_shares_are_told_honestly():
 # ---- layer profile --------------------------------------------------------------------------
 
 
-def one(mode="only", metric="kl", split="both", rows=ROWS, **changes):
+def one(mode="alone", metric="kl", split="both", rows=ROWS, **changes):
     named = {"method": "brecq", "title": "BRECQ", "layers": vit()} | changes
     return measured(rows, mode, metric, split, **named)
 
@@ -263,7 +264,7 @@ def test_methods_become_dots():
     assert all(a != b for a, b in zip(marks[0]["x"], marks[1]["x"], strict=True))
 
 
-@pytest.mark.parametrize("mode", ["only", "but"])
+@pytest.mark.parametrize("mode", ["alone", "left_out"])
 @pytest.mark.parametrize("metric", damage.METRICS)
 @pytest.mark.parametrize("look", [{}, {"dark": True}, {"large": True}])
 def test_every_question_of_the_answers_has_a_figure(mode, metric, look):
@@ -289,7 +290,7 @@ def test_small_values_keep_a_foot_on_a_logarithmic_axis():
 
 
 def test_many_layers_get_a_range_slider():
-    few, many = one(), measured(fake.profile(vit(24)), "only", "kl", method="x", layers=vit(24))
+    few, many = one(), measured(fake.profile(vit(24)), "alone", "kl", method="x", layers=vit(24))
     sliders = []
     for profile in (few, many):
         body = check(layer_profile.figure(layer_profile.info([profile])))

@@ -17,7 +17,7 @@ from helpers import (
 )
 from torch import Tensor
 
-from qlib.core.records import Event, Refused, ignore
+from qlib.core.records import Event, InvalidSpec, ignore
 from qlib.core.scheme import PER_CHANNEL, PER_TENSOR, Granularity, Scheme
 from qlib.methods._search import exponents as _power
 from qlib.network.model import QuantModel
@@ -204,14 +204,14 @@ def test_input_passes_gradients_inside_the_range_only() -> None:
 
 def free(weight: Tensor, exponent: float, scheme: Scheme) -> FreePower:
     fitted = Power.fit(weight, scheme, MinMax(), param(exponent))
-    return FreePower.around(fitted, weight, fitted.exponent)
+    return FreePower.from_nearest(fitted, weight, fitted.exponent)
 
 
 @pytest.mark.parametrize("grid", GRIDS)
 def test_free_codes_start_as_those_of_the_fitted_grid(grid: str) -> None:
     weight = weights()
     fitted = Power.fit(weight, GRIDS[grid], Mse(), param(0.6))
-    made = FreePower.around(fitted, weight, fitted.exponent)
+    made = FreePower.from_nearest(fitted, weight, fitted.exponent)
     assert torch.equal(made.codes(weight), fitted.codes(weight))
     torch.testing.assert_close(made(weight), fitted(weight), rtol=1e-5, atol=1e-6)
     made.harden()
@@ -289,8 +289,8 @@ def test_exponent_held_at_one_learns_as_free_codes_on_even_steps_do() -> None:
     want, found = x @ weight.T, {}
     uniform = Uniform.of_range(*(torch.full((6, 1), end) for end in (-6.0, 6.0)), scheme)
     power = Power(uniform.scale, uniform.zero_point, scheme, 1.0)
-    free_codes = FreePower.around(power, weight, power.exponent)
-    for made in (Shifted.around(uniform, weight), free_codes):
+    free_codes = FreePower.from_nearest(power, weight, power.exponent)
+    for made in (Shifted.from_nearest(uniform, weight), free_codes):
         (moving,) = made.learnable().get("shift") or made.learnable()["rounding"]
         moving.requires_grad_(True)
         optimizer, gradients = torch.optim.Adam([moving], lr=0.02), []
@@ -405,7 +405,7 @@ def test_by_outputs_each_layer_has_the_exponent_whose_output_is_nearest_to_float
     seen = data.histograms(model)
     assert 1.0 in _power.TRIED
     total = dict.fromkeys(_power.TRIED, 0.0)
-    for unit in data.walk(model, by="layer", weights=False, inputs=False):
+    for unit in data.iter_units(model, by="layer", weights=False, inputs=False):
         (layer,), point = unit.weighted, f"{unit.layer}.input"
         bias = layer.layer.bias
         error = {}
@@ -453,22 +453,22 @@ def test_without_steps_it_is_powerquant_with_an_exponent_for_each_layer(placemen
 
 
 def test_each_rate_moves_its_own_part() -> None:
-    still = {"rate": 0.0, "exponent_rate": 0.0, "act_rate": 0.0}
+    still = {"lr": 0.0, "exponent_lr": 0.0, "act_scale_lr": 0.0}
     start = applied("nupes", steps=0)
 
     def exponents(model: QuantModel) -> dict[str, Tensor]:
         return {n: q.weight_point.quantizer.exponent for n, q in model.weighted().items()}
 
-    for part, rate in (("rate", 0.1), ("exponent_rate", 0.01), ("act_rate", 0.05)):
+    for part, rate in (("lr", 0.1), ("exponent_lr", 0.01), ("act_scale_lr", 0.05)):
         model = applied("nupes", steps=8, **still | {part: rate})
-        assert same(codes(model), codes(start)) == (part != "rate")
-        assert same(exponents(model), exponents(start)) == (part != "exponent_rate")
+        assert same(codes(model), codes(start)) == (part != "lr")
+        assert same(exponents(model), exponents(start)) == (part != "exponent_lr")
         moved = {n for n, s in scales(model).items() if not torch.equal(s, scales(start)[n])}
-        assert bool(moved) == (part != "rate")  # a range on the bent axis follows its exponent
+        assert bool(moved) == (part != "lr")  # a range on the bent axis follows its exponent
 
 
 def test_codes_leave_the_two_levels_beside_a_weight() -> None:
-    model = applied("nupes", steps=40, bits=(3, 4), rate=0.1)
+    model = applied("nupes", steps=40, bits=(3, 4), lr=0.1)
     far = 0
     for name, layer in model.weighted().items():
         made = layer.weight_point.quantizer
@@ -511,7 +511,7 @@ def test_loss_that_is_no_number_gives_the_unit_back_as_it_was() -> None:
         if event.phase == "reconstruct" and event.unit == "two":
             model.layers["two.conv1"].weight_point.quantizer.reach.fill_(float("nan"))
 
-    with pytest.raises(Refused, match="The loss of two"):
+    with pytest.raises(InvalidSpec, match="The loss of two"):
         method("nupes", 20).apply(model, plan(model), calibration(), report)
     assert torch.equal(codes(model)["two.conv1"], codes(start)["two.conv1"])
     model.switch(weights=True, inputs=True)

@@ -12,7 +12,7 @@ import pytest
 from fake_profiles import profile as made_up
 
 from qlib import store
-from qlib.core.records import Event, Refused, RunSpec, ignore
+from qlib.core.records import Event, InvalidSpec, RunSpec, ignore
 from qlib.core.specs import checked
 from qlib.sensitivity import profile
 from qlib.store.eventlog import EventLog
@@ -97,7 +97,7 @@ def test_a_broken_profile_names_its_file(tmp_path: Path, case: str) -> None:
     BREAKS[case](folder / "profile.csv")
     why = "is missing" if case == "gone" else "is damaged or cut off"
     for read in (profile.load, store.load):
-        with pytest.raises(Refused, match=rf"{folder.name}/profile\.csv {why}"):
+        with pytest.raises(InvalidSpec, match=rf"{folder.name}/profile\.csv {why}"):
             read(folder)
     (entry,) = store.list_runs(tmp_path)
     assert bool(entry.record) == (case != "gone")
@@ -105,10 +105,10 @@ def test_a_broken_profile_names_its_file(tmp_path: Path, case: str) -> None:
 
 def test_other_runs_and_other_tables_are_no_profile(tmp_path: Path) -> None:
     fake_worker.run(fake_worker.spec(), ignore, tmp_path)
-    with pytest.raises(Refused, match="is no sensitivity run; choose one"):
+    with pytest.raises(InvalidSpec, match="is no sensitivity run; choose one"):
         profile.load(tmp_path)
     folder = stored(tmp_path, profile.spec_of(BASE), [{"mode": "all", "split": "both", "kl": 1.0}])
-    with pytest.raises(Refused, match=r"profile\.csv is damaged"):
+    with pytest.raises(InvalidSpec, match=r"profile\.csv is damaged"):
         profile.load(folder)
 
 
@@ -127,7 +127,7 @@ def test_events_tell_what_is_there_so_far(tmp_path: Path) -> None:
         assert len(store.events(tmp_path)) == 5
         found = profile.partial(tmp_path)
     assert [(r["mode"], r["split"], r["layer"], r["kl"]) for r in found] == [
-        ("all", "none", "", 0.0), ("only", "both", "head", 0.25), ("only", "both", "stem", None),
+        ("all", "none", "", 0.0), ("alone", "both", "head", 0.25), ("alone", "both", "stem", None),
     ]  # fmt: skip
     assert [(r["index"], r["of"]) for r in found] == [(1, 9), (2, 9), (3, 9)]
     assert set(found[0]) == {*profile.COLUMNS, "index", "of"}
@@ -146,7 +146,7 @@ def test_the_worst_layers_and_whether_two_halves_agree() -> None:
     assert profile.worst([]) == []
     assert profile.stable(rows)
     assert profile.summary(rows) == {"worst_shared": 3, "worst_of": 3}
-    mine = [r for r in rows if (r["mode"], r["split"]) == ("only", "both")]
+    mine = [r for r in rows if (r["mode"], r["split"]) == ("alone", "both")]
     swapped = {"kl_a": mine[0]["kl_a"], "kl_b": 9.0}  # the first layer is bad in one half alone
     other = [row | swapped if row is mine[0] else row for row in rows]
     assert not profile.stable(other)

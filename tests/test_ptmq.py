@@ -19,7 +19,7 @@ from helpers import (
 from torch import Tensor
 
 from qlib.core.functional import KeepMask
-from qlib.core.records import Refused, ignore
+from qlib.core.records import InvalidSpec, ignore
 from qlib.core.scheme import BitPlan, Scheme
 from qlib.methods._gradient.multibit_mixer import Mixing, _blend
 from qlib.methods.ptmq import PTMQ
@@ -42,8 +42,8 @@ def answers(model: QuantModel) -> Tensor:
 def at_each(model: QuantModel) -> dict[int, Tensor]:
     found = {}
     with switching.keeping(model):
-        for bits in switching.widths(model):
-            switching.choose(model, bits)
+        for bits in switching.bit_widths(model):
+            switching.set_bits(model, bits)
             found[bits] = answers(model)
     return found
 
@@ -52,7 +52,7 @@ def at_each(model: QuantModel) -> dict[int, Tensor]:
 
 
 @pytest.mark.parametrize("placement", ["inputs", "boundary"])
-@pytest.mark.parametrize("keep", [0.5, 1.0])
+@pytest.mark.parametrize("quant_prob", [0.5, 1.0])
 def test_one_width_is_qdrop_to_the_bit(placement: str, keep: float) -> None:
     one = applied("qdrop", placement=placement, steps=25, keep=keep)
     two = applied("ptmq", placement=placement, steps=25, keep=keep, lowest=4, highest=4)
@@ -73,14 +73,14 @@ def test_learned_at_the_highest_width_alone_is_qdrop_there() -> None:
     one = applied("qdrop", steps=15, bits=(8, 8))
     two = applied("ptmq", steps=15, bits=(8, 8), learned_at="highest", start="highest")
     assert torch.equal(answers(one), answers(two))
-    assert switching.widths(two) == WIDTHS
+    assert switching.bit_widths(two) == WIDTHS
 
 
 def test_float_inputs_alone_when_nothing_is_kept() -> None:
     """keep 0 and no dropping inside: units are fitted on the float network's own features."""
     seen = []
     model, data = quantizable(), calibration()
-    recipe = method("ptmq", 3, keep=0.0, drop_inside=False)
+    recipe = method("ptmq", 3, quant_prob=0.0, drop_inside=False)
     original = Mixing._input
 
     def spy(self: Mixing, at: Tensor, drawn: list[int]) -> Tensor:
@@ -102,7 +102,8 @@ def _mixing(features: dict[int, Tensor], clean: Tensor, **changes: object) -> Mi
     unit = SimpleNamespace(at=features, float_inputs=clean, boundary=None, channels=4,
                            targets=clean)  # fmt: skip
     asked = {
-        "groups": ((3,), (5,), (8,)), "shares": (0.5, 0.25, 0.25), "case": "three", "keep": 0.5,
+        "groups": ((3,), (5,), (8,)), "shares": (0.5, 0.25, 0.25), "case": "three",
+        "quant_prob": 0.5,
         "middle": 1.0, "low": 1.0, "detach": False, "batch": len(clean),
     }  # fmt: skip
     return Mixing(unit, generator=torch.Generator().manual_seed(0), **asked | changes)
@@ -111,7 +112,7 @@ def _mixing(features: dict[int, Tensor], clean: Tensor, **changes: object) -> Mi
 @pytest.mark.parametrize("case", ["one", "three"])
 def test_mixture_of_equal_features_holds_only_them_and_the_float_one(case: str) -> None:
     clean, other = torch.zeros(64, 4, 8, 8), torch.ones(64, 4, 8, 8)
-    mixed = _mixing(dict.fromkeys((3, 5, 8), other), clean, case=case, keep=0.3)
+    mixed = _mixing(dict.fromkeys((3, 5, 8), other), clean, case=case, quant_prob=0.3)
     x = mixed._input(torch.arange(64), [3, 5, 8])
     assert set(x.unique().tolist()) == {0.0, 1.0}
     n = x.numel()
@@ -126,7 +127,7 @@ def test_cases_mix_what_the_paper_says() -> None:
     assert set(three.unique().tolist()) == {0.0, 0.5 * 3 + 0.25 * 5 + 0.25 * 8}
     two = _mixing(features, clean, case="two")._input(at, [3, 5, 8])
     assert set(two.unique().tolist()) == {3.0, 6.5}  # low, or half middle and half high
-    made = _mixing(features, clean, case="one", keep=1.0)
+    made = _mixing(features, clean, case="one", quant_prob=1.0)
     drawn = [float(made._input(at, [3, 5, 8]).unique()) for _ in range(200)]
     assert set(drawn) == {3.0, 5.0, 8.0}
 
@@ -135,7 +136,7 @@ def test_the_mixture_has_the_error_that_independence_predicts() -> None:
     rng = torch.Generator().manual_seed(1)
     clean = torch.zeros(256, 4, 8, 8)
     errors = {b: 2.0**-b * torch.randn(clean.shape, generator=rng) for b in (3, 5, 8)}
-    x = _mixing(errors, clean, keep=0.5)._input(torch.arange(256), [3, 5, 8])
+    x = _mixing(errors, clean, quant_prob=0.5)._input(torch.arange(256), [3, 5, 8])
     shares = {3: 0.5, 5: 0.25, 8: 0.25}
     want = 0.5 * sum((shares[b] * 2.0**-b) ** 2 for b in shares)
     assert float(x.square().mean()) == pytest.approx(want, rel=0.05)
@@ -220,12 +221,12 @@ def test_shares_sum_to_one(low: float, middle: float) -> None:
 def test_a_switch_back_and_forth_changes_nothing(changes: dict) -> None:
     model = applied("ptmq", **changes)
     state = {k: v.clone() for k, v in model.state_dict().items()}
-    before, own = at_each(model), switching.chosen(model)
+    before, own = at_each(model), switching.current_bits(model)
     for bits in (8, 3, 6, 3, 8):
-        switching.choose(model, bits)
+        switching.set_bits(model, bits)
         assert torch.equal(answers(model), before[bits])
-    switching.choose(model, 4)
-    assert switching.chosen(model) == own
+    switching.set_bits(model, 4)
+    assert switching.current_bits(model) == own
     after = model.state_dict()
     assert set(state) == set(after)
     assert all(torch.equal(state[k], after[k]) for k in state)
@@ -258,15 +259,15 @@ def test_learning_for_all_widths_beats_switching_a_network_for_one() -> None:
 def test_units_have_widths_of_their_own() -> None:
     model = applied("ptmq")
     same = at_each(model)
-    switching.choose(model, 8)
-    switching.choose(model, {"one": 3, "two": 3})
+    switching.set_bits(model, 8)
+    switching.set_bits(model, {"one": 3, "two": 3})
     assert torch.equal(answers(model), same[3])  # the edges keep their 8 bits
-    switching.choose(model, {"one": 8})
-    assert switching.chosen(model) == {"one": 8, "two": 3}
+    switching.set_bits(model, {"one": 8})
+    assert switching.current_bits(model) == {"one": 8, "two": 3}
     mixed = answers(model)
     assert not torch.equal(mixed, same[3])
     assert not torch.equal(mixed, same[8])
-    switching.choose(model, 8, weights=3)
+    switching.set_bits(model, 8, weights=3)
     points = {n: m.weight_point.quantizer.scheme.bits for n, m in model.weighted().items()}
     assert {points["one.conv1"], points["two.conv2"]} == {3}
     assert model.points["one.conv1.input"].quantizer.scheme.bits == 8
@@ -274,20 +275,20 @@ def test_units_have_widths_of_their_own() -> None:
 
 def test_wrong_widths_and_units_are_refused_and_nothing_is_switched() -> None:
     model = applied("ptmq")
-    before = switching.chosen(model)
+    before = switching.current_bits(model)
     for wrong, text in ((2, "2 bits"), ({"one": 3, "nine": 3}, "'nine'"), ({"one": 9}, "9 bits")):
-        with pytest.raises(Refused, match=text):
-            switching.choose(model, wrong)
-        assert switching.chosen(model) == before
-    with pytest.raises(Refused, match="one bit-width"):
-        switching.choose(applied("nearest"), 4)
+        with pytest.raises(InvalidSpec, match=text):
+            switching.set_bits(model, wrong)
+        assert switching.current_bits(model) == before
+    with pytest.raises(InvalidSpec, match="one bit-width"):
+        switching.set_bits(applied("nearest"), 4)
 
 
 def test_a_switch_keeps_one_set_of_rounded_weights() -> None:
     model = applied("ptmq")
     points = [m.weight_point for m in model.weighted().values()]
     for bits in WIDTHS:
-        switching.choose(model, bits)
+        switching.set_bits(model, bits)
         switchable = [p for p in points if isinstance(p.quantizer, Switchable)]
         assert all(p._kept is None for p in switchable) or bits == 4
         answers(model)
@@ -309,13 +310,13 @@ def test_edges_and_missing_layers_keep_out_of_it() -> None:
     weights = {n: s for n, s in full.weights.items() if n.startswith("two")}
     inputs = {n: s for n, s in full.inputs.items() if n.startswith("two")}
     method("ptmq", 3).apply(model, BitPlan(weights, inputs, full.fixed), calibration(), ignore)
-    assert set(switching.chosen(model)) == {"two"}
+    assert set(switching.current_bits(model)) == {"two"}
     model = applied("ptmq", steps=3)
     assert not isinstance(model.layers["stem"].weight_point.quantizer, Switchable)
     model = quantizable()
     same = plan(model, edge_layers="same")
     method("ptmq", 3).apply(model, same, calibration(), ignore)
-    assert set(switching.chosen(model)) == set(model.units())
+    assert set(switching.current_bits(model)) == set(model.units())
 
 
 # --- nested steps
@@ -374,7 +375,7 @@ def test_a_file_of_another_weight_is_refused(tmp_path: Path) -> None:
     again = quantizable()
     with torch.no_grad():
         again.layers["one.conv1"].layer.weight.mul_(1.5)
-    with pytest.raises(Refused, match="another weight"):
+    with pytest.raises(InvalidSpec, match="another weight"):
         restore(again, plan(again), tmp_path / FILE)
 
 
@@ -407,11 +408,11 @@ def test_shared_rounding_starts_where_it_is_told() -> None:
         for b in (3, 4, 6)
     }
     for start, bits in (("lowest", 3), ("middle", 4), ("highest", 6)):
-        made = SharedRound.around(Switchable(grids), w, start, False)
-        inside = made.choose(bits)(w)
+        made = SharedRound.from_nearest(Switchable(grids), w, start, False)
+        inside = made.set_bits(bits)(w)
         low, high = (end * grids[bits].scale for end in (grids[bits].low, grids[bits].high))
         torch.testing.assert_close(inside, torch.minimum(torch.maximum(w, low), high),
                                    atol=1e-3, rtol=0)  # fmt: skip
-    made = SharedRound.around(Switchable(grids), w, "mean", False)
+    made = SharedRound.from_nearest(Switchable(grids), w, "mean", False)
     fractions = [(w / grids[b].scale) - (w / grids[b].scale).floor() for b in (3, 4, 6)]
     torch.testing.assert_close(made.soft_values(), sum(fractions) / 3, atol=2e-3, rtol=0)

@@ -27,7 +27,7 @@ def weights(seed: int = 0) -> Tensor:
 
 
 def soft(weight: Tensor, scheme: Scheme, observer: object = MinMax()) -> SoftRound:
-    return SoftRound.around(Uniform.fit(weight, scheme, observer), weight)
+    return SoftRound.from_nearest(Uniform.fit(weight, scheme, observer), weight)
 
 
 def on_step_one(values: list[float], scheme: Scheme | None = None) -> SoftRound:
@@ -118,7 +118,7 @@ def test_push_is_the_gradient_of_the_penalty(beta: float) -> None:
     (0.03 * made.penalty(beta)).backward()
     want = up.grad.clone()
     up.grad = torch.full_like(up, 0.25)  # what the reconstruction error left there
-    made.push(beta, 0.03)
+    made.add_penalty_grad(beta, 0.03)
     torch.testing.assert_close(up.grad - 0.25, want, rtol=1e-4, atol=1e-6)
     assert want.abs().max() > 0
 
@@ -167,7 +167,7 @@ def test_hardened_codes_are_floor_or_one_more(grid: str) -> None:
 def test_hardened_at_once_is_nearest(grid: str) -> None:
     weight = weights()
     nearest = Uniform.fit(weight, GRIDS[grid], MinMax())
-    made = SoftRound.around(nearest, weight)
+    made = SoftRound.from_nearest(nearest, weight)
     made.harden()
     assert equal_but_for_ties(made.codes(weight), nearest.codes(weight), weight, nearest)
 
@@ -235,7 +235,7 @@ def test_soft_rounding_and_its_gradient_are_those_of_the_formula(symmetric: bool
     weight = torch.tensor([[-9.7, -8.2, -0.4, 0.3, 2.6, 6.9, 7.0, 7.4, 19.1]])
     scheme = Scheme(4, symmetric=symmetric)
     zero = torch.tensor(0.0 if symmetric else 8.0)
-    soft = SoftRound.around(Uniform(torch.tensor(1.0), zero, scheme), weight)
+    soft = SoftRound.from_nearest(Uniform(torch.tensor(1.0), zero, scheme), weight)
     soft.up.requires_grad_(True)
     up = soft.up.detach().clone().requires_grad_(True)
     h = (torch.sigmoid(up) * 1.2 - 0.1).clamp(0, 1)

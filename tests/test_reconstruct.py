@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qlib.core.records import Event, Refused, ignore
+from qlib.core.records import Event, InvalidSpec, ignore
 from qlib.core.scheme import Scheme
 from qlib.learning.calibration import Unit
-from qlib.learning.reconstruct import Decay, Rate, reconstruct
+from qlib.learning.reconstruct import BetaSchedule, Rate, reconstruct
 from qlib.network.attention import MatMul
 from qlib.network.model import QuantModel
 from qlib.network.points import QuantLayer, QuantMatMul, multiplying
@@ -31,16 +31,16 @@ def linear_unit(weight: list[list[float]], x: Tensor, scale: float = 1.0) -> Uni
     layer = model.layers["0"]
     scheme = Scheme(4, symmetric=True)
     nearest = Uniform(torch.tensor(scale), torch.tensor(0.0), scheme)
-    layer.weight_point.fill(SoftRound.around(nearest, layer.weight))
+    layer.weight_point.fill(SoftRound.from_nearest(nearest, layer.weight))
     model.switch(weights=True, inputs=True)
     targets = x @ torch.tensor(weight).T
     return Unit("0", 1, 1, model, {"0": layer}, x, x, targets, layer="0")
 
 
 def fitted(unit: Unit, steps: int = 600, penalty: float = 0.01, rate: float = 1e-2,
-           seed: int = 0, decay: Decay = Decay()) -> Tensor:  # fmt: skip  # noqa: B008
+           seed: int = 0, beta_schedule: BetaSchedule = BetaSchedule()) -> Tensor:  # fmt: skip  # noqa: B008
     reconstruct(unit, learn={"rounding": Rate(rate)}, steps=steps, generator=rng(seed),
-                penalty=penalty, decay=decay, report=ignore)  # fmt: skip
+                penalty=penalty, beta_schedule=beta_schedule, report=ignore)  # fmt: skip
     layer = unit.layers["0"]
     return layer.weight_point.quantizer.codes(layer.weight)
 
@@ -57,7 +57,7 @@ def test_two_weights_on_the_same_input(weight: tuple, want: tuple, cosine: bool)
     layer = unit.layers["0"]
     nearest = Uniform(torch.tensor(1.0), torch.tensor(0.0), Scheme(4, symmetric=True))
     assert nearest.codes(layer.weight).tolist() == [[0, 0]]
-    codes = fitted(unit, steps=1000, decay=Decay(cosine=cosine))
+    codes = fitted(unit, steps=1000, beta_schedule=BetaSchedule(cosine=cosine))
     assert codes.tolist() == [list(want)]
 
 
@@ -149,7 +149,7 @@ def test_error_sums_over_channels_and_averages_over_the_rest() -> None:
     layer = model.layers["0"]
     nearest = Uniform(torch.tensor(0.5), torch.tensor(0.0), Scheme(3, symmetric=True))
     for power, importance in ((2.0, None), (2.4, None), (2.0, torch.rand(10, 3, 4, 4))):
-        layer.weight_point.fill(SoftRound.around(nearest, layer.weight))
+        layer.weight_point.fill(SoftRound.from_nearest(nearest, layer.weight))
         model.switch(weights=True, inputs=False)
         targets = torch.randn(10, 3, 4, 4, generator=rng(2))
         unit = Unit("0", 1, 1, model, {"0": layer}, x, x, targets, layer="0")
@@ -176,12 +176,12 @@ def test_a_unit_may_stop_once_its_choices_are_made() -> None:
         return layer.weight_point.quantizer.codes(layer.weight), [e.step for e in events]
 
     _, every = learned()
-    _, some = learned(settled=0.2)  # five of six
+    _, some = learned(early_stop_undecided=0.2)  # five of six
     assert every[-1] == 1000
     assert 500 < some[-1] < 1000
     assert some == every[: len(some)]
     nearest = torch.tensor([[0.0, 0, 0, 1, -1, 0]])
-    codes, few = learned(settled=1.0)
+    codes, few = learned(early_stop_undecided=1.0)
     assert few[-1] == 201  # as soon as the penalty has begun
     assert torch.equal(codes, nearest)  # soft values stood where they had started
 
@@ -199,7 +199,7 @@ def test_activation_scale_is_learned_and_cooled() -> None:
     before = float((layer(x) - x).square().mean())
     moved = [2 / 15]
     scale = layer.input_point.quantizer.scale
-    reconstruct(unit, learn={"scale": Rate(2e-3, cosine=True)}, steps=100, generator=rng(),
+    reconstruct(unit, learn={"act_scale": Rate(2e-3, cosine=True)}, steps=100, generator=rng(),
                 report=lambda event: moved.append(float(scale.detach())))  # fmt: skip
     after = float((layer(x) - x).square().mean())
     assert after < 0.5 * before
@@ -213,7 +213,7 @@ def test_activation_scale_is_learned_and_cooled() -> None:
 
 
 def test_beta_by_hand() -> None:
-    linear, cosine, steps = Decay(), Decay(cosine=True), 20_000
+    linear, cosine, steps = BetaSchedule(), BetaSchedule(cosine=True), 20_000
     assert linear.beta(0, steps) is None
     assert linear.beta(3999, steps) is None
     assert linear.beta(4000, steps) == 20
@@ -267,7 +267,7 @@ def test_loss_that_is_no_number_is_refused(bad: float) -> None:
     unit = linear_unit([[0.3, 0.6]], torch.randn(64, 2, generator=rng(1)))
     unit.targets[:] = bad
     text = r"The loss of 0 \(unit 1 of 1\) is (nan|inf) at iteration 1;.*Try a smaller"
-    with pytest.raises(Refused, match=text):
+    with pytest.raises(InvalidSpec, match=text):
         fitted(unit)
     assert not any(p.requires_grad for p in unit.quantizers()[0].parameters())
 

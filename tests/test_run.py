@@ -11,12 +11,12 @@ from helpers import settings
 from safetensors.torch import load_file
 
 from qlib import store
-from qlib.core.records import Cancelled, Event, Refused, RunRecord, RunSpec, ignore
+from qlib.core.records import Cancelled, Event, InvalidSpec, RunRecord, RunSpec, ignore
 from qlib.core.registry import discover
 from qlib.core.specs import checked
 from qlib.pipeline import provenance
 from qlib.pipeline.artifacts import save_quantizers
-from qlib.pipeline.experiment import set_up
+from qlib.pipeline.experiment import load_experiment
 from qlib.pipeline.quantize import bit_plan, quantize
 from qlib.pipeline.restore import restore
 from qlib.pipeline.run import run
@@ -65,7 +65,7 @@ def test_record_survives_json(done) -> None:
 def test_metrics_fit_together(done) -> None:
     record, _, _ = done
     found = record.metrics
-    assert set(found) == METRICS | ({"stored_mb"} if record.widths else set())
+    assert set(found) == METRICS | ({"stored_mb"} if record.bit_widths else set())
     assert found["n"] == 60
     assert 0 <= found["top1_low"] <= found["top1"] <= found["top1_high"] <= 100
     moved = found["top1"] - found["top1_float"]
@@ -90,7 +90,7 @@ def test_metrics_fit_together(done) -> None:
 
 def _switched(record) -> dict[str, dict[str, float]]:
     """Name of the predictions at each width → its row, where both operands have that width."""
-    same = [row for row in record.widths if row["weight_bits"] == row["act_bits"]]
+    same = [row for row in record.bit_widths if row["weight_bits"] == row["act_bits"]]
     return {f"w{row['act_bits']}": row for row in same}
 
 
@@ -183,10 +183,10 @@ def test_counted_values_name_every_tensor(done) -> None:
 def test_a_network_of_many_widths_tells_of_each(done) -> None:
     record, _, _ = done
     if record.spec.method != "ptmq":
-        assert record.widths == record.blocks == []
+        assert record.bit_widths == record.blocks == []
         return
-    own = {(row["weight_bits"], row["act_bits"]): row for row in record.widths}
-    assert len(own) == len(record.widths) == 36  # small: every combination of six widths
+    own = {(row["weight_bits"], row["act_bits"]): row for row in record.bit_widths}
+    assert len(own) == len(record.bit_widths) == 36  # small: every combination of six widths
     spec = record.spec
     here = own[spec.weight_bits, spec.act_bits]
     assert all(here[key] == record.metrics[key] for key in here if key in record.metrics)
@@ -206,7 +206,7 @@ def test_events_tell_the_phases_in_order(done) -> None:
     learns = any(name.endswith("steps") for name in record.spec.settings)
     assert learns <= ("reconstruct" in phases) <= (record.spec.method != "nearest")
     evaluated = [e for e in events if e.phase == "evaluate" and e.step]
-    switched = {f"W{row['weight_bits']}A{row['act_bits']}" for row in record.widths}
+    switched = {f"W{row['weight_bits']}A{row['act_bits']}" for row in record.bit_widths}
     assert {e.unit for e in evaluated} == {"float", "nearest", record.spec.method} | switched
     assert all(e.step <= e.steps == 60 for e in evaluated)
 
@@ -291,7 +291,7 @@ def test_kept_layers_have_no_grid_and_all_others_have(
 def test_all_layers_kept_is_the_float_network_bit_for_bit(method: str, placement: str) -> None:
     names = dict.fromkeys(row["layer"] for row in run(spec()).layers)
     wanted = spec(method, placement=placement, keep_float=tuple(names))
-    setup = set_up(checked(wanted), torch.device("cpu"), ignore)
+    setup = load_experiment(checked(wanted), torch.device("cpu"), ignore)
     logits = quantize(setup, checked(wanted), ignore)
     with torch.no_grad(), setup.model.quantized(weights=False, inputs=False):
         folded = setup.predict(setup.model, "float")
@@ -313,7 +313,7 @@ def test_what_is_tuned_follows_any_method_and_is_stored(
     found = {}
     for name, one in (("plain", made), ("tuned", replace(made, **changes))):
         (folder := tmp_path / name).mkdir()
-        setup = set_up(one, torch.device("cpu"), ignore)
+        setup = load_experiment(one, torch.device("cpu"), ignore)
         found[name] = quantize(setup, one, ignore)
         save_quantizers(setup.model, folder)
     assert not torch.equal(found["plain"]["quant"], found["tuned"]["quant"])
@@ -328,7 +328,7 @@ def test_what_is_tuned_follows_any_method_and_is_stored(
 
 def test_a_layer_to_keep_that_is_not_there_is_refused() -> None:
     with pytest.raises(
-        Refused, match=r"no layer 'layer2.0.conv3'; the nearest are layer2\.0\.conv"
+        InvalidSpec, match=r"no layer 'layer2.0.conv3'; the nearest are layer2\.0\.conv"
     ):
         run(spec(keep_float=("layer2.0.conv3",)))
 
@@ -338,25 +338,27 @@ def test_a_layer_to_keep_that_is_not_there_is_refused() -> None:
 
 def test_cuda_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(Refused, match=r"device 'cuda' was asked for.*finds no CUDA.*use 'cpu'"):
+    with pytest.raises(InvalidSpec, match=r"device 'cuda' was asked for.*finds no CUDA.*use 'cpu'"):
         run(spec(device="cuda"))
 
 
 def test_images_of_another_task_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discover("datasets")["digits"], "classes", tuple("01234"))
-    with pytest.raises(Refused, match=r"digits-resnet tells 10 classes apart, but digits has 5; "):
+    with pytest.raises(
+        InvalidSpec, match=r"digits-resnet tells 10 classes apart, but digits has 5; "
+    ):
         run(spec())
 
 
 def test_wrong_specification_is_refused_before_anything_is_loaded() -> None:
-    with pytest.raises(Refused, match=r"weight_bits must be in \[2, 8\]; got 9"):
+    with pytest.raises(InvalidSpec, match=r"weight_bits must be in \[2, 8\]; got 9"):
         run(spec(weight_bits=9))
-    with pytest.raises(Refused, match="There is no method 'nearst'; the nearest are nearest"):
+    with pytest.raises(InvalidSpec, match="There is no method 'nearst'; the nearest are nearest"):
         run(replace(spec(), method="nearst"))
 
 
 def test_too_many_images_are_refused() -> None:
-    with pytest.raises(Refused, match=r"\d"):
+    with pytest.raises(InvalidSpec, match=r"\d"):
         run(spec(calib=100_000))
 
 
@@ -376,7 +378,7 @@ def test_refused_loss_leaves_the_finished_units_in_the_folder(
         apply(self, model, plan, data, spoil)
 
     monkeypatch.setattr(owner, "apply", broken)
-    with pytest.raises(Refused, match=r"unit 3 of \d+\) is nan"):
+    with pytest.raises(InvalidSpec, match=r"unit 3 of \d+\) is nan"):
         run(spec("adaround"), ignore, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["quantizers.safetensors"]
 

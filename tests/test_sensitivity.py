@@ -13,7 +13,7 @@ from scipy.special import log_softmax, rel_entr
 from torch import Tensor, nn
 
 from qlib import store
-from qlib.core.records import Cancelled, Event, Refused, RunSpec, ignore
+from qlib.core.records import Cancelled, Event, InvalidSpec, RunSpec, ignore
 from qlib.core.registry import discover
 from qlib.core.scheme import PER_CHANNEL, BitPlan, Granularity, Scheme
 from qlib.core.specs import checked
@@ -45,7 +45,7 @@ def transformer(placement: str) -> QuantModel:
 def two_heads(placement: str) -> QuantModel:
     net = tiny("deit")  # no chain
     model = QuantModel(net, images("deit"), find_blocks(net), placement)
-    assert not model.chain
+    assert not model.is_sequential
     return _filled(model, images("deit", 32))
 
 
@@ -86,7 +86,7 @@ def by_hand(model: QuantModel, mode: str, split: str, layer: str) -> set[str]:
     own = {n for n in chosen if n.rpartition(".")[0] == layer}
     if next(n for n in model.layers if n.startswith(unit)) == layer:
         own |= chosen & {f"{unit}.boundary"}
-    return own if mode == "only" else chosen - own
+    return own if mode == "alone" else chosen - own
 
 
 @torch.no_grad()
@@ -132,12 +132,12 @@ def test_rows_are_complete_and_the_most_useful_come_first(measured) -> None:
     assert rows[0]["sqnr_db"] == np.inf
     groups = list(dict.fromkeys((r["mode"], r["split"]) for r in rows[4:]))
     assert groups == [
-        ("only", "both"), ("but", "both"), ("only", "weights"), ("but", "weights"),
-        ("only", "inputs"), ("but", "inputs"),
+        ("alone", "both"), ("left_out", "both"), ("alone", "weights"), ("left_out", "weights"),
+        ("alone", "inputs"), ("left_out", "inputs"),
     ]  # fmt: skip
     for mode, split in groups:
         found = [r for r in rows if (r["mode"], r["split"]) == (mode, split)]
-        want = [n for n in model.layers if by_hand(model, "only", split, n)]
+        want = [n for n in model.layers if by_hand(model, "alone", split, n)]
         assert [r["layer"] for r in found] == want
         assert [(r["unit"], r["kind"]) for r in found] == [
             (model.unit_of(n), model.layers[n].kind) for n in want
@@ -200,7 +200,7 @@ def test_a_deep_chain_costs_half_a_pass_for_each_layer() -> None:
         net = Deep(depth - 1).eval()
     x = torch.randn(4, 6, 1, 1, generator=torch.Generator().manual_seed(1))
     model = _filled(QuantModel(net, x), x)
-    assert model.chain
+    assert model.is_sequential
     assert len(model.units()) == depth
     calls = {"n": 0}
 
@@ -227,11 +227,11 @@ def test_what_was_measured_already_is_not_measured_again() -> None:
     model.layers["head"].weight_point.register_forward_hook(count)
     rows = measure(model, x, torch.zeros(3))
     again = [
-        r for r in rows if r["kind"] == "matmul" and (r["mode"], r["split"]) == ("only", "inputs")
+        r for r in rows if r["kind"] == "matmul" and (r["mode"], r["split"]) == ("alone", "inputs")
     ]
     assert len(again) == 6
     assert finals["n"] == len(rows) - len(again)
-    alone = {(r["split"], r["layer"]): r["kl"] for r in rows if r["mode"] == "only"}
+    alone = {(r["split"], r["layer"]): r["kl"] for r in rows if r["mode"] == "alone"}
     assert all(r["kl"] == alone["both", r["layer"]] for r in again)
 
 
@@ -243,7 +243,7 @@ def test_keeping_a_layer_in_float_gives_the_row_of_all_but_it(placement: str) ->
     spec = RunSpec("digits-vit", "digits", "nearest", 3, 3, placement=placement, edge_layers="same")
     x = pictures(16, seed=4)[0]
     rows = measure(model := residual(placement), x, torch.zeros(16))
-    but = {r["layer"]: r for r in rows if (r["mode"], r["split"]) == ("but", "both")}
+    but = {r["layer"]: r for r in rows if (r["mode"], r["split"]) == ("left_out", "both")}
     worst = profile.worst(rows, n=len(but))
     assert len(worst) == len(but) > 5
     for layer in worst:
@@ -311,14 +311,16 @@ def test_quantizers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     fewer = BitPlan({n: s for n, s in asked.weights.items() if n != "fc"}, asked.inputs)
     other = BitPlan({n: replace(s, granularity=PER_CHANNEL) for n, s in asked.weights.items()})
     for wrong, words in ((fewer, "more than was asked for: fc"), (other, r"shape \(\), not \(8, ")):
-        with pytest.raises(Refused, match=f"does not hold the quantizers of this run .*{words}"):
+        with pytest.raises(
+            InvalidSpec, match=f"does not hold the quantizers of this run .*{words}"
+        ):
             restore(model, wrong, file)
         assert all(m.weight_point.quantizer is None for m in model.weighted().values())
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(Refused, match=f"{FILE} does not hold"):
+    with pytest.raises(InvalidSpec, match=f"{FILE} does not hold"):
         restore(model, asked, file)
     file.unlink()
-    with pytest.raises(Refused, match=f"{FILE} does not hold"):
+    with pytest.raises(InvalidSpec, match=f"{FILE} does not hold"):
         restore(model, asked, file)
 
 

@@ -28,13 +28,13 @@ def test_moments_hold_the_first_and_the_last_step(steps: int, units: int) -> Non
 def unit_of(model, by: str = "block"):
     data = calibration()
     data.attach(model, plan(model, 3, 4))
-    return list(data.walk(model, by=by))
+    return list(data.iter_units(model, by=by))
 
 
 def test_a_look_counts_every_weight_once() -> None:
     unit = unit_of(quantizable())[1]
     assert look(unit) == {}  # nothing is learned yet
-    unit.replace_weights(SoftRound.around)
+    unit.replace_weights(SoftRound.from_nearest)
     for layer in unit.weighted:
         layer.weight_point.quantizer.up.requires_grad_(True)
     found = look(unit)
@@ -48,7 +48,7 @@ def test_a_look_counts_every_weight_once() -> None:
 
 def test_flips_by_hand() -> None:
     unit = unit_of(quantizable())[1]
-    unit.replace_weights(SoftRound.around)
+    unit.replace_weights(SoftRound.from_nearest)
     first, second = (layer.weight_point.quantizer for layer in unit.weighted)
     for q in (first, second):
         q.up.requires_grad_(True)

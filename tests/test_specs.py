@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qlib.core import specs
-from qlib.core.records import FORMAT, Event, Refused, RunRecord, RunSpec, ignore
+from qlib.core.records import FORMAT, Event, InvalidSpec, RunRecord, RunSpec, ignore
 
 SPEC = RunSpec("digits-vit", "digits", "brecq")
 
@@ -56,7 +56,7 @@ def test_an_analysis_says_so_in_its_key() -> None:
 
 @pytest.mark.parametrize("changes", [{"tune_norms": True}, {"tune_biases": 5}])
 def test_a_network_of_many_widths_is_not_tuned_for_one(changes: dict) -> None:
-    with pytest.raises(Refused, match="PTMQ gives a network for many bit-widths"):
+    with pytest.raises(InvalidSpec, match="PTMQ gives a network for many bit-widths"):
         specs.checked(replace(SPEC, method="ptmq", **changes))
     assert specs.checked(replace(SPEC, **changes)).key != specs.checked(SPEC).key
 
@@ -69,17 +69,17 @@ def test_layers_kept_in_float_are_a_set_of_names() -> None:
     assert again == one
     assert again.keep_float == ("a", "b")
     for wrong in ("head", [1], None):
-        with pytest.raises(Refused, match="keep_float must be a list of names of layers; got"):
+        with pytest.raises(InvalidSpec, match="keep_float must be a list of names of layers; got"):
             RunSpec.from_json(SPEC.to_json() | {"keep_float": wrong})
     with pytest.raises(
-        Refused, match=r"RunSpec\.analysis must be one of , sensitivity, noise; got 'x'"
+        InvalidSpec, match=r"RunSpec\.analysis must be one of , sensitivity, noise; got 'x'"
     ):
         specs.checked(replace(SPEC, analysis="x"))
 
 
 def test_the_order_of_settings_does_not_matter() -> None:
-    one = replace(SPEC, settings={"steps": 5, "rate": 0.1})
-    assert one.key == replace(SPEC, settings={"rate": 0.1, "steps": 5}).key
+    one = replace(SPEC, settings={"steps": 5, "lr": 0.1})
+    assert one.key == replace(SPEC, settings={"lr": 0.1, "steps": 5}).key
 
 
 def test_json_both_ways() -> None:
@@ -89,10 +89,10 @@ def test_json_both_ways() -> None:
 
 def test_a_strange_specification_is_refused() -> None:
     with pytest.raises(
-        Refused, match=r"^This run specification has unknown fields: colour, size\.$"
+        InvalidSpec, match=r"^This run specification has unknown fields: colour, size\.$"
     ):
         RunSpec.from_json(SPEC.to_json() | {"size": 1, "colour": 2})
-    with pytest.raises(Refused, match=r"^This run specification is incomplete: .*'data'"):
+    with pytest.raises(InvalidSpec, match=r"^This run specification is incomplete: .*'data'"):
         RunSpec.from_json({"model": "m"})
 
 
@@ -115,7 +115,7 @@ def test_a_record_goes_both_ways_and_tells_its_format() -> None:
         ({"format": FORMAT}, r"run.json is incomplete: 'spec'"),
         ({"format": FORMAT, "spec": SPEC.to_json()}, "is incomplete: .*metrics"),
     ):
-        with pytest.raises(Refused, match=words):
+        with pytest.raises(InvalidSpec, match=words):
             RunRecord.from_json(body)
 
 
@@ -129,7 +129,7 @@ def test_nobody_has_to_listen() -> None:
 def test_checking_writes_out_every_setting_and_changes_nothing_twice() -> None:
     found = specs.checked(replace(SPEC, settings={"steps": "500"}))
     assert found.settings["steps"] == 500
-    assert {"rate", "penalty", "batch"} <= set(found.settings)
+    assert {"lr", "penalty", "batch"} <= set(found.settings)
     assert specs.checked(found) == found
     assert replace(found, settings={}) == SPEC
 
@@ -151,7 +151,7 @@ WRONG = {
     "act observer": ({"act_observer": "x"}, "There is no observer 'x'"),
     "bits": ({"weight_bits": 12}, r"weight_bits must be in \[2, 8\]; got 12\."),
     "binary": ({"act_bits": 1}, r"got 1\. A uniform grid of one bit .*: binary networks need tr"),
-    "setting": ({"settings": {"stepz": "1"}}, "Brecq has no setting 'stepz'; it has steps, rate"),
+    "setting": ({"settings": {"stepz": "1"}}, "Brecq has no setting 'stepz'; it has steps, lr"),
     "range": ({"settings": {"penalty": -1}}, r"Brecq.penalty must be at least 0; got -1"),
     "type": ({"settings": {"steps": "few"}}, r"Brecq.steps must be of type int; got 'few'"),
     "test": ({"test": 0}, "test must be at least 1, or left out for all; got 0."),
@@ -162,13 +162,15 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_what_is_wrong_is_refused_in_words(case: str) -> None:
     changes, words = WRONG[case]
-    with pytest.raises(Refused, match=words):
+    with pytest.raises(InvalidSpec, match=words):
         specs.checked(replace(SPEC, **changes))
 
 
 def test_a_pattern_is_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(specs, "model_keys", lambda: ["digits-vit", "x:NAME"])
-    with pytest.raises(Refused, match=r"'x:NAME' is a pattern: write a real name in place of its"):
+    with pytest.raises(
+        InvalidSpec, match=r"'x:NAME' is a pattern: write a real name in place of its"
+    ):
         specs.source_of("models", "x:NAME")
 
 
@@ -210,5 +212,7 @@ def test_home_is_understood(here: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("changes", [{"weights": "no.pth"}, {"data": "folder:no.pth"}], ids=str)
 def test_a_missing_file_is_told(here: Path, changes: dict) -> None:
-    with pytest.raises(Refused, match=r"There is no file or folder no\.pth; check the path, or"):
+    with pytest.raises(
+        InvalidSpec, match=r"There is no file or folder no\.pth; check the path, or"
+    ):
         specs.absolute(replace(SPEC, **changes))

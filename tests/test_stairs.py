@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from qlib.core.scheme import Scheme
-from qlib.methods._search.step_grid import Stairs
+from qlib.methods._search.step_grid import StepGrid
 from qlib.noise import theorem
 from qlib.observers.minmax import MinMax
 from qlib.quantizers.base import Quantizer
@@ -41,7 +41,7 @@ GRIDS: dict[str, Callable[[], Quantizer]] = {
 @pytest.mark.parametrize("name", GRIDS)
 def test_the_staircase_is_the_quantizer(name: str) -> None:
     q, x = GRIDS[name](), torch.linspace(-3, 4, 5001).double()
-    made = Stairs.of(q)
+    made = StepGrid.of(q)
     found = made.levels[np.searchsorted(made.edges, x.numpy(), "right")]
     want = q.values(q.nearest(x)).detach().numpy()
     assert np.abs(found - want).max() < 1e-6
@@ -52,7 +52,7 @@ def test_the_staircase_is_the_quantizer(name: str) -> None:
 @pytest.mark.parametrize("name", GRIDS)
 @pytest.mark.parametrize("reach", [0.03, 0.4, 1.7])
 def test_mean_and_drift_are_those_of_many_draws(name: str, reach: float) -> None:
-    q, made = GRIDS[name](), Stairs.of(GRIDS[name]())
+    q, made = GRIDS[name](), StepGrid.of(GRIDS[name]())
     x = np.array([-2.0, -0.2, -0.01, 0.0, 0.11, 0.35, 1.0, 3.1])
     draws = np.random.default_rng(0).uniform(-reach, reach, (20_000, 1))
     rounded = q.values(q.nearest(torch.from_numpy(x + draws))).detach().numpy()
@@ -66,11 +66,11 @@ def test_on_even_steps_it_is_the_theorem() -> None:
     q = Uniform(torch.tensor(1.0), torch.tensor(0.0), Scheme(3, symmetric=True))
     x, n = np.linspace(-7, 6, 131)[:, None], np.array([0.0, 0.2, 0.5, 0.9, 2.3])
     want = theorem.error(x + 0.5, n, 0.5, -3.5, 3.5)  # there levels lie at odd halves
-    np.testing.assert_allclose(Stairs.of(q).mean(x, n), want, atol=1e-6)
+    np.testing.assert_allclose(StepGrid.of(q).mean(x, n), want, atol=1e-6)
 
 
 def test_few_values_stand_for_many() -> None:
-    made = Stairs.of(GRIDS["GELU"]())
+    made = StepGrid.of(GRIDS["GELU"]())
     x = np.abs(np.random.default_rng(1).normal(0, 1.5, 50_000)) - 0.17
     weight = np.random.default_rng(2).uniform(0, 1, len(x))
     few, amount, of = made.counted(x, weight)
@@ -85,4 +85,4 @@ def test_few_values_stand_for_many() -> None:
 
 def test_levels_that_fall_are_refused() -> None:
     with pytest.raises(ValueError, match="do not rise"):
-        Stairs.of(TwinUnit(torch.tensor(3.0), Scheme(4)))
+        StepGrid.of(TwinUnit(torch.tensor(3.0), Scheme(4)))

@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import binom, binomtest
 
-from qlib.core.records import Refused, RunRecord, RunSpec
+from qlib.core.records import InvalidSpec, RunRecord, RunSpec
 from qlib.measure import metrics, paired, statistics
 from qlib.measure.paired import Pair
 
@@ -176,13 +176,13 @@ def test_pair_is_matched_by_ids_and_not_by_place():
 
 
 def test_runs_on_other_images_are_not_paired():
-    with pytest.raises(Refused, match="tested on different images"):
+    with pytest.raises(InvalidSpec, match="tested on different images"):
         paired.between(record(), ONE, record("u"), TWO)
     renamed = TWO | {"ids": np.array([f"j{i}" for i in range(6)])}
-    with pytest.raises(Refused, match="name different images"):
+    with pytest.raises(InvalidSpec, match="name different images"):
         paired.between(record(), ONE, record(), renamed)
     fewer = {k: v[:5] for k, v in TWO.items()}
-    with pytest.raises(Refused, match="name different images"):
+    with pytest.raises(InvalidSpec, match="name different images"):
         paired.between(record(), ONE, record(), fewer)
 
 
@@ -197,9 +197,9 @@ def test_lost_and_gained_against_float():
 
 def test_incomplete_predictions_are_named():
     broken = {k: v for k, v in ONE.items() if k != "quant_top5"}
-    with pytest.raises(Refused, match=r"preds\.npz of RUN lacks quant_top5"):
+    with pytest.raises(InvalidSpec, match=r"preds\.npz of RUN lacks quant_top5"):
         paired.checked(broken, "RUN")
-    with pytest.raises(Refused, match="unequal length"):
+    with pytest.raises(InvalidSpec, match="unequal length"):
         paired.checked(ONE | {"labels": LABELS[:3]}, "RUN")
     assert paired.checked(ONE, "RUN") is ONE
 

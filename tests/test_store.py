@@ -14,7 +14,7 @@ import pytest
 from fake_worker import record, run, spec
 
 from qlib import store
-from qlib.core.records import Event, Refused, ignore
+from qlib.core.records import Event, InvalidSpec, ignore
 from qlib.store.eventlog import KEPT
 
 
@@ -60,7 +60,7 @@ def test_predictions_come_back(finished: Path) -> None:
 
 def test_predictions_are_never_a_pickle(tmp_path: Path) -> None:
     np.savez(tmp_path / "preds.npz", ids=np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(Refused, match=r"preds.npz is damaged or cut off; delete"):
+    with pytest.raises(InvalidSpec, match=r"preds.npz is damaged or cut off; delete"):
         store.load_preds(tmp_path)
 
 
@@ -110,7 +110,7 @@ DAMAGE = {
 def test_a_broken_folder_says_why(finished: Path, case: str) -> None:
     damage, words = DAMAGE[case]
     damage(finished)
-    with pytest.raises(Refused, match=words):
+    with pytest.raises(InvalidSpec, match=words):
         store.load(finished)
     (entry,) = store.list_runs(finished.parent)
     assert entry.record is None
@@ -124,30 +124,30 @@ def test_cut_layers_are_noticed_when_loaded(finished: Path, share: float) -> Non
     file = finished / "layers.csv"
     data = file.read_bytes()
     file.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(Refused, match=r"layers.csv is damaged or cut off"):
+    with pytest.raises(InvalidSpec, match=r"layers.csv is damaged or cut off"):
         store.load(finished)
 
 
 def test_a_row_cut_at_a_line_end_is_noticed(finished: Path) -> None:
     with (finished / "layers.csv").open("a") as out:
         out.write("blocks.1,linear\n")
-    with pytest.raises(Refused, match=r"layers.csv is damaged"):
+    with pytest.raises(InvalidSpec, match=r"layers.csv is damaged"):
         store.load(finished)
 
 
 def test_cut_predictions_say_so(finished: Path) -> None:
     _cut("preds.npz")(finished)
-    with pytest.raises(Refused, match=r"preds.npz is damaged or cut off"):
+    with pytest.raises(InvalidSpec, match=r"preds.npz is damaged or cut off"):
         store.load_preds(finished)
     (finished / "preds.npz").unlink()
-    with pytest.raises(Refused, match=r"preds.npz is missing"):
+    with pytest.raises(InvalidSpec, match=r"preds.npz is missing"):
         store.load_preds(finished)
 
 
 def test_a_damaged_array_inside_a_whole_archive_says_so(finished: Path) -> None:
     with zipfile.ZipFile(finished / "preds.npz", "w") as out:
         out.writestr("ids.npy", b"no array")
-    with pytest.raises(Refused, match=r"preds.npz is damaged"):
+    with pytest.raises(InvalidSpec, match=r"preds.npz is damaged"):
         store.load_preds(finished)
 
 
@@ -240,7 +240,7 @@ def test_a_file_in_the_way_is_replaced(tmp_path: Path) -> None:
 def test_an_incomplete_folder_is_not_published(tmp_path: Path) -> None:
     older = publish(tmp_path)
     with (
-        pytest.raises(Refused, match=r"run.json is missing"),
+        pytest.raises(InvalidSpec, match=r"run.json is missing"),
         store.private(tmp_path, spec().key) as folder,
     ):
         store.finish(folder, tmp_path, spec().key)
@@ -308,7 +308,7 @@ def test_leftovers_of_killed_processes_go_after_a_day(tmp_path: Path) -> None:
 def test_an_unwritable_place_is_told_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     words = r"file/runs cannot be written \(not a directory\): name another folder with --runs"
-    with pytest.raises(Refused, match=words), store.private(tmp_path / "file" / "runs", "key"):
+    with pytest.raises(InvalidSpec, match=words), store.private(tmp_path / "file" / "runs", "key"):
         pass
 
 
@@ -405,10 +405,10 @@ def test_no_events_yet(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").symlink_to("/dev/full")
     words = "There is no space left on the disk of .*: free some, or name another folder"
-    with store.EventLog(tmp_path) as log, pytest.raises(Refused, match=words):
+    with store.EventLog(tmp_path) as log, pytest.raises(InvalidSpec, match=words):
         log(Event("load"))
 
 
 def test_an_event_log_needs_its_folder(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=r"none cannot be written \(no such file or directory\)"):
+    with pytest.raises(InvalidSpec, match=r"none cannot be written \(no such file or directory\)"):
         store.EventLog(tmp_path / "none")

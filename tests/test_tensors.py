@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import calibration, pictures, plan, quantizable
 
-from qlib.core.records import Refused, ignore
+from qlib.core.records import InvalidSpec, ignore
 from qlib.measure import output_errors, value_samples
 from qlib.store import binning, tensors
 
@@ -94,7 +94,7 @@ def test_outlier_ratio_by_hand(saved, tmp_path: Path, percentiles: list, ratio: 
 
 
 def test_a_run_without_counts_says_so(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=r"/hist.npz is missing: .*; run it again to see them\.$"):
+    with pytest.raises(InvalidSpec, match=r"/hist.npz is missing: .*; run it again to see them\.$"):
         tensors.load(tmp_path)
 
 
@@ -104,7 +104,7 @@ def test_a_cut_off_file_is_named(saved, tmp_path: Path, share: float) -> None:
     folder.mkdir()
     whole = (saved[0] / "hist.npz").read_bytes()
     (folder / "hist.npz").write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(Refused, match=r"^a_run/hist\.npz is damaged or cut off; delete"):
+    with pytest.raises(InvalidSpec, match=r"^a_run/hist\.npz is damaged or cut off; delete"):
         tensors.load(folder)
 
 
@@ -114,7 +114,7 @@ def test_a_flipped_bit_is_noticed(saved, tmp_path: Path) -> None:
     whole = bytearray((saved[0] / "hist.npz").read_bytes())
     whole[len(whole) // 2] ^= 0xFF
     (folder / "hist.npz").write_bytes(whole)
-    with pytest.raises(Refused, match=r"^a_run/hist\.npz is damaged"):
+    with pytest.raises(InvalidSpec, match=r"^a_run/hist\.npz is damaged"):
         tensors.load(folder)
 
 
@@ -130,12 +130,12 @@ BROKEN = {
 @pytest.mark.parametrize("case", BROKEN)
 def test_arrays_that_do_not_fit_are_refused(saved, tmp_path: Path, case: str) -> None:
     folder = rewritten(saved, tmp_path, **BROKEN[case])
-    with pytest.raises(Refused, match=r"^a_run/hist\.npz is damaged"):
+    with pytest.raises(InvalidSpec, match=r"^a_run/hist\.npz is damaged"):
         tensors.load(folder)
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="cannot be written"):
+    with pytest.raises(InvalidSpec, match="cannot be written"):
         binning.save(tmp_path / "none", _some(), 1)
 
 

@@ -65,7 +65,7 @@ def fake_quantize(
         keep: optional mask shaped like ``x`` (see `KeepMask`): where 0, ``x`` passes untouched.
     """
     if torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad):
-        function = fused.FakeQuantize if fused.fits(x, scale) else _FakeQuantize
+        function = fused.FakeQuantizeFn if fused.fits(x, scale) else _FakeQuantize
         return function.apply(x, scale, low, high, keep)
     y = (x / scale).round_().clamp_(low, high).mul_(scale)
     return mixed(x, y, keep)
@@ -76,7 +76,7 @@ def mixed(x: Tensor, y: Tensor, keep: Tensor | None) -> Tensor:
     if keep is None:
         return y
     if torch.is_grad_enabled() and y.requires_grad and not x.requires_grad and fused.runs(x, y):
-        return fused.Chosen.apply(x, y, keep)
+        return fused.SelectFn.apply(x, y, keep)
     return torch.lerp(x, y, keep.to(y.dtype))
 
 
@@ -145,14 +145,14 @@ class KeepMask:
 
     USES = 64
 
-    def __init__(self, keep: float, generator: torch.Generator) -> None:
-        self.keep, self.generator = keep, generator
+    def __init__(self, quant_prob: float, generator: torch.Generator) -> None:
+        self.quant_prob, self.generator = quant_prob, generator
         self._pool = torch.empty(0, dtype=torch.uint8)
         self._places: list[float] = []
 
     def like(self, x: Tensor) -> Tensor | None:
         """A mask with the shape of ``x`` and its order in memory; None means all ones."""
-        if self.keep >= 1:
+        if self.quant_prob >= 1:
             return None
         n = x.numel()
         if not self._places or 2 * n > len(self._pool):
@@ -170,6 +170,6 @@ class KeepMask:
     def _renew(self, n: int) -> None:
         device = self.generator.device
         draws = torch.rand(n, generator=self.generator, device=device)
-        self._pool = (draws < self.keep).to(torch.uint8)
+        self._pool = (draws < self.quant_prob).to(torch.uint8)
         places = torch.rand(self.USES, generator=self.generator, device=device)
         self._places = places.tolist()

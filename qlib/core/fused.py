@@ -57,7 +57,7 @@ def rows_fit(x: Tensor, *others: Tensor) -> bool:
     return dense and all(x.stride() == y.stride() for y in others) and runs(x, *others)
 
 
-class FakeQuantize(torch.autograd.Function):
+class FakeQuantizeFn(torch.autograd.Function):
     """What `qlib.core.functional.fake_quantize` computes.
 
     ``zero``: a zero-point that the ends follow. Only what is clipped depends on it.
@@ -81,7 +81,7 @@ class FakeQuantize(torch.autograd.Function):
         return for_x, scale.new_full(scale.shape, slope), None, None, None, for_zero
 
 
-class Chosen(torch.autograd.Function):
+class SelectFn(torch.autograd.Function):
     """``y`` where ``keep`` is 1, else ``x``, which gets no gradient."""
 
     @staticmethod
@@ -101,8 +101,8 @@ class Chosen(torch.autograd.Function):
         return None, for_y, None
 
 
-class Mixed(torch.autograd.Function):
-    """`FakeQuantize` of rows ``at`` of ``x``, with rows of ``other`` where ``keep`` is 0."""
+class MixedFakeQuantizeFn(torch.autograd.Function):
+    """`FakeQuantizeFn` of rows ``at`` of ``x``, with rows of ``other`` where ``keep`` is 0."""
 
     @staticmethod
     def forward(ctx, x, other, at, scale, low, high, keep):
@@ -123,8 +123,8 @@ class Mixed(torch.autograd.Function):
         return None, None, None, scale.new_full(scale.shape, slope), None, None, None
 
 
-class Divided(torch.autograd.Function):
-    """`FakeQuantize` of x / by with a grid for each row, see `whole_rows`; x gets no gradient."""
+class DivideFn(torch.autograd.Function):
+    """`FakeQuantizeFn` of x / by with a grid for each row, see `whole_rows`; x gets no gradient."""
 
     @staticmethod
     def forward(ctx, x, by, scale, low, high):
@@ -143,7 +143,7 @@ class Divided(torch.autograd.Function):
         return None, for_by, for_scale, None, None
 
 
-class SquaredError(torch.autograd.Function):
+class SquaredErrorFn(torch.autograd.Function):
     """share · Σ (x − rows ``at`` of ``target``)²."""
 
     @staticmethod
@@ -158,7 +158,7 @@ class SquaredError(torch.autograd.Function):
         return ctx.gap.mul_(2 * ctx.share * grad), None, None, None
 
 
-class Distilled(torch.autograd.Function):
+class DistillFn(torch.autograd.Function):
     """share · of what PTMQ compares: three outputs, their mixture, a target."""
 
     @staticmethod
@@ -175,7 +175,7 @@ class Distilled(torch.autograd.Function):
         return *(s.mul_(2 * ctx.share * grad) for s in ctx.slopes), *(None,) * 5
 
 
-class Softened(torch.autograd.Function):
+class SoftRoundFn(torch.autograd.Function):
     """base + h(V)·step, see `qlib.quantizers.soft_round`. ``stretch``: ζ and γ."""
 
     @staticmethod
@@ -205,7 +205,7 @@ def harder(v: Tensor, grad: Tensor, beta: float, weight: float, stretch: tuple) 
         grad.copy_(into)
 
 
-class Bent(torch.autograd.Function):
+class PowerFn(torch.autograd.Function):
     """Rounding on one power grid whose scale is (reach·stretch)^a/far.
 
     ``least``, ``tiny``: what stands for 0, see `qlib.quantizers.power`.
@@ -237,7 +237,7 @@ class Bent(torch.autograd.Function):
         return for_x, None, for_stretch, for_exponent, *(None,) * 5
 
 
-class Placed(torch.autograd.Function):
+class RoundFn(torch.autograd.Function):
     """Free codes on power grids with a row for each scale, see `qlib.quantizers.free_power`."""
 
     @staticmethod

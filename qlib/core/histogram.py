@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 
 BINS = 4096
 
@@ -27,12 +27,12 @@ class Histogram:
         """Count the elements of ``x`` (any shape).
 
         Raises:
-            Refused: it holds infinite values or values that are no numbers.
+            InvalidSpec: it holds infinite values or values that are no numbers.
         """
         x = x.detach()
         lo, hi = (float(v) for v in x.aminmax())
         if not math.isfinite(hi - lo):
-            raise Refused(
+            raise InvalidSpec(
                 f"A tensor of the network reaches from {lo} to {hi}: it has no range to quantize. "
                 "Check the weights and the images for infinite values."
             )

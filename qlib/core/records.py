@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 from qlib.core.params import param
 
-FORMAT = 1
+FORMAT = 2  # of run folders; raised whenever an older folder would be read wrongly
 BITS = range(2, 9)
 GRANULARITIES = ("channel", "tensor", "group")
 
 
-class Refused(ValueError):
+class InvalidSpec(ValueError):
     """Wrong input, told in one sentence: what was wrong, what is allowed, what to do."""
 
 
@@ -41,6 +41,7 @@ class RunSpec:
         "How the first and the last layer are treated; papers differ.",
         choices=("8-bit", "same", "float"),
     )
+    allocator: str = param("same", "Says which layer gets how many bits.")
     placement: str = param(
         "inputs",
         "Where activations are quantized: at each layer's input, or once where a tensor "
@@ -113,19 +114,19 @@ class RunSpec:
         """Read a stored specification; fields of a newer version are refused, not dropped.
 
         Raises:
-            Refused: unknown or missing fields.
+            InvalidSpec: unknown or missing fields.
         """
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(data) - known)
         if unknown:
-            raise Refused(f"This run specification has unknown fields: {', '.join(unknown)}.")
+            raise InvalidSpec(f"This run specification has unknown fields: {', '.join(unknown)}.")
         kept = data.get("keep_float", ())
         if not isinstance(kept, (list, tuple)) or not all(isinstance(name, str) for name in kept):
-            raise Refused(f"keep_float must be a list of names of layers; got {kept!r}.")
+            raise InvalidSpec(f"keep_float must be a list of names of layers; got {kept!r}.")
         try:
             return cls(**data | {"keep_float": tuple(kept)})
         except TypeError as error:
-            raise Refused(f"This run specification is incomplete: {error}.") from None
+            raise InvalidSpec(f"This run specification is incomplete: {error}.") from None
 
 
 # what each field says when nobody says anything; MISSING for those that must be said
@@ -178,8 +179,8 @@ class RunRecord:
     ``metrics``: percentages from 0 to 100: top1, top1_low, top1_high (Wilson, 95 %), top1_float,
     top1_nearest, agreement (with float), lost, gained (images), n, weight_mb, gbops, kl (nats).
     ``layers``: one dict per quantized tensor (see `qlib.measure.metrics.layer_rows`); of an
-    analysis, one per measurement (see `qlib.sensitivity.profile`), and ``metrics`` tells of fewer things.
-    ``widths``, ``blocks``: of a network whose bit-width can be switched, one dict per measured
+    analysis, one per measurement (see `qlib.sensitivity.profile`); ``metrics`` is then shorter.
+    ``bit_widths``, ``blocks``: of a network whose bit-width can be switched, one dict per measured
     combination of widths, and one per unit and width (see `qlib.pipeline.bit_widths`); else empty.
     """
 
@@ -193,7 +194,7 @@ class RunRecord:
     data: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     created: str = ""
-    widths: list[dict[str, Any]] = field(default_factory=list)
+    bit_widths: list[dict[str, Any]] = field(default_factory=list)
     blocks: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -207,11 +208,16 @@ class RunRecord:
         cls, body: dict[str, Any], layers: list[dict[str, Any]] | None = None
     ) -> "RunRecord":
         """Raises:
-        Refused: another format version, or not a run record at all.
+        InvalidSpec: another format version, or not a run record at all.
         """
         if not isinstance(body, dict) or body.get("format") != FORMAT:
             found = body.get("format") if isinstance(body, dict) else None
-            raise Refused(
+            if isinstance(found, int) and 0 < found < FORMAT:
+                raise InvalidSpec(
+                    f"This run folder comes from an earlier version (format {found}, and this "
+                    f"version reads format {FORMAT}); make the run again to see it."
+                )
+            raise InvalidSpec(
                 f"This run folder has format {found!r}, and this version reads format {FORMAT}."
             )
         known = {f.name for f in fields(cls)} - {"spec", "layers"}
@@ -219,4 +225,4 @@ class RunRecord:
         try:
             return cls(spec=RunSpec.from_json(body["spec"]), layers=layers or [], **kept)
         except (KeyError, TypeError) as error:
-            raise Refused(f"This run folder's run.json is incomplete: {error}.") from None
+            raise InvalidSpec(f"This run folder's run.json is incomplete: {error}.") from None

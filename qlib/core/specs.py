@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from qlib.core import params
-from qlib.core.records import BITS, Refused, RunSpec
+from qlib.core.records import BITS, InvalidSpec, RunSpec
 from qlib.core.registry import discover, lookup, names
 
 
@@ -22,7 +22,7 @@ def source_of(kind: str, name: str) -> type:
     """The class in ``qlib/models/`` or ``qlib/datasets/`` that answers to ``name``.
 
     Raises:
-        Refused: none does; the nearest keys are given.
+        InvalidSpec: none does; the nearest keys are given.
     """
     for source in discover(kind).values():
         if source.owns(name):
@@ -31,15 +31,15 @@ def source_of(kind: str, name: str) -> type:
     try:
         lookup(kind.removesuffix("s"), name, known)
     except ValueError as error:
-        raise Refused(str(error)) from None
-    raise Refused(f"{name!r} is a pattern: write a real name in place of its capital letters.")
+        raise InvalidSpec(str(error)) from None
+    raise InvalidSpec(f"{name!r} is a pattern: write a real name in place of its capital letters.")
 
 
 def checked(spec: RunSpec) -> RunSpec:
     """The same run with every field checked and every setting of its method written out.
 
     Raises:
-        Refused: an unknown name, or a value outside its limits.
+        InvalidSpec: an unknown name, or a value outside its limits.
     """
     try:
         _check_bits(spec)
@@ -51,15 +51,16 @@ def checked(spec: RunSpec) -> RunSpec:
         lookup("method", spec.method, names("methods"))
         lookup("observer", spec.weight_observer, names("observers"))
         lookup("observer", spec.act_observer, names("observers"))
+        lookup("allocator", spec.allocator, names("allocators"))
         if spec.test is not None and spec.test < 1:
             raise ValueError(f"test must be at least 1, or left out for all; got {spec.test}.")
         owner = discover("methods")[spec.method]
         made = owner(**params.parse(owner, spec.settings))
         _check_tuning(spec, owner)
-    except Refused:
+    except InvalidSpec:
         raise
     except ValueError as error:
-        raise Refused(str(error)) from None
+        raise InvalidSpec(str(error)) from None
     settings = {name: getattr(made, name) for name in params.params(made)}
     kept = tuple(sorted({name.strip() for name in spec.keep_float}))  # one set, one key
     return replace(spec, settings=settings, keep_float=kept)
@@ -72,7 +73,7 @@ def absolute(spec: RunSpec) -> RunSpec:
     it is named from; `qlib.jobs.submit` calls it once more, as a worker runs in another folder.
 
     Raises:
-        Refused: there is no such file or folder.
+        InvalidSpec: there is no such file or folder.
     """
     named = {"weights": spec.weights and _there(spec.weights)}
     for side in ("data", "calib_data"):
@@ -85,13 +86,13 @@ def absolute(spec: RunSpec) -> RunSpec:
 def _there(text: str) -> str:
     path = Path(text).expanduser().absolute()
     if not path.exists():
-        raise Refused(f"There is no file or folder {text}; check the path, or put it there.")
+        raise InvalidSpec(f"There is no file or folder {text}; check the path, or put it there.")
     return str(path)
 
 
 def _check_tuning(spec: RunSpec, owner: type) -> None:
-    if owner.many_widths and (spec.tune_norms or spec.tune_biases):
-        raise Refused(
+    if owner.switchable and (spec.tune_norms or spec.tune_biases):
+        raise InvalidSpec(
             f"{owner.title} gives a network for many bit-widths, and what is tuned afterwards fits "
             "only one; leave tune_norms and tune_biases out, or choose another method."
         )
@@ -100,9 +101,9 @@ def _check_tuning(spec: RunSpec, owner: type) -> None:
 def _check_bits(spec: RunSpec) -> None:
     for side, bits in (("weight", spec.weight_bits), ("act", spec.act_bits)):
         if bits == 1:
-            raise Refused(
+            raise InvalidSpec(
                 f"{side}_bits must be in [2, 8]; got 1. A uniform grid of one bit has two levels "
                 "and cannot hold zero and both signs: binary networks need training."
             )
         if bits not in BITS:
-            raise Refused(f"{side}_bits must be in [2, 8]; got {bits}.")
+            raise InvalidSpec(f"{side}_bits must be in [2, 8]; got {bits}.")

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,7 +37,7 @@ class Files:
         """The decoded image.
 
         Raises:
-            Refused: the file is damaged or no image; it is named.
+            InvalidSpec: the file is damaged or no image; it is named.
         """
         return decode(self.read(name), f"{self.where}: {name}")
 
@@ -46,15 +46,15 @@ def open_files(path: Path) -> Files:
     """The images below a folder, in a zip, or in the zips of a folder that has nothing else.
 
     Raises:
-        Refused: nothing is there, no image is in it, or an archive cannot be trusted.
+        InvalidSpec: nothing is there, no image is in it, or an archive cannot be trusted.
     """
     if not path.exists():
-        raise Refused(f"There is nothing at {path}; check the path to the folder or zip file.")
+        raise InvalidSpec(f"There is nothing at {path}; check the path to the folder or zip file.")
     files = _folder(path) if path.is_dir() else archive(path)
     if path.is_dir() and not files.names:
         files = _archives(path)
     if not files.names:
-        raise Refused(
+        raise InvalidSpec(
             f"No image was found in {path}; it needs sub-folders, one a class, with files that "
             f"end in {', '.join(SUFFIXES)}."
         )
@@ -65,12 +65,12 @@ def archive(path: Path) -> Files:
     """The images in a zip file, left where they are.
 
     Raises:
-        Refused: not a zip, too large, or with members that would leave the folder.
+        InvalidSpec: not a zip, too large, or with members that would leave the folder.
     """
     try:
         opened = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise Refused(
+        raise InvalidSpec(
             f"{path} is neither a folder nor a readable zip file ({error}); give a folder of "
             "images, or a zip of one."
         ) from None
@@ -84,9 +84,11 @@ def archive(path: Path) -> Files:
             with lock:
                 return opened.read(found[name])
         except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError) as error:
-            raise Refused(f"{path}: {name} cannot be read ({error}); make the zip again.") from None
+            raise InvalidSpec(
+                f"{path}: {name} cannot be read ({error}); make the zip again."
+            ) from None
         except Exception as error:  # zlib, lzma and bz2 have errors of their own
-            raise Refused(f"{path}: {name} is damaged ({error}); make the zip again.") from None
+            raise InvalidSpec(f"{path}: {name} is damaged ({error}); make the zip again.") from None
 
     return Files(str(path), sorted(n for n in found if _is_image(n)), read)
 
@@ -95,7 +97,7 @@ def decode(content: bytes, name: str) -> "Image":
     """Bytes of a file -> image, wholly read.
 
     Raises:
-        Refused: damaged, too large or no image; ``name`` is in the sentence.
+        InvalidSpec: damaged, too large or no image; ``name`` is in the sentence.
     """
     from PIL import Image
 
@@ -108,11 +110,11 @@ def decode(content: bytes, name: str) -> "Image":
                 image.load()
     except Exception as error:  # decoders raise whatever they like on damaged input
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-        raise Refused(
+        raise InvalidSpec(
             f"{name} is damaged or no image ({reason}); repair the file or take it out."
         ) from None
     if large:
-        raise Refused(
+        raise InvalidSpec(
             f"{name} has {image.width} x {image.height} pixels, and at most {MAX_PIXELS:,} are "
             "read; make it smaller or take it out."
         )
@@ -134,7 +136,7 @@ def _folder(path: Path) -> Files:
         try:
             return (path / name).read_bytes()
         except OSError as error:
-            raise Refused(f"{path / name} cannot be read ({error.strerror}).") from None
+            raise InvalidSpec(f"{path / name} cannot be read ({error.strerror}).") from None
 
     return Files(str(path), sorted(names), read)
 
@@ -170,7 +172,7 @@ def _check_size(path: Path, members: list[zipfile.ZipInfo]) -> None:
         (round(ratio), MAX_RATIO, "times its size when unpacked"),
     ):
         if value > limit:
-            raise Refused(
+            raise InvalidSpec(
                 f"{path} has {value:,} {what}, and at most {limit:,} are read from a zip; unpack "
                 "it yourself and give the folder, if you trust it."
             )
@@ -180,7 +182,7 @@ def _safe(path: Path, name: str) -> str:
     """A member's name with forward slashes, if it stays inside."""
     name = name.replace("\\", "/")
     if name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in name.split("/"):
-        raise Refused(
+        raise InvalidSpec(
             f"{path} has a member {name!r} that would leave the folder; names must be relative "
             "and without '..'. Make the zip again."
         )

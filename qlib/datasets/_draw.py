@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 from qlib.datasets.base import Images
 
 
@@ -34,16 +34,16 @@ def draw_calibration(
     """``n`` of ``images`` in the order of the draw; ``balanced``: one class after the other.
 
     Raises:
-        Refused: fewer than ``n`` are there, or they have no labels to balance by.
+        InvalidSpec: fewer than ``n`` are there, or they have no labels to balance by.
     """
     if n < 1 or n > len(images):
-        raise Refused(
+        raise InvalidSpec(
             f"{n} calibration images were asked of {where}, which has {len(images)} for that; "
             f"choose from 1 to {len(images)}."
         )
     order = shuffled(images.ids, seed)
     if balanced and images.labels is None:
-        raise Refused(
+        raise InvalidSpec(
             f"The images of {where} have no classes, so they cannot be balanced; sort them into "
             "one folder for each class, or choose calibration images at random."
         )
@@ -67,12 +67,12 @@ def draw_test(images: Images, n: int | None, where: str) -> Images:
     """All of ``images``, or the same random ``n`` every time, in their own order.
 
     Raises:
-        Refused: fewer than ``n`` are there.
+        InvalidSpec: fewer than ``n`` are there.
     """
     if n is None:
         return images
     if n < 1 or n > len(images):
-        raise Refused(
+        raise InvalidSpec(
             f"{n} test images were asked of {where}, which has {len(images)} for that; choose "
             f"from 1 to {len(images)}, or leave the number out for all."
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qlib.core.online import reachable
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 
 
 def data_home() -> Path:
@@ -21,7 +21,7 @@ def fetch(make: Callable[..., Any], name: str, url: str, expected: str) -> Any:
     ``expected`` names, inside the root, what a hand-made copy must look like.
 
     Raises:
-        Refused: missing and the server cannot be reached, or the download failed.
+        InvalidSpec: missing and the server cannot be reached, or the download failed.
     """
     root = data_home() / name
     try:
@@ -33,7 +33,7 @@ def fetch(make: Callable[..., Any], name: str, url: str, expected: str) -> Any:
         "QLIB_DATA chooses another place)"
     )
     if not reachable(url):
-        raise Refused(f"{name} is not on this machine and {url} cannot be reached; {place}.")
+        raise InvalidSpec(f"{name} is not on this machine and {url} cannot be reached; {place}.")
     fresh = not root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -42,4 +42,4 @@ def fetch(make: Callable[..., Any], name: str, url: str, expected: str) -> Any:
         if fresh:
             shutil.rmtree(root, ignore_errors=True)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise Refused(f"{name} could not be downloaded ({reason}); {place}.") from error
+        raise InvalidSpec(f"{name} could not be downloaded ({reason}); {place}.") from error

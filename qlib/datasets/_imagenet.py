@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 
 
 @cache
@@ -33,13 +33,13 @@ def class_index(folders: list[str], where: str) -> dict[str, int]:
     """Folder name -> class index.
 
     Raises:
-        Refused: a folder is not one of the 1,000 ids.
+        InvalidSpec: a folder is not one of the 1,000 ids.
     """
     known = {wordnet_id: i for i, wordnet_id in enumerate(wordnet_ids())}
     unknown = [name for name in folders if name not in known]
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-        raise Refused(
+        raise InvalidSpec(
             f"{where} has a folder {unknown[0]!r}{more} that is none of ImageNet's 1,000 WordNet "
             "ids; folders must be named like n01440764. Use folder:PATH for other classes."
         )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 from qlib.datasets._archive import Files, open_files
 from qlib.datasets._draw import draw_calibration, draw_test, subset
 from qlib.datasets.base import Images
@@ -49,13 +49,13 @@ class Tree:
         """``n`` images that no earlier `test` has handed out; labels may be None.
 
         Raises:
-            Refused: fewer than ``n`` are there.
+            InvalidSpec: fewer than ``n`` are there.
         """
         if self._train is not None:
             return draw_calibration(self._train, n, seed, self.where, balanced=balanced)
         free = _without(self._test, self._tested)
         if self._tested and n > len(free):
-            raise Refused(
+            raise InvalidSpec(
                 f"{n} calibration images were asked of {self.where}, and {len(free)} are left "
                 "after the test images; draw the calibration images first, or fewer."
             )
@@ -67,16 +67,16 @@ class Tree:
         """All labelled images, or a fixed ``n`` of them, that `calibration` has not drawn.
 
         Raises:
-            Refused: fewer than ``n`` are left, or they have no labels.
+            InvalidSpec: fewer than ``n`` are left, or they have no labels.
         """
         if self._test.labels is None:
-            raise Refused(
+            raise InvalidSpec(
                 f"The images in {self.where} lie in no class folders, so they have no labels to "
                 "test with; sort them into sub-folders, one a class."
             )
         free = _without(self._test, self._drawn)
         if not len(free):
-            raise Refused(
+            raise InvalidSpec(
                 f"All {len(self._test)} images in {self.where} were drawn for calibration, and "
                 "none is left to test with; calibrate with fewer, or with other data."
             )
@@ -90,11 +90,13 @@ def source_path(name: str) -> Path:
     """``folder:PATH`` -> the path.
 
     Raises:
-        Refused: nothing after the colon.
+        InvalidSpec: nothing after the colon.
     """
     kind, _, path = name.partition(":")
     if not path.strip():
-        raise Refused(f"{name!r} names no place; write {kind}:PATH with a folder or a zip file.")
+        raise InvalidSpec(
+            f"{name!r} names no place; write {kind}:PATH with a folder or a zip file."
+        )
     return Path(path.strip()).expanduser()
 
 

@@ -20,7 +20,7 @@ class Images:
 
     ids: Sequence[str]
     labels: "np.ndarray | None"  # int64, (n,)
-    open: Any  # (index) -> PIL image; raises Refused naming a bad file
+    open: Any  # (index) -> PIL image; raises InvalidSpec naming a bad file
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -52,7 +52,7 @@ class Dataset(ABC):
         """Open the source; cheap, and complains at once about what is missing.
 
         Raises:
-            Refused: one sentence that says what to put where.
+            InvalidSpec: one sentence that says what to put where.
         """
 
     @property
@@ -67,7 +67,7 @@ class Dataset(ABC):
         ``balanced``: as many of each class as can be, see `qlib.datasets._draw.in_turns`.
 
         Raises:
-            Refused: fewer than ``n`` are there, or classes are asked for and not known.
+            InvalidSpec: fewer than ``n`` are there, or classes are asked for and not known.
         """
 
     @abstractmethod
@@ -75,7 +75,7 @@ class Dataset(ABC):
         """Held-out images with labels: all of them, or a fixed random ``n`` (same every time).
 
         Raises:
-            Refused: fewer than ``n`` are there, or they have no labels.
+            InvalidSpec: fewer than ``n`` are there, or they have no labels.
         """
 
 

@@ -17,8 +17,8 @@ SETUP = """\
 from pathlib import Path
 
 from qlib import RunSpec, store
-from qlib._registry import discover
-from qlib.run import run
+from qlib.core.registry import discover
+from qlib.pipeline.run import run
 
 titles = {key: method.title for key, method in discover("methods").items()}
 HERE = Path("notebook-runs")  # finished runs are kept here, so the cells below can be run again"""
@@ -44,15 +44,15 @@ NAME = 'name = lambda spec: f"{titles[spec.method]} W{spec.weight_bits}A{spec.ac
 # what makes the figure of a view; by the beginning of the view's name
 RECIPES = {
     "accuracy_vs_": """\
-from qlib.plots import accuracy_vs_size
+from qlib.plots.compare import accuracy_vs_size
 
 info = accuracy_vs_size.info(records, cost={cost!r}, titles=titles)
 print(accuracy_vs_size.alt(info))
 figure = accuracy_vs_size.figure(info)
 figure""",
     "flips": f"""\
-from qlib import paired
-from qlib.plots import flips_bars
+from qlib.measure import paired
+from qlib.plots.compare import flips_bars
 
 {NAME}
 preds = [store.load_preds(folder) for folder in folders]
@@ -64,7 +64,7 @@ print(flips_bars.alt(info))
 figure = flips_bars.figure(info)
 figure""",
     "layer_sqnr": f"""\
-from qlib.plots import _damage, layer_profile
+from qlib.plots.layers import damage as _damage, layer_profile
 
 {NAME}
 info = layer_profile.info([
@@ -75,14 +75,14 @@ print(layer_profile.alt(info))
 figure = layer_profile.figure(info)
 figure""",
     "accuracy_over_bits": """\
-from qlib.plots import accuracy_bits
+from qlib.plots.bits import accuracy_bits
 
 info = accuracy_bits.info(records, titles=titles, current=records[0].spec.weight_bits)
 print(accuracy_bits.alt(info))
 figure = accuracy_bits.figure(info)
 figure""",
     "predictions": f"""\
-from qlib.plots import prediction_strip
+from qlib.plots.shared import prediction_strip
 
 {NAME}
 preds = store.load_preds(folders[0])

@@ -69,7 +69,7 @@ def _layer_by_layer(record: RunRecord) -> list[str]:
     rows, n = record.layers, int(record.metrics.get("n", 0))
     kl = {(row["mode"], row["split"], row["layer"]): row["kl"] for row in rows}
     whole = ", ".join(f"{s} {kl['all', s, '']:.3g}" for s in profile.PARTS if ("all", s, "") in kl)
-    named = (f"{layer} {kl['only', 'both', layer]:.3g}" for layer in profile.worst(rows, WORST))
+    named = (f"{layer} {kl['alone', 'both', layer]:.3g}" for layer in profile.worst(rows, WORST))
     trust = "agree" if profile.stable(rows) else "differ: measure more images to be sure"
     return [
         f"KL         {whole} nats away from the float network's answers (n = {n})",

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 
 _BINARY = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
@@ -22,14 +22,16 @@ def value(text: str, names: Mapping[str, Any]) -> Any:
     """The value of an expression; ``names`` may hold mappings, read as ``a.b`` or ``a["b"]``.
 
     Raises:
-        Refused: it is no expression, uses something unknown or missing, or divides by zero.
+        InvalidSpec: it is no expression, uses something unknown or missing, or divides by zero.
     """
     try:
         return _value(ast.parse(text.strip(), mode="eval").body, names)
     except (SyntaxError, TypeError, ZeroDivisionError) as error:
-        raise Refused(f"The expression {text!r} cannot be computed: {error}.") from None
+        raise InvalidSpec(f"The expression {text!r} cannot be computed: {error}.") from None
     except KeyError as error:
-        raise Refused(f"The expression {text!r} uses {error}, which is not known here.") from None
+        raise InvalidSpec(
+            f"The expression {text!r} uses {error}, which is not known here."
+        ) from None
 
 
 def filled(text: str, names: Mapping[str, Any]) -> str:
@@ -38,7 +40,7 @@ def filled(text: str, names: Mapping[str, Any]) -> str:
     Numbers with a fraction are written with one decimal where no format is given.
 
     Raises:
-        Refused: as `value`, or the format does not fit the value.
+        InvalidSpec: as `value`, or the format does not fit the value.
     """
 
     def hole(found: re.Match) -> str:
@@ -47,7 +49,7 @@ def filled(text: str, names: Mapping[str, Any]) -> str:
         try:
             return format(got, form)
         except ValueError as error:
-            raise Refused(f"{found[0]} cannot be written: {error}.") from None
+            raise InvalidSpec(f"{found[0]} cannot be written: {error}.") from None
 
     return _HOLE.sub(hole, text)
 

@@ -70,7 +70,7 @@ def of(
         "layers": layers,
         "worst": _worst(record.layers, profile),
         "profile": _whole(profile),
-        "widths": _widths(record.widths, m["top1_float"]),
+        "widths": _widths(record.bit_widths, m["top1_float"]),
         "units": _units(record.blocks),
         "noise": _noise(noise, layer) if noise else {},
         **layers.get(layer, {}),
@@ -102,7 +102,7 @@ def _units(rows: Rows) -> dict[str, Any]:
 
 def _worst(rows: Rows, profile: Rows) -> dict[str, Any]:
     told = [r for r in rows if r["tensor"] == "output"]
-    alone = [r for r in profile if (r["mode"], r["split"]) == ("only", "both")]
+    alone = [r for r in profile if (r["mode"], r["split"]) == ("alone", "both")]
     hardest = max(alone, key=lambda r: r["kl"], default={})
     return {
         "local": _lowest(told, "local_sqnr_db"),

@@ -70,10 +70,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qlib.core.records import Refused
+from qlib.core.paths import ASSETS
+from qlib.core.records import InvalidSpec
 from qlib.guide._expressions import filled, value
 
-FOLDER = Path(__file__).resolve().parents[2] / "assets" / "lessons"
+FOLDER = ASSETS / "lessons"
 LONGEST = 300  # characters of a text on the card
 
 
@@ -133,22 +134,22 @@ def load(name: str, folder: Path | None = None) -> Lesson:
     """Read and check one lesson.
 
     Raises:
-        Refused: there is none of this name, or its file says something that is not allowed.
+        InvalidSpec: there is none of this name, or its file says something that is not allowed.
     """
     if name not in names(folder):
-        raise Refused(f"There is no lesson {name!r}; choose one of {', '.join(names(folder))}.")
+        raise InvalidSpec(f"There is no lesson {name!r}; choose one of {', '.join(names(folder))}.")
     try:
         body = json.loads(((folder or FOLDER) / f"{name}.json").read_text(encoding="utf-8"))
         shared = body.pop("set", {})
         steps = tuple(_step(step, shared) for step in body.pop("steps"))
         lesson = Lesson(name=name, steps=steps, **body)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Refused(f"The lesson {name}.json cannot be used: {error}.") from None
+        raise InvalidSpec(f"The lesson {name}.json cannot be used: {error}.") from None
     for number, step in enumerate(lesson.steps, 1):
         if wrong := _wrong(step):
-            raise Refused(f"The lesson {name}.json, step {number}: {wrong}.")
+            raise InvalidSpec(f"The lesson {name}.json, step {number}: {wrong}.")
     if not lesson.steps:
-        raise Refused(f"The lesson {name}.json has no steps.")
+        raise InvalidSpec(f"The lesson {name}.json has no steps.")
     return lesson
 
 
@@ -186,7 +187,8 @@ def tell(step: Step, facts: Mapping[str, Any]) -> Told:
     """The step's words for the runs whose numbers are ``facts`` (see `qlib.guide.facts.of`).
 
     Raises:
-        Refused: an expression uses a number that these runs do not have, or two choices are right.
+        InvalidSpec: an expression uses a number that these runs do not have, or two choices are
+            right.
     """
     text, question, reveal = (filled(t, facts) for t in (step.text, step.question, step.reveal))
     choices = tuple(filled(choice, facts) for choice in step.choices)
@@ -198,7 +200,7 @@ def _right(step: Step, facts: Mapping[str, Any]) -> int:
         return -1 if step.right is None else step.right
     found = [value(text, facts) for text in step.right]
     if found.count(max(found)) > 1:
-        raise Refused(f"More than one choice of {step.question!r} is right: {found}.")
+        raise InvalidSpec(f"More than one choice of {step.question!r} is right: {found}.")
     return found.index(max(found))
 
 
@@ -208,7 +210,7 @@ def every(folder: Path | None = None) -> tuple[list[Lesson], list[str]]:
     for name in names(folder):
         try:
             good.append(load(name, folder))
-        except Refused as error:
+        except InvalidSpec as error:
             problems.append(str(error))
     return sorted(good, key=lambda lesson: (lesson.order, lesson.title)), problems
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from qlib import store
 from qlib.core import process, specs
-from qlib.core.records import Refused, RunSpec
+from qlib.core.records import InvalidSpec, RunSpec
 from qlib.jobs import queue
 from qlib.jobs.queue import CANCEL, ENDED, FOLDER, Job
 from qlib.store.disk import write_json, writing
@@ -39,7 +39,7 @@ def submit(spec: RunSpec, runs: Path, *, command: Sequence[str] = WORKER) -> Job
     folder given as its last argument.
 
     Raises:
-        Refused: a file or folder that it names is missing; the runs folder cannot be written;
+        InvalidSpec: a file or folder that it names is missing; the runs folder cannot be written;
             ``$QLIB_JOBS`` is no number.
     """
     spec = specs.absolute(spec)
@@ -70,7 +70,7 @@ def status(key: str, runs: Path, *, command: Sequence[str] = WORKER) -> Job:
     """The job now: notices a dead process, kills one that would not stop, moves the queue.
 
     Raises:
-        Refused: there is neither a job nor a finished run of this key.
+        InvalidSpec: there is neither a job nor a finished run of this key.
     """
     job = queue.read(runs, _plain(key, runs))
     if job and not job.over and _needs_care(job):
@@ -80,7 +80,7 @@ def status(key: str, runs: Path, *, command: Sequence[str] = WORKER) -> Job:
     if job is not None and not job.over:
         return _seen(job)
     if (found := _ended(key, runs, job)) is None:
-        raise Refused(_unknown(key, runs))
+        raise InvalidSpec(_unknown(key, runs))
     return found
 
 
@@ -88,7 +88,7 @@ def events(key: str, runs: Path, start: int = 0) -> list[dict[str, Any]]:
     """The job's events from number ``start`` on, while it runs and after; see `store.events`.
 
     Raises:
-        Refused: the key is no file name.
+        InvalidSpec: the key is no file name.
     """
     job = queue.read(runs, _plain(key, runs))
     folders = [runs / FOLDER / key, runs / key]
@@ -101,7 +101,7 @@ def cancel(key: str, runs: Path, *, command: Sequence[str] = WORKER) -> Job:
     """Ask the job to stop: it does so at its next step, or is killed by a look after 5 s.
 
     Raises:
-        Refused: as `status`.
+        InvalidSpec: as `status`.
     """
     with _live(key, runs, command) as job:
         if job and job.state == "queued":
@@ -116,7 +116,7 @@ def kill(key: str, runs: Path, *, command: Sequence[str] = WORKER) -> Job:
     """End the job's process at once, with all that it started.
 
     Raises:
-        Refused: as `status`.
+        InvalidSpec: as `status`.
     """
     with _live(key, runs, command) as job:
         if job:
@@ -149,7 +149,7 @@ def list_jobs(runs: Path, *, command: Sequence[str] = WORKER) -> list[Job]:
 
 def _plain(key: str, runs: Path) -> str:
     if not NAME.fullmatch(key):
-        raise Refused(_unknown(key, runs))
+        raise InvalidSpec(_unknown(key, runs))
     return key
 
 
@@ -176,7 +176,7 @@ def _ended(key: str, runs: Path, job: Job | None) -> Job | None:
     """An ended job: done where a finished run is there, whoever made it; None when all is gone."""
     try:
         spec = load_head(runs / key).spec
-    except Refused:
+    except InvalidSpec:
         return None if job is None or job.state == "done" else _seen(job)
     job = job or Job(key, spec, runs / FOLDER / key)
     return replace(job, state="done", message="", last=store.last_event(runs / key))

@@ -16,7 +16,7 @@ from typing import Any
 from qlib import store
 from qlib.core import process
 from qlib.core.process import Proc
-from qlib.core.records import Refused, RunSpec
+from qlib.core.records import InvalidSpec, RunSpec
 from qlib.store.disk import locked, write_json, writing
 
 FOLDER, CANCEL, LOG, OUT = ".jobs", "CANCEL", "log.txt", "out"
@@ -68,11 +68,11 @@ def slots() -> int:
     """How many jobs run at once: ``$QLIB_JOBS``, or one.
 
     Raises:
-        Refused: it is not a whole number of at least 1.
+        InvalidSpec: it is not a whole number of at least 1.
     """
     text = os.environ.get("QLIB_JOBS") or "1"
     if not text.isdecimal() or int(text) < 1:
-        raise Refused(f"QLIB_JOBS must be a whole number of at least 1; got {text!r}.")
+        raise InvalidSpec(f"QLIB_JOBS must be a whole number of at least 1; got {text!r}.")
     return int(text)
 
 
@@ -81,7 +81,7 @@ def moving(runs: Path) -> Iterator[None]:
     """All moves of state happen in here, one process and thread at a time.
 
     Raises:
-        Refused: the runs folder cannot be written.
+        InvalidSpec: the runs folder cannot be written.
     """
     with writing(runs):
         (runs / FOLDER).mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qlib.core.histogram import Histogram
-from qlib.core.records import Event, Refused, Report, ignore
+from qlib.core.records import Event, InvalidSpec, Report, ignore
 from qlib.core.scheme import BitPlan, Scheme
 from qlib.network import stages
 from qlib.network.model import QuantModel
@@ -31,7 +31,7 @@ class Unit:
 
     ``inputs``: what the unit receives when everything before it is quantized (as the walk asked);
     ``float_inputs``: the same in the float network; ``targets``: the float network's output.
-    ``at``: the inputs at each bit-width, where the walk goes through several.
+    ``inputs_by_bits``: the inputs at each bit-width, where the walk goes through several.
     ``span``: the units of a stage, of which ``name`` is the first; ``whole``: all of the network,
     from the images to the answers.
     """
@@ -47,7 +47,7 @@ class Unit:
     boundary: QuantPoint | None = None
     activation: nn.Module | None = None
     layer: str | None = None  # set when the unit is one layer inside a block
-    at: Mapping[int, Tensor] = field(default_factory=dict)
+    inputs_by_bits: Mapping[int, Tensor] = field(default_factory=dict)
     arithmetic: torch.dtype = torch.float32
     span: tuple[str, ...] = ()
     whole: bool = False
@@ -189,7 +189,7 @@ class Calibration:
             self._histograms = found
         return found
 
-    def walk(
+    def iter_units(
         self,
         model: QuantModel,
         *,
@@ -204,13 +204,13 @@ class Calibration:
         unit's output is computed in that state and carried on.
 
         ``widths``: bit-widths and what switches the model to each: an input is then carried on for
-        every one of them (`Unit.at`), which costs a forward pass for each unit and width.
+        every one of them (`Unit.inputs_by_bits`): a forward pass for each unit and width.
 
         Args:
             by: "layer", "block", "stage" (see `qlib.network.stages.stages`) or "network".
 
         Raises:
-            Refused: the network cannot be cut into such units.
+            InvalidSpec: the network cannot be cut into such units.
         """
         if by == "network":
             yield from self._whole(model, weights, inputs)
@@ -219,7 +219,7 @@ class Calibration:
         steps = stages.stages(model) if by == "stage" else [(name,) for name in model.units()]
         total = len(steps if by == "stage" else model.units(by))
         visited, start = 0, steps[0][0]
-        floats = self._each(lambda x: model.arrive(x, start), self.images, model, False, False)
+        floats = self._each(lambda x: model.run_until(x, start), self.images, model, False, False)
         widths = widths or {0: lambda: None}
         quants = dict.fromkeys(widths, floats)
         for span, onward in zip(steps, [*steps[1:], None], strict=True):
@@ -229,7 +229,7 @@ class Calibration:
             first = next(iter(quants.values()))
             for unit in self._views(model, span, by, floats, first, targets, weights, inputs):
                 visited += 1
-                unit.index, unit.of, unit.at = visited, total, quants
+                unit.index, unit.of, unit.inputs_by_bits = visited, total, quants
                 unit.arithmetic = self.arithmetic
                 with model.quantized(weights=weights, inputs=inputs):
                     yield unit
@@ -237,17 +237,17 @@ class Calibration:
             del first
             if then is None:
                 return
-            if model.chain:
-                floats = self._hop(model, name, targets, then)
+            if model.is_sequential:
+                floats = self._run_between(model, name, targets, then)
             else:  # run from the images again: slower, never wrong
-                call = lambda x, then=then: model.arrive(x, then)  # noqa: E731
+                call = lambda x, then=then: model.run_until(x, then)  # noqa: E731
                 floats = self._each(call, self.images, model, False, False)
                 quants = dict.fromkeys(widths, self.images)
             for bits, switch in widths.items():
                 switch()
                 quants[bits] = self._each(call, quants[bits], model, weights, inputs)
-                if model.chain:
-                    quants[bits] = self._hop(model, name, quants[bits], then)
+                if model.is_sequential:
+                    quants[bits] = self._run_between(model, name, quants[bits], then)
 
     def output_gradients(self, model: QuantModel, unit: Unit) -> Tensor:
         """∂L/∂(unit output) in the float network for every image: shaped like ``unit.targets``.
@@ -273,8 +273,8 @@ class Calibration:
         if unit.layer is not None:
             return model.rerun_layer(self.images[part], unit.layer, unit.activation, y)
         last = unit.span[-1] if unit.span else unit.name
-        if model.chain:
-            return model.hop(last, y, None)
+        if model.is_sequential:
+            return model.run_between(last, y, None)
         return model.rerun(self.images[part], last, y)
 
     def _whole(self, model: QuantModel, weights: bool, inputs: bool) -> Iterator[Unit]:
@@ -328,18 +328,18 @@ class Calibration:
                 y[start : start + batch] = call(x[start : start + batch])
         return y
 
-    def _hop(self, model: QuantModel, unit: str, x: Tensor, until: str) -> Tensor:
-        return self._each(lambda part: model.hop(unit, part, until), x, model, False, False)
+    def _run_between(self, model: QuantModel, unit: str, x: Tensor, until: str) -> Tensor:
+        return self._each(lambda part: model.run_between(unit, part, until), x, model, False, False)
 
 
 def _check_walk(model: QuantModel, by: str) -> None:
     if not model.walkable:
-        raise Refused(
+        raise InvalidSpec(
             "This network's blocks exchange several tensors, so it cannot be reconstructed "
             "block by block; use the method 'nearest'."
         )
-    if by == "stage" and not model.chain:
-        raise Refused(
+    if by == "stage" and not model.is_sequential:
+        raise InvalidSpec(
             "This network's blocks hand more than one tensor on, so they cannot be joined to "
             "stages; choose the unit 'block' or 'network'."
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qlib.core import fused
 from qlib.core.functional import take
-from qlib.core.records import Event, Refused, Report
+from qlib.core.records import Event, InvalidSpec, Report
 from qlib.learning import memory, optimizers
 from qlib.learning.calibration import Unit
 from qlib.learning.rounding_stats import look, moments
@@ -30,7 +30,7 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class Decay:
+class BetaSchedule:
     """The exponent β of the rounding penalty: nothing during warm-up, then ``first`` → ``last``.
 
     AdaRound §3.2; linear in BRECQ's and QDrop's code, cosine in AdaRound's.
@@ -63,9 +63,9 @@ def reconstruct(
     importance: Tensor | None = None,
     objective: Callable[[Tensor], Tensor] | None = None,
     penalty: float = 0.0,
-    decay: Decay = Decay(),
-    method: str = "adam",
-    settled: float = 0.0,
+    beta_schedule: BetaSchedule = BetaSchedule(),
+    optimizer: str = "adam",
+    early_stop_undecided: float = 0.0,
     report: Report,
 ) -> None:
     """Fit what the unit's quantizers offer for the roles in ``learn``; then they are hard.
@@ -78,12 +78,12 @@ def reconstruct(
         importance: weight of each output element, shaped like ``unit.targets`` (mean 1).
         objective: indices (batch,) → what is made small, in place of that error of one pass; see
             `squared_error`.
-        method: the optimiser, by a name that `qlib.learning.optimizers` knows.
-        settled: stop early when at most this share of the soft choices is still undecided (looked
-            at every `CHECK_EVERY` steps, after the penalty's warm-up); 0: never.
+        optimizer: the optimiser, by a name that `qlib.learning.optimizers` knows.
+        early_stop_undecided: stop early when at most this share of the soft choices is still
+            undecided (looked at every `CHECK_EVERY` steps, after the penalty's warm-up); 0: never.
 
     Raises:
-        Refused: the loss became infinite or not a number; the unit and the step are named. The
+        InvalidSpec: the loss became infinite or not a number; the unit and the step are named. The
             unit is then as it was before, and hard.
     """
     quantizers = unit.learners()  # and corrections of biases
@@ -99,18 +99,18 @@ def reconstruct(
     objective = objective or error
 
     with _hardening(quantizers), _learning(unit, groups), torch.enable_grad():
-        optimizer = _optimizer(groups, method) if groups else None
+        stepper = _optimizer(groups, optimizer) if groups else None
         pushed, looks = None, moments(steps, unit.of)
         for step in range(steps if groups else 0):
             size, device = len(unit.targets), unit.targets.device
             loss = objective(torch.randint(size, (batch,), generator=generator, device=device))
             _clear(groups)
             loss.backward()
-            beta = decay.beta(step, steps) if soft else None
+            beta = beta_schedule.beta(step, steps) if soft else None
             for q in soft if beta is not None else ():
-                q.push(beta, penalty)
-            _cool(optimizer, groups, step, steps)
-            optimizer.step()
+                q.add_penalty_grad(beta, penalty)
+            _cool(stepper, groups, step, steps)
+            stepper.step()
             for q in quantizers:
                 q.keep_positive()
             if step % CHECK_EVERY == 0 or step == steps - 1:
@@ -120,7 +120,12 @@ def reconstruct(
             at = (unit.title, unit.index, unit.of, step + 1, steps)
             seen = look(unit) if step + 1 in looks else {}
             report(Event("reconstruct", *at, loss.detach(), pushed, **seen))
-            if settled and step % CHECK_EVERY == 0 and beta and undecided(soft) <= settled:
+            if (
+                early_stop_undecided
+                and step % CHECK_EVERY == 0
+                and beta
+                and undecided(soft) <= early_stop_undecided
+            ):
                 break
 
 
@@ -141,7 +146,7 @@ def _hardening(quantizers: list[Quantizer]) -> Iterator[None]:
     before = [{k: v.clone() for k, v in q.state_dict().items()} for q in quantizers]
     try:
         yield
-    except Refused:
+    except InvalidSpec:
         for q, state in zip(quantizers, before, strict=True):
             q.load_state_dict(state)
         raise
@@ -213,7 +218,7 @@ def _error(
 ) -> Tensor:
     if power == 2 and importance is None:
         if fused.rows_fit(targets) and fused.runs(output):
-            return fused.SquaredError.apply(output, targets, at, share)
+            return fused.SquaredErrorFn.apply(output, targets, at, share)
         return squared_error(output, take(targets, at), share)
     gap = output - take(targets, at)
     size = gap.square() if power == 2 else gap.abs().clamp(min=1e-12).pow(power)
@@ -243,7 +248,7 @@ def _cool(optimizer: torch.optim.Optimizer, groups: list, step: int, steps: int)
 
 def _refuse_non_finite(loss: Tensor, unit: Unit, step: int) -> None:
     if not math.isfinite(float(loss)):
-        raise Refused(
+        raise InvalidSpec(
             f"The loss of {unit.title} (unit {unit.index} of {unit.of}) is {float(loss)} at "
             f"iteration {step + 1}; finished units are kept. Try a smaller learning rate, or "
             "check the weights and the images for infinite values."

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qlib.core.records import Event, Refused, Report
+from qlib.core.records import Event, InvalidSpec, Report
 from qlib.learning.calibration import Calibration
 from qlib.network.model import QuantModel
 from qlib.network.points import QuantLayer
 from qlib.quantizers.base import Quantizer
-from qlib.quantizers.fixed_codes import Given
+from qlib.quantizers.fixed_codes import FixedCodes
 from qlib.quantizers.free_power import FreePower
 from qlib.quantizers.power import Power
 
@@ -44,7 +44,7 @@ def tune_norms(model: QuantModel, data: Calibration, report: Report) -> None:
     weight scale and its offset into the bias: codes stay, a device pays nothing. Where a channel
     has no scale of its own only the mean is mended.
     """
-    for unit in data.walk(model, by="layer", weights=True, inputs=True):
+    for unit in data.iter_units(model, by="layer", weights=True, inputs=True):
         (layer,) = unit.weighted
         fitted = layer.weight_point.quantizer
         if fitted is None:
@@ -83,7 +83,7 @@ def _stretched(fitted: Quantizer, weight: Tensor, ratio: Tensor) -> Quantizer:
                          fitted.exponent)  # fmt: skip
         made.keep(fitted.codes(weight))
         return made
-    made = Given.of(fitted, fitted.codes(weight))
+    made = FixedCodes.of(fitted, fitted.codes(weight))
     made.scale.mul_(ratio)
     return made
 
@@ -97,7 +97,7 @@ def tune_biases(
     grids stay as they are. Biases are learned as corrections, which are off in the float network.
 
     Raises:
-        Refused: the loss became infinite or not a number; biases are then as they were before.
+        InvalidSpec: the loss became infinite or not a number; biases are then as they were before.
     """
     layers = [m for m in model.weighted().values() if m.weight_point.quantizer is not None]
     if not steps or not layers:
@@ -113,7 +113,7 @@ def tune_biases(
             found = model(data.images[at]).log_softmax(1)
             loss = F.kl_div(found, answers[at], reduction="batchmean", log_target=True)
             if not math.isfinite(float(loss.detach())):
-                raise Refused(
+                raise InvalidSpec(
                     f"The loss of tuning the biases is {float(loss.detach())} at iteration "
                     f"{step + 1}; the biases are as before. Try a smaller learning rate."
                 )
@@ -134,13 +134,13 @@ def _answers(model: QuantModel, data: Calibration) -> Tensor:
 
 @contextmanager
 def _learning(params: list[nn.Parameter]) -> Iterator[None]:
-    """Gradients for these alone; after `Refused` they have the values from before."""
+    """Gradients for these alone; after `InvalidSpec` they have the values from before."""
     before = [p.detach().clone() for p in params]
     for p in params:
         p.requires_grad_(True)
     try:
         yield
-    except Refused:
+    except InvalidSpec:
         for p, value in zip(params, before, strict=True):
             p.data.copy_(value)
         raise

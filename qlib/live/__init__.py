@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 from qlib.live._child import AGAIN, Child, Slot, Stage, Superseded
 
 __all__ = ["Answer", "Bits", "Live", "Opened", "Stage", "Superseded", "missing"]
@@ -98,12 +98,12 @@ class Live:
         """Start the process if it does not run, and let it load a run folder. Returns at once.
 
         Raises:
-            Refused: PyTorch is not installed here, or the process cannot be started.
+            InvalidSpec: PyTorch is not installed here, or the process cannot be started.
         """
         with self._lock:
             if not self.alive:
                 if why := missing():
-                    raise Refused(why)
+                    raise InvalidSpec(why)
                 self._child = Child(self._command)
             self._child.open(folder)
 
@@ -111,12 +111,12 @@ class Live:
         """The loaded network; None while it loads or was not asked to. Waits ``wait`` seconds.
 
         Raises:
-            Refused: it cannot be loaded, or the process has ended.
+            InvalidSpec: it cannot be loaded, or the process has ended.
         """
         if self._child is None:
             return None
         if self._child.ended:
-            raise Refused(f"{self._child.ended} {AGAIN}")
+            raise InvalidSpec(f"{self._child.ended} {AGAIN}")
         slot = self._child.opening.get(str(folder))
         if slot is None or not slot.there.wait(wait):
             return None
@@ -143,14 +143,14 @@ class Live:
             asker: who asks; an older question of the same one, as large, is given up.
 
         Raises:
-            Refused: a width, unit or image that is not there; the run cannot be loaded; the
+            InvalidSpec: a width, unit or image that is not there; the run cannot be loaded; the
                 process does not run (any more).
             Superseded: the same asker has asked again.
         """
         child = self._child
         if child is None or child.ended:
             why = child.ended if child else "No network is loaded."
-            raise Refused(f"{why} {AGAIN}")
+            raise InvalidSpec(f"{why} {AGAIN}")
         whole = images == "test"
         question = {
             "run": str(folder),
@@ -187,7 +187,7 @@ def missing() -> str:
 
 def _waited(slot: Slot, patience: float) -> dict[str, Any]:
     if not slot.there.wait(patience):
-        raise Refused(
+        raise InvalidSpec(
             f"The network did not answer within {patience:g} s; ask for fewer images, or try again "
             "when the machine is less busy."
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qlib.core import process
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 
 AGAIN = "Start it again, or go on with stored results."
 
@@ -25,7 +25,7 @@ class Stage:
     of: int
 
 
-class Superseded(Refused):
+class Superseded(InvalidSpec):
     """The same person asked something newer."""
 
 
@@ -36,15 +36,15 @@ class Slot:
     group: tuple[str, bool] | None
     there: threading.Event = field(default_factory=threading.Event)
     answer: dict[str, Any] | None = None
-    error: Refused | None = None
+    error: InvalidSpec | None = None
 
     def fill(self, answer: dict[str, Any]) -> None:
         if "refused" in answer:
-            self.error = Refused(answer["refused"])
+            self.error = InvalidSpec(answer["refused"])
         self.answer = answer
         self.there.set()
 
-    def fail(self, error: Refused) -> None:
+    def fail(self, error: InvalidSpec) -> None:
         self.error = error
         self.there.set()
 
@@ -59,7 +59,7 @@ class Child:
         except OSError as error:
             self._log.close()
             reason = error.strerror or type(error).__name__
-            raise Refused(f"The live network cannot be started ({reason}). {AGAIN}") from None
+            raise InvalidSpec(f"The live network cannot be started ({reason}). {AGAIN}") from None
         self.stage = Stage("Starting Python", 0, 4)
         self.ended: str | None = None
         self.opening: dict[str, Slot] = {}
@@ -80,7 +80,7 @@ class Child:
         """Send a question; an older one of the same group is taken back.
 
         Raises:
-            Refused: the process has ended.
+            InvalidSpec: the process has ended.
         """
         slot = Slot(group)
         with self._lock:
@@ -92,7 +92,7 @@ class Child:
             self._slots[self._next] = slot
             self._send({"id": self._next} | question)
         if self.ended:  # it may have ended before the question was in the list
-            slot.fail(Refused(f"{self.ended} {AGAIN}"))
+            slot.fail(InvalidSpec(f"{self.ended} {AGAIN}"))
         return slot
 
     def _send(self, message: dict[str, Any]) -> None:
@@ -121,7 +121,7 @@ class Child:
         with self._lock:
             waiting, self._slots = [*self._slots.values()], {}
         for slot in waiting:
-            slot.fail(Refused(f"{self.ended} {AGAIN}"))
+            slot.fail(InvalidSpec(f"{self.ended} {AGAIN}"))
 
     def _hear(self, message: dict[str, Any]) -> None:
         if "stage" in message:

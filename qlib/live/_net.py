@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from qlib import store
-from qlib.core.records import Event, Refused, Report
+from qlib.core.records import Event, InvalidSpec, Report
 from qlib.measure.statistics import wilson
 from qlib.network import switching
 from qlib.pipeline.artifacts import PICTURES
-from qlib.pipeline.experiment import set_up
+from qlib.pipeline.experiment import load_experiment
 from qlib.pipeline.quantize import bit_plan
 from qlib.pipeline.restore import FILE, restore
 from qlib.store.runfolder import load_head
@@ -28,7 +28,8 @@ class Network:
     """The network of one run folder, its quantizers brought back, and its held-out images.
 
     Raises:
-        Refused: what the run names is not here any more, or the network does not give the answers
+        InvalidSpec: what the run names is not here any more, or the network does not give the
+            answers
             that the run stored.
     """
 
@@ -36,48 +37,48 @@ class Network:
         self.spec = load_head(folder).spec
         gpu = self.spec.device == "cuda" and torch.cuda.is_available()
         device = torch.device("cuda" if gpu else "cpu")
-        setup = set_up(replace(self.spec, device=device.type), device, report)
-        self.model, self.predict, self.test = setup.model, setup.predict, setup.test
+        experiment = load_experiment(replace(self.spec, device=device.type), device, report)
+        self.model, self.predict, self.test = experiment.model, experiment.predict, experiment.test
         self._images: dict[int, Tensor] = {}
         report(Event("load", note="quantizers"))
         restore(self.model, bit_plan(self.model, self.spec), folder / FILE)
         self.model.switch(weights=True, inputs=True)
-        self.widths = switching.widths(self.model)
+        self.bit_widths = switching.bit_widths(self.model)
         self.shown = tuple(range(min(PICTURES, len(self.test))))
         self._check(folder)
 
     @property
     def units(self) -> dict[str, int]:
         """Units that can be switched, and the width that each has now."""
-        return switching.chosen(self.model)
+        return switching.current_bits(self.model)
 
-    def choose(self, bits: Bits, weights: int | None = None) -> None:
+    def set_bits(self, bits: Bits, weights: int | None = None) -> None:
         """Switch; units that a mapping leaves out are at the run's own width. Fixed ones stay.
 
         Raises:
-            Refused: the network has no such width, or no such unit.
+            InvalidSpec: the network has no such width, or no such unit.
         """
-        if not self.widths:
+        if not self.bit_widths:
             self._own_alone(bits, weights)
             return
         if isinstance(bits, int):
-            switching.choose(self.model, bits, weights=weights)
+            switching.set_bits(self.model, bits, weights=weights)
             return
-        switching.choose(self.model, self.spec.act_bits, weights=self.spec.weight_bits)
+        switching.set_bits(self.model, self.spec.act_bits, weights=self.spec.weight_bits)
         fixed = set(self.model.units()) - set(self.units)
         if named := {unit: b for unit, b in (bits or {}).items() if unit not in fixed}:
-            switching.choose(self.model, named)
+            switching.set_bits(self.model, named)
 
     def guess(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The best classes of some held-out images and their probabilities, (n, up to 5) each.
 
         Raises:
-            Refused: there are not so many images.
+            InvalidSpec: there are not so many images.
         """
         outside = [i for i in positions if not 0 <= i < len(self.test)]
         if outside or not positions:
             asked = f"image {outside[0]}" if outside else "no image at all"
-            raise Refused(
+            raise InvalidSpec(
                 f"It was asked for {asked}; this run has the held-out images 0 to "
                 f"{len(self.test) - 1}."
             )
@@ -100,7 +101,7 @@ class Network:
         own = {"weights": self.spec.weight_bits, "bits": self.spec.act_bits}
         asked = {*bits.values()} if isinstance(bits, Mapping) else {bits} - {None}
         if asked - {own["bits"]} or weights not in (None, own["weights"]):
-            raise Refused(
+            raise InvalidSpec(
                 f"This run holds W{own['weights']}A{own['bits']} alone; choose these bits, or a "
                 "run of PTMQ, which holds many bit-widths in one network."
             )
@@ -120,7 +121,7 @@ class Network:
         same = classes[:, 0].numpy() == stored["quant_top5"][:n, 0]
         ids = [str(name) for name in stored["ids"][:n]]
         if ids != [*map(str, self.test.ids[:n])] or ((gap < ALIKE) & same).mean() < MOST:
-            raise Refused(
+            raise InvalidSpec(
                 f"The network brought back from {folder.name} does not give the answers that this "
                 "run stored (other images, weights or versions); make the run again."
             )

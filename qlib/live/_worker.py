@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from qlib.core.process import peak_mb
-from qlib.core.records import Cancelled, Event, Refused
+from qlib.core.records import Cancelled, Event, InvalidSpec
 
 if TYPE_CHECKING:
     from qlib.live._net import Network
@@ -97,7 +97,7 @@ class Desk:
         except Cancelled:
             self._dropped.discard(question["id"])
             return
-        except Refused as error:
+        except InvalidSpec as error:
             self.say(id=question["id"], refused=str(error))
         except Exception as error:
             traceback.print_exception(error)  # standard error is the log

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qlib.core.records import Refused, RunRecord
+from qlib.core.records import InvalidSpec, RunRecord
 from qlib.measure.statistics import exact_paired, paired_difference
 
 Preds = Mapping[str, np.ndarray]
@@ -46,14 +46,14 @@ def checked(preds: Preds, run: str) -> Preds:
     """The arrays, if they are what a run stores: one row per image.
 
     Raises:
-        Refused: an array is missing or has another length; ``run`` is named.
+        InvalidSpec: an array is missing or has another length; ``run`` is named.
     """
     missing = [name for name in NEEDED if name not in preds]
     if missing:
-        raise Refused(f"preds.npz of {run} lacks {', '.join(missing)}; make the run again.")
+        raise InvalidSpec(f"preds.npz of {run} lacks {', '.join(missing)}; make the run again.")
     rows = {len(preds[name]) for name in NEEDED if name != "class_names"}
     if len(rows) != 1 or preds["float_top5"].ndim != 2 or preds["quant_top5"].ndim != 2:
-        raise Refused(f"preds.npz of {run} has arrays of unequal length; make the run again.")
+        raise InvalidSpec(f"preds.npz of {run} has arrays of unequal length; make the run again.")
     return preds
 
 
@@ -105,10 +105,10 @@ def between(
     ``judge`` gives (n,) which images count for a run: `hits`, or `agrees`.
 
     Raises:
-        Refused: the runs were not tested on the same images.
+        InvalidSpec: the runs were not tested on the same images.
     """
     if one.data.get("test_hash") != other.data.get("test_hash"):
-        raise Refused(
+        raise InvalidSpec(
             "These runs were tested on different images, so no paired test can be made; "
             "choose runs with the same data, seed and number of test images."
         )
@@ -118,7 +118,7 @@ def between(
         for k in ("ids", "labels")
     )
     if not same:
-        raise Refused(
+        raise InvalidSpec(
             "The stored predictions of these runs name different images, although their records "
             "say the same; make both runs again."
         )

@@ -30,7 +30,7 @@ class AdaQuant(Method):
     paper = "Hubara et al., ICML 2021, arXiv 2006.10518"
     promise = "Learns a small change of each weight, the biases and both grids, layer by layer."
     cost = "minutes"
-    paper_settings = {"steps": 1_000, "batch": 50, "bias_rate": 1e-3}  # noqa: RUF012 (read only)
+    paper_settings = {"steps": 1_000, "batch": 50, "bias_lr": 1e-3}  # noqa: RUF012 (read only)
 
     steps: int = param(500, "Optimisation steps for each layer.", low=0, high=100_000)
     inputs: str = param(
@@ -38,11 +38,15 @@ class AdaQuant(Method):
         "A layer is fitted on inputs from the quantized layers before it, or on float inputs.",
         choices=("sequential", "parallel"),
     )
-    rate: float = param(1e-2, "Learning rate of the weight shifts, in steps.", low=0.0, high=1.0)
-    bias_rate: float = param(1e-3, "Learning rate of the biases.", low=0.0, high=1.0)
-    step_rate: float = param(1e-3, "Learning rate of weight scales, relative.", low=0.0, high=1.0)
-    act_rate: float = param(1e-3, "Learning rate of input scales, relative.", low=0.0, high=1.0)
-    zero_rate: float = param(1e-2, "Learning rate of the zero-points, in steps.", low=0.0, high=1.0)
+    lr: float = param(1e-2, "Learning rate of the weight shifts, in steps.", low=0.0, high=1.0)
+    bias_lr: float = param(1e-3, "Learning rate of the biases.", low=0.0, high=1.0)
+    weight_scale_lr: float = param(
+        1e-3, "Learning rate of weight scales, relative.", low=0.0, high=1.0
+    )
+    act_scale_lr: float = param(1e-3, "Learning rate of input scales, relative.", low=0.0, high=1.0)
+    zero_point_lr: float = param(
+        1e-2, "Learning rate of the zero-points, in steps.", low=0.0, high=1.0
+    )
     batch: int = param(32, "Images for each step.", low=1, high=1024)
 
     def design(self) -> Design:
@@ -53,11 +57,11 @@ class AdaQuant(Method):
             penalty=0.0,
             steps=self.steps,
             schedule="cosine",
-            rate=self.rate,
-            bias_rate=self.bias_rate,
-            step_rate=self.step_rate,
-            act_rate=self.act_rate,
-            zero_rate=self.zero_rate,
+            lr=self.lr,
+            bias_lr=self.bias_lr,
+            weight_scale_lr=self.weight_scale_lr,
+            act_scale_lr=self.act_scale_lr,
+            zero_point_lr=self.zero_point_lr,
             batch=self.batch,
         )
 

@@ -26,10 +26,10 @@ class AdaRound(Method):
     paper = "Nagel et al., ICML 2020, arXiv 2004.10568"
     promise = "Learns for each weight whether to round up or down, one layer at a time."
     cost = "minutes"
-    paper_settings = {"steps": 10_000, "rate": 1e-3, "penalty": 0.01}  # noqa: RUF012 (read only)
+    paper_settings = {"steps": 10_000, "lr": 1e-3, "penalty": 0.01}  # noqa: RUF012 (read only)
 
     steps: int = param(1_000, "Optimisation steps for each layer.", low=0, high=100_000)
-    rate: float = param(3e-3, "Learning rate of the rounding variables.", low=0.0, high=1.0)
+    lr: float = param(3e-3, "Learning rate of the rounding variables.", low=0.0, high=1.0)
     penalty: float = param(0.01, "Weight λ of the term that makes rounding hard.", low=0.0)
     batch: int = param(32, "Images for each step.", low=1, high=1024)
 
@@ -39,11 +39,11 @@ class AdaRound(Method):
             unit="layer",
             inputs="quantized",
             quantize_acts=False,
-            hardening="cosine",
+            beta_schedule="cosine",
             penalty=self.penalty,
             steps=self.steps,
-            rate=self.rate,
-            act_rate=0.0,
+            lr=self.lr,
+            act_scale_lr=0.0,
             batch=self.batch,
         )
 

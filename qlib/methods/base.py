@@ -28,7 +28,7 @@ class Method(ABC):
     cost: ClassVar[str]  # "seconds" or "minutes", on a laptop
     paper_settings: ClassVar[dict[str, Any]] = {}  # fields as published
     paper_placement: ClassVar[str] = "inputs"  # where the paper quantizes activations
-    many_widths: ClassVar[bool] = False  # can its network be switched between bit-widths?
+    switchable: ClassVar[bool] = False  # can its network be switched between bit-widths?
     open_design: ClassVar[bool] = False  # are its fields the axes of the design space themselves?
 
     def __post_init__(self) -> None:

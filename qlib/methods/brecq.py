@@ -33,12 +33,12 @@ class Brecq(Method):
     cost = "minutes"
     paper_placement = "boundary"
     paper_settings = {  # noqa: RUF012 (read only)
-        "steps": 20_000, "rate": 1e-3, "acts": "after", "act_steps": 5_000, "act_rate": 4e-4,
+        "steps": 20_000, "lr": 1e-3, "acts": "after", "act_steps": 5_000, "act_scale_lr": 4e-4,
         "penalty": 0.01,
     }  # fmt: skip
 
     steps: int = param(500, "Steps for the rounding of each block.", low=0, high=100_000)
-    rate: float = param(1e-2, "Learning rate of the rounding variables.", low=0.0, high=1.0)
+    lr: float = param(1e-2, "Learning rate of the rounding variables.", low=0.0, high=1.0)
     acts: str = param(
         "joint",
         "Activation steps are learned together with rounding, or after it as published.",
@@ -47,7 +47,7 @@ class Brecq(Method):
     act_steps: int = param(
         125, "Steps for each block's activation scales, when they come after.", low=0, high=100_000
     )
-    act_rate: float = param(4e-4, "Learning rate of the activation scales.", low=0.0, high=1.0)
+    act_scale_lr: float = param(4e-4, "Learning rate of the activation scales.", low=0.0, high=1.0)
     penalty: float = param(0.01, "Weight λ of the term that makes rounding hard.", low=0.0)
     error: str = param("mse", "How an output error is weighed.", choices=("mse", "fisher"))
     batch: int = param(32, "Images for each step.", low=1, high=1024)
@@ -66,8 +66,8 @@ class Brecq(Method):
             error=self.error,
             penalty=self.penalty,
             steps=self.steps,
-            rate=self.rate,
-            act_rate=self.act_rate if joint else 0.0,
+            lr=self.lr,
+            act_scale_lr=self.act_scale_lr if joint else 0.0,
             batch=self.batch,
         )
 
@@ -80,7 +80,7 @@ class Brecq(Method):
         if self.acts == "joint":
             return
         data.attach_inputs(model, plan, weights_quantized=True)
-        for unit in data.walk(model, weights=True, inputs=True):
+        for unit in data.iter_units(model, weights=True, inputs=True):
             self._learn_act_steps(unit, data, report)
 
     def _learn_act_steps(self, unit: "Unit", data: "Calibration", report: "Report") -> None:
@@ -89,7 +89,7 @@ class Brecq(Method):
 
         reconstruct(
             unit,
-            learn={"scale": Rate(self.act_rate, cosine=True)},
+            learn={"act_scale": Rate(self.act_scale_lr, cosine=True)},
             steps=self.act_steps,
             batch=self.batch,
             inputs=lambda at: take(unit.float_inputs, at),  # clean inputs, as in the published code

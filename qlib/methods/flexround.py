@@ -19,7 +19,7 @@ class FlexRound(Method):
     """ŵ = s·⌊w/(s·S)⌉ with s, the factors S and the activation steps learned block by block.
 
     The paper's "Q + FlexRound": activations are dropped as in QDrop, and there is no rounding
-    penalty because rounding is hard from the first step. ``keep=1`` leaves the dropping out.
+    penalty because rounding is hard from the first step. ``quant_prob=1`` leaves the dropping out.
     """
 
     title = "FlexRound"
@@ -27,13 +27,13 @@ class FlexRound(Method):
     promise = "Divides each weight by a learned factor before rounding: big weights move far."
     cost = "minutes"
     paper_placement = "boundary"
-    paper_settings = {"steps": 5_000, "rate": 4e-4, "keep": 0.5}  # noqa: RUF012 (read only)
+    paper_settings = {"steps": 5_000, "lr": 4e-4, "quant_prob": 0.5}  # noqa: RUF012 (read only)
 
     steps: int = param(500, "Optimisation steps for each block.", low=0, high=100_000)
-    keep: float = param(0.5, "Chance that an activation stays quantized.", low=0.0, high=1.0)
-    rate: float = param(1e-2, "Learning rate of the factors.", low=0.0, high=1.0)
-    step_rate: float = param(1e-4, "Learning rate of the weight scales.", low=0.0, high=1.0)
-    act_rate: float = param(4e-4, "Learning rate of the activation scales.", low=0.0, high=1.0)
+    quant_prob: float = param(0.5, "Chance that an activation stays quantized.", low=0.0, high=1.0)
+    lr: float = param(1e-2, "Learning rate of the factors.", low=0.0, high=1.0)
+    weight_scale_lr: float = param(1e-4, "Learning rate of the weight scales.", low=0.0, high=1.0)
+    act_scale_lr: float = param(4e-4, "Learning rate of the activation scales.", low=0.0, high=1.0)
     batch: int = param(32, "Images for each step.", low=1, high=1024)
 
     def design(self) -> Design:
@@ -41,13 +41,13 @@ class FlexRound(Method):
             learn="divisors",
             unit="block",
             inputs="mixed",
-            keep=self.keep,
+            quant_prob=self.quant_prob,
             penalty=0.0,
             steps=self.steps,
             schedule="cosine",
-            rate=self.rate,
-            step_rate=self.step_rate,
-            act_rate=self.act_rate,
+            lr=self.lr,
+            weight_scale_lr=self.weight_scale_lr,
+            act_scale_lr=self.act_scale_lr,
             batch=self.batch,
         )
 

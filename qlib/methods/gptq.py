@@ -56,13 +56,13 @@ class Gptq(Method):
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
     ) -> None:
         from qlib.core.records import Event
-        from qlib.quantizers.fixed_codes import Given
+        from qlib.quantizers.fixed_codes import FixedCodes
 
         data.attach(model, plan)
-        for unit in data.walk(model, by="layer", weights=True, inputs=True):
+        for unit in data.iter_units(model, by="layer", weights=True, inputs=True):
             report(Event("calibrate", unit.title, unit.index, unit.of, note="one-shot rounding"))
             unit.replace_weights(
-                lambda fitted, weight, unit=unit: Given.of(
+                lambda fitted, weight, unit=unit: FixedCodes.of(
                     fitted, self._codes(unit, fitted, weight)
                 )
             )

@@ -36,9 +36,9 @@ class Nupes(Method):
         "What the exponents make small at the start: the error of weights or of outputs.",
         choices=("weights", "outputs"),
     )
-    rate: float = param(1e-2, "Learning rate of the codes, in steps.", low=0.0, high=1.0)
-    exponent_rate: float = param(1e-4, "Learning rate of the exponents.", low=0.0, high=1.0)
-    act_rate: float = param(1e-3, "Learning rate of input ranges, relative.", low=0.0, high=1.0)
+    lr: float = param(1e-2, "Learning rate of the codes, in steps.", low=0.0, high=1.0)
+    exponent_lr: float = param(1e-4, "Learning rate of the exponents.", low=0.0, high=1.0)
+    act_scale_lr: float = param(1e-3, "Learning rate of input ranges, relative.", low=0.0, high=1.0)
     batch: int = param(32, "Images for each step.", low=1, high=1024)
 
     def design(self) -> Design:
@@ -50,9 +50,9 @@ class Nupes(Method):
             penalty=0.0,
             steps=self.steps,
             schedule="cosine",
-            rate=self.rate,
-            exponent_rate=self.exponent_rate,
-            act_rate=self.act_rate,
+            lr=self.lr,
+            exponent_lr=self.exponent_lr,
+            act_scale_lr=self.act_scale_lr,
             batch=self.batch,
         )
 

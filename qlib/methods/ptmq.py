@@ -32,9 +32,9 @@ class PTMQ(Method):
     paper = "Xu et al., AAAI 2024, doi 10.1609/aaai.v38i14.29553"
     promise = "One stored network for many bit-widths: rounding shared, steps apart, switched live."
     cost = "minutes"
-    many_widths = True
+    switchable = True
     paper_placement = "boundary"
-    paper_settings = {"steps": 5_000, "rate": 1e-3, "act_rate": 4e-3, "keep": 0.5}  # noqa: RUF012
+    paper_settings = {"steps": 5_000, "lr": 1e-3, "act_scale_lr": 4e-3, "quant_prob": 0.5}  # noqa: RUF012
 
     steps: int = param(500, "Optimisation steps for each block.", low=0, high=100_000)
     lowest: int = param(3, "Lowest bit-width that the network can be switched to.", low=2, high=8)
@@ -75,10 +75,10 @@ class PTMQ(Method):
     distil_middle: float = param(0.1, "Weight of the distance of middle to high.", low=0.0)
     distil_low: float = param(0.1, "Weight of the distance of low to high.", low=0.0)
     detach: bool = param(False, "Whether the high width only teaches, without learning from it.")
-    keep: float = param(0.5, "Chance that an activation stays quantized.", low=0.0, high=1.0)
+    quant_prob: float = param(0.5, "Chance that an activation stays quantized.", low=0.0, high=1.0)
     drop_inside: bool = param(True, "Whether activations inside a block drop too, as in QDrop.")
-    rate: float = param(1e-2, "Learning rate of the rounding variables.", low=0.0, high=1.0)
-    act_rate: float = param(4e-4, "Learning rate of the activation scales.", low=0.0, high=1.0)
+    lr: float = param(1e-2, "Learning rate of the rounding variables.", low=0.0, high=1.0)
+    act_scale_lr: float = param(4e-4, "Learning rate of the activation scales.", low=0.0, high=1.0)
     penalty: float = param(0.01, "Weight λ of the term that makes rounding hard.", low=0.0)
     batch: int = param(32, "Images for each step.", low=1, high=1024)
 
@@ -113,13 +113,13 @@ class PTMQ(Method):
         per_width = self.weight_set == "per width"
         data.attach_weights(model, plan, widths=widths if per_width else ())
         data.attach_inputs(model, plan, widths=widths)
-        if not switching.widths(model):
+        if not switching.bit_widths(model):
             widths = ()
-        turn = {b: lambda b=b: switching.choose(model, b) for b in widths}
-        for unit in data.walk(model, widths=turn or None):
+        turn = {b: lambda b=b: switching.set_bits(model, b) for b in widths}
+        for unit in data.iter_units(model, widths=turn or None):
             self._learn(unit, self.groups(widths or (0,)), data, report)
         if widths:
-            switching.choose(model, own["acts"], weights=own["weights"])
+            switching.set_bits(model, own["acts"], weights=own["weights"])
 
     def _learn(self, unit: "Unit", groups: "Groups", data: "Calibration", report: "Report") -> None:
         from qlib.learning.reconstruct import Rate, reconstruct
@@ -127,13 +127,16 @@ class PTMQ(Method):
 
         unit.replace_weights(self._soft)
         mixed = Mixing(
-            unit, groups, self.shares, self.case, self.keep, self.distil_middle, self.distil_low,
-            self.detach, self.batch, data.generator, alone=self.compared == "one width",
+            unit, groups, self.shares, self.case, self.quant_prob, self.distil_middle,
+            self.distil_low, self.detach, self.batch, data.generator, alone=self.compared == "one width",
         )  # fmt: skip
         with mixing(mixed, drop_inside=self.drop_inside):
             reconstruct(
                 unit,
-                learn={"rounding": Rate(self.rate), "scale": Rate(self.act_rate, cosine=True)},
+                learn={
+                    "rounding": Rate(self.lr),
+                    "act_scale": Rate(self.act_scale_lr, cosine=True),
+                },
                 objective=mixed.loss,
                 steps=self.steps,
                 batch=self.batch,
@@ -148,8 +151,8 @@ class PTMQ(Method):
         from qlib.quantizers.switchable import Switchable
 
         if isinstance(fitted, Switchable):
-            return SharedRound.around(fitted, weight, self.start, self.nested)
-        return SoftRound.around(fitted, weight)
+            return SharedRound.from_nearest(fitted, weight, self.start, self.nested)
+        return SoftRound.from_nearest(fitted, weight)
 
 
 def _bits(model: "QuantModel", plan: "BitPlan") -> dict[str, int]:

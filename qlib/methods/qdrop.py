@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class QDrop(Method):
     """Rounding and activation steps together; each activation element is quantized with chance
-    ``keep`` and passes in float otherwise, at the unit's input and inside the unit.
+    ``quant_prob`` and passes in float otherwise, at the unit's input and inside the unit.
 
     At a unit's input the two values are the quantized network's and the float network's.
     """
@@ -28,13 +28,13 @@ class QDrop(Method):
     cost = "minutes"
     paper_placement = "boundary"
     paper_settings = {  # noqa: RUF012 (read only)
-        "steps": 20_000, "rate": 1e-3, "act_rate": 4e-5, "penalty": 0.01, "keep": 0.5,
+        "steps": 20_000, "lr": 1e-3, "act_scale_lr": 4e-5, "penalty": 0.01, "quant_prob": 0.5,
     }  # fmt: skip
 
     steps: int = param(500, "Optimisation steps for each block.", low=0, high=100_000)
-    keep: float = param(0.5, "Chance that an activation stays quantized.", low=0.0, high=1.0)
-    rate: float = param(1e-2, "Learning rate of the rounding variables.", low=0.0, high=1.0)
-    act_rate: float = param(4e-4, "Learning rate of the activation scales.", low=0.0, high=1.0)
+    quant_prob: float = param(0.5, "Chance that an activation stays quantized.", low=0.0, high=1.0)
+    lr: float = param(1e-2, "Learning rate of the rounding variables.", low=0.0, high=1.0)
+    act_scale_lr: float = param(4e-4, "Learning rate of the activation scales.", low=0.0, high=1.0)
     penalty: float = param(0.01, "Weight λ of the term that makes rounding hard.", low=0.0)
     batch: int = param(32, "Images for each step.", low=1, high=1024)
 
@@ -43,11 +43,11 @@ class QDrop(Method):
             learn="up-or-down",
             unit="block",
             inputs="mixed",
-            keep=self.keep,
+            quant_prob=self.quant_prob,
             penalty=self.penalty,
             steps=self.steps,
-            rate=self.rate,
-            act_rate=self.act_rate,
+            lr=self.lr,
+            act_scale_lr=self.act_scale_lr,
             batch=self.batch,
         )
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -17,16 +17,18 @@ def read_weights(path: str | Path) -> "dict[str, Tensor]":
     """``name -> tensor`` of a weights file, on the CPU. Never runs code from the file.
 
     Raises:
-        Refused: not there, not a weights file, truncated, or a pickle with more than tensors.
+        InvalidSpec: not there, not a weights file, truncated, or a pickle with more than tensors.
     """
     path = Path(path).expanduser()
     if path.suffix.lower() not in SUFFIXES:
-        raise Refused(
+        raise InvalidSpec(
             f"{path} is not a weights file by its name; allowed are {', '.join(SUFFIXES)}. "
             "Save the network's state_dict under such a name."
         )
     if not path.is_file():
-        raise Refused(f"There is no weights file {path}; check the path, or put the file there.")
+        raise InvalidSpec(
+            f"There is no weights file {path}; check the path, or put the file there."
+        )
     read = _read_safetensors if path.suffix.lower() == ".safetensors" else _read_pickle
     return _unwrapped(path, read(path))
 
@@ -35,20 +37,20 @@ def load_weights(module: "nn.Module", state: "dict[str, Tensor]", name: str, sou
     """Copy ``state`` into ``module``; every name and every shape must match.
 
     Raises:
-        Refused: another architecture; the first keys that do not fit are named.
+        InvalidSpec: another architecture; the first keys that do not fit are named.
     """
     own = module.state_dict()
     # a counter that only training reads, and that some files leave out
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in state if k not in own]
     if missing or unexpected:
-        raise Refused(
+        raise InvalidSpec(
             f"The weights in {source} are not of {name}: {_first('missing', missing)}, "
             f"{_first('unexpected', unexpected)}. Choose the model that they were saved from."
         )
     for key, tensor in state.items():
         if tensor.shape != own[key].shape:
-            raise Refused(
+            raise InvalidSpec(
                 f"The weights in {source} do not fit {name}: {key} has shape "
                 f"{tuple(tensor.shape)} in the file and {tuple(own[key].shape)} in the network. "
                 "Choose the model that they were saved from."
@@ -70,7 +72,7 @@ def _read_safetensors(path: Path) -> object:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise Refused(_damaged(path, error)) from None
+        raise InvalidSpec(_damaged(path, error)) from None
 
 
 def _read_pickle(path: Path) -> object:
@@ -85,13 +87,13 @@ def _read_pickle(path: Path) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if _starts_like_a_pickle(path):
-            raise Refused(
+            raise InvalidSpec(
                 f"{path} holds Python objects besides tensors, and loading those could run any "
                 "code; only plain tensors are read. Save the state_dict as .safetensors instead."
             ) from None
-        raise Refused(_damaged(path, error)) from None
+        raise InvalidSpec(_damaged(path, error)) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise Refused(_damaged(path, error)) from None
+        raise InvalidSpec(_damaged(path, error)) from None
 
 
 def _starts_like_a_pickle(path: Path) -> bool:
@@ -115,9 +117,9 @@ def _unwrapped(path: Path, content: object) -> "dict[str, Tensor]":
             break
         content = inner
     if not isinstance(content, dict) or not content:
-        raise Refused(f"{path} holds no state_dict; save the network's state_dict() instead.")
+        raise InvalidSpec(f"{path} holds no state_dict; save the network's state_dict() instead.")
     if not all(isinstance(v, torch.Tensor) for v in content.values()):
-        raise Refused(
+        raise InvalidSpec(
             f"{path} holds other things than tensors by name; save the network's state_dict() "
             "instead."
         )

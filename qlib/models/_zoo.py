@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from torch import nn
 
+from qlib.core.paths import ASSETS
 from qlib.core.preprocess import Preprocess
 
-FOLDER = Path(__file__).parents[2] / "assets" / "zoo"
+FOLDER = ASSETS / "zoo"
 # mean and deviation of all pixels of the training part, scaled to [0, 1]
 PREPROCESS = Preprocess(input_size=(1, 8, 8), mean=(0.305,), std=(0.376,))
 

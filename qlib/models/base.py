@@ -42,7 +42,7 @@ class Model(ABC):
         """The float network called ``name``, with ``weights`` from a file when given.
 
         Raises:
-            Refused: one sentence: weights needed, missing, of another architecture (first
+            InvalidSpec: one sentence: weights needed, missing, of another architecture (first
                 missing and unexpected keys named), truncated, an unsafe pickle, hub unreachable.
         """
 

@@ -7,7 +7,7 @@ Dosovitskiy et al., ICLR 2021, arXiv 2010.11929.
 from typing import ClassVar
 
 from qlib.core.preprocess import Preprocess
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 from qlib.models.base import Built, Model
 
 DEPTHS = {"cifar10-resnet20": 3, "cifar10-resnet32": 5, "cifar10-resnet56": 9}
@@ -29,7 +29,7 @@ class Cifar(Model):
     def build(self, name: str, weights: str | None) -> Built:
         """See `Model.build`; ``weights`` are required."""
         if weights is None:
-            raise Refused(
+            raise InvalidSpec(
                 f"{name} comes without weights: give a .safetensors or .pth file of its "
                 "state_dict (--weights FILE), or choose a digits network, which has its own."
             )

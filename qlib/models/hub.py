@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from qlib.core.online import reachable
 from qlib.core.preprocess import Preprocess
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 from qlib.models.base import Built, Model
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Hub(Model):
         config = resolve_model_data_config(net)
         classes = int(net.num_classes)
         if classes < 1:
-            raise Refused(
+            raise InvalidSpec(
                 f"{name} gives features and no classes, so it has no accuracy; choose a network "
                 "with a classifier, such as timm:deit_tiny_patch16_224."
             )
@@ -57,14 +57,14 @@ def _known(arch: str) -> str:
         tag = arch.partition(".")[2]
         tags = [n.partition(".")[2] for n in timm.list_pretrained(f"{arch.partition('.')[0]}.*")]
         if tag and tag not in tags:
-            raise Refused(
+            raise InvalidSpec(
                 f"timm has no weights {tag!r} for {arch.partition('.')[0]}; there are "
                 f"{', '.join(tags) or 'none'}. Choose one, or leave the part after the dot out."
             )
         return arch
     near = difflib.get_close_matches(arch, timm.list_models(), n=3, cutoff=0.4)
     hint = f"the nearest are {', '.join(near)}" if near else "timm.list_models() lists them"
-    raise Refused(f"timm {timm.__version__} has no network {arch!r}; {hint}.")
+    raise InvalidSpec(f"timm {timm.__version__} has no network {arch!r}; {hint}.")
 
 
 def _published(arch: str) -> "nn.Module":
@@ -74,7 +74,7 @@ def _published(arch: str) -> "nn.Module":
 
     config = timm.get_pretrained_cfg(arch)
     if not (config.hf_hub_id or config.url):
-        raise Refused(
+        raise InvalidSpec(
             f"No weights are published for timm:{arch}; give a file (--weights FILE), or choose "
             "another network."
         )
@@ -85,7 +85,7 @@ def _published(arch: str) -> "nn.Module":
     else:
         url = constants.ENDPOINT if config.hf_hub_id else config.url
         if is_offline_mode() or not reachable(url):
-            raise Refused(
+            raise InvalidSpec(
                 f"The weights of timm:{arch} are not on this machine and {url} cannot be "
                 "reached; connect to the internet, or give a file (--weights FILE)."
             )
@@ -95,7 +95,7 @@ def _published(arch: str) -> "nn.Module":
         Exception
     ) as error:  # from hub, network, disk or timm: libraries with errors of their own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise Refused(
+        raise InvalidSpec(
             f"The weights of timm:{arch} could not be fetched ({reason}); try again, or give a "
             "file (--weights FILE)."
         ) from error

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 from qlib.network import partial_forward
 from qlib.network.attention import MatMul, rewrite_attention
 from qlib.network.fold import fold_batch_norm
@@ -34,7 +34,7 @@ class QuantModel(nn.Module):
         image_shape: (channels, height, width) of what the network takes.
         macs: layer name → multiply–accumulates for one image.
         walkable: can each unit be run on its input alone?
-        chain: moreover, does one tensor cross from unit to unit, so that boundaries can be carried?
+        is_sequential: moreover, does one tensor cross from unit to unit, so that it can be carried?
         notes: what a reader of results should know about the rewriting.
     """
 
@@ -51,7 +51,7 @@ class QuantModel(nn.Module):
             example: two or more preprocessed images (n, c, h, w); one pass shows the structure.
 
         Raises:
-            Refused: the network has no layer that could be quantized.
+            InvalidSpec: the network has no layer that could be quantized.
         """
         super().__init__()
         if placement not in PLACEMENTS:
@@ -85,7 +85,7 @@ class QuantModel(nn.Module):
     ) -> None:
         order = seen.order(names)
         if not order:
-            raise Refused(
+            raise InvalidSpec(
                 "This network has no convolution, linear layer or attention product that runs, "
                 "so there is nothing to quantize; choose another one."
             )
@@ -95,7 +95,7 @@ class QuantModel(nn.Module):
         self.activation = {name: _follower(seen, name) for name in order}
         self._unit_calls = {name: seen.of(name)[0] for name in self.units()}
         self.unit_shapes = {n: tuple(c.output.shape[1:]) for n, c in self._unit_calls.items()}
-        self.chain = self._is_chain(seen)
+        self.is_sequential = self._find_sequential(seen)
         self._place_points(seen)
         self._unit_calls = {  # keep the extra arguments, let go of the tensors
             n: Call(n, c.module, (None, *c.args[1:]), c.kwargs) for n, c in self._unit_calls.items()
@@ -185,7 +185,7 @@ class QuantModel(nn.Module):
         """The layers that have a weight."""
         return {n: m for n, m in self.layers.items() if isinstance(m, QuantLayer)}
 
-    def hop(self, unit: str, output: Tensor, until: str | None) -> Tensor:
+    def run_between(self, unit: str, output: Tensor, until: str | None) -> Tensor:
         """Go on from a unit's output to the next unit's input (or to the network's output).
 
         The network runs with every unit up to ``unit`` replaced by what it would return: a
@@ -202,14 +202,14 @@ class QuantModel(nn.Module):
         before = units[: units.index(unit)]
         return {name: partial_forward.blank(like, self.unit_shapes[name]) for name in before}
 
-    def arrive(self, images: Tensor, until: str) -> Tensor:
+    def run_until(self, images: Tensor, until: str) -> Tensor:
         """Run the network on images as far as the input of a unit or of a layer."""
         return partial_forward.run_until(self.net, images, until)
 
     def rerun(self, images: Tensor, unit: str, output: Tensor) -> Tensor:
         """The network's output with ``output`` in place of what a unit returns on these images.
 
-        The same as `hop` to the end, also where the network is no chain; costs a whole pass.
+        As `run_between` to the end, also where the network is not sequential; costs a whole pass.
         """
         return partial_forward.resume(self.net, {unit: output}, images, None)
 
@@ -235,7 +235,7 @@ class QuantModel(nn.Module):
         with removing(hooks):
             return self.net(images)
 
-    def _is_chain(self, seen: Trace) -> bool:
+    def _find_sequential(self, seen: Trace) -> bool:
         """Does one tensor cross from unit to unit? Tried out on the example."""
         calls = [self._unit_calls[name] for name in self.units()]
         self.image_shape = tuple(seen.calls[0].input.shape[1:])
@@ -250,7 +250,7 @@ class QuantModel(nn.Module):
             try:
                 for here, there in zip(calls, [*calls[1:], None], strict=True):
                     want = seen.output if there is None else there.input
-                    got = self.hop(here.name, here.output, there.name if there else None)
+                    got = self.run_between(here.name, here.output, there.name if there else None)
                     if not torch.allclose(got, want, rtol=1e-4, atol=1e-5):
                         return False
             except (RuntimeError, ValueError):

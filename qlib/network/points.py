@@ -28,10 +28,10 @@ class QuantPoint(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.quantizer(x) if self.on and self.quantizer is not None else x
 
-    def choose(self, bits: int) -> None:
+    def set_bits(self, bits: int) -> None:
         """Use the grid of one bit-width, where there are several; else nothing changes."""
         if isinstance(self.quantizer, Switchable):
-            self.quantizer.choose(bits)
+            self.quantizer.set_bits(bits)
 
 
 class WeightPoint(QuantPoint):
@@ -49,9 +49,9 @@ class WeightPoint(QuantPoint):
         """Call after the quantizer has changed."""
         self._kept = None
 
-    def choose(self, bits: int) -> None:
+    def set_bits(self, bits: int) -> None:
         if isinstance(self.quantizer, Switchable) and bits != self.quantizer.bits:
-            self.quantizer.choose(bits)
+            self.quantizer.set_bits(bits)
             self.forget()
 
     def forward(self, x: Tensor) -> Tensor:

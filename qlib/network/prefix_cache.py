@@ -21,7 +21,7 @@ CHUNK = 128  # images whose tensors between units are held at once
 PASS = 40e9  # multiply–accumulates of one pass: large networks take fewer images at once
 
 
-class Onward:
+class PrefixCache:
     """Passes over images in chunks, told of while they go on.
 
     Attributes:
@@ -54,7 +54,7 @@ class Onward:
             self.doing = replace(self.doing, step=sum(map(len, found)))
         return torch.cat(found)
 
-    def walk(
+    def iter_layers(
         self, images: Tensor, layers: Iterable[str]
     ) -> Iterator[tuple[str, Callable[[], Tensor]]]:
         """Each layer with a function that goes on from the input of its unit to the logits.
@@ -62,14 +62,14 @@ class Onward:
         What lies before the unit is in the state that the model had when the walk passed it.
         """
         model, units = self.model, self.model.units()
-        if not model.chain:
+        if not model.is_sequential:
             yield from ((layer, lambda: self.each(model, images)) for layer in layers)
             return
-        x = self.each(lambda part: model.arrive(part, units[0]), images)
+        x = self.each(lambda part: model.run_until(part, units[0]), images)
         for unit, then in zip(units, [*units[1:], None], strict=True):
 
             def onward(part: Tensor, until: str | None = None, unit: str = unit) -> Tensor:
-                return model.hop(unit, model.call_unit(unit, part), until)
+                return model.run_between(unit, model.call_unit(unit, part), until)
 
             for layer in model.layers_of(unit):
                 if layer in layers:

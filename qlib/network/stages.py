@@ -23,7 +23,8 @@ def stages(model: QuantModel) -> list[tuple[str, ...]]:
 def call(model: QuantModel, span: tuple[str, ...], x: Tensor) -> Tensor:
     """Run from the first unit's input to the last one's output, with gradients, at one pass's cost.
 
-    Units before the span return placeholders; the network must be a chain where there are several.
+    Units before the span return placeholders; the network must be sequential where there are
+    several.
     """
     first, last = span[0], span[-1]
     if first == last:

@@ -6,7 +6,7 @@ A switch chooses among steps that are there already: no data, no statistics, no 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 from qlib.network.costs import weight_bytes
 from qlib.network.model import QuantModel
 from qlib.network.points import QuantPoint, WeightPoint
@@ -14,38 +14,40 @@ from qlib.quantizers.shared_round import SharedRound
 from qlib.quantizers.switchable import Switchable
 
 
-def widths(model: QuantModel) -> tuple[int, ...]:
+def bit_widths(model: QuantModel) -> tuple[int, ...]:
     """Bit-widths that everything that can be switched knows, ascending; () if nothing can."""
-    known = [set(point.quantizer.widths) for _, point in _points(model)]
+    known = [set(point.quantizer.bit_widths) for _, point in _points(model)]
     return tuple(sorted(set.intersection(*known))) if known else ()
 
 
-def weight_widths(model: QuantModel) -> tuple[int, ...]:
+def weight_bit_widths(model: QuantModel) -> tuple[int, ...]:
     """The same of the weights alone: () where they keep one bit-width."""
     own = (p for _, p in _points(model) if isinstance(p, WeightPoint))
-    known = [set(p.quantizer.widths) for p in own]
+    known = [set(p.quantizer.bit_widths) for p in own]
     return tuple(sorted(set.intersection(*known))) if known else ()
 
 
-def choose(model: QuantModel, bits: int | Mapping[str, int], *, weights: int | None = None) -> None:
+def set_bits(
+    model: QuantModel, bits: int | Mapping[str, int], *, weights: int | None = None
+) -> None:
     """Switch to one width, or to a width for each unit named; the other units stay as they are.
 
     Args:
         weights: another width for the weights; only beside a single ``bits``.
 
     Raises:
-        Refused: a width or a unit that the network does not have; nothing was switched.
+        InvalidSpec: a width or a unit that the network does not have; nothing was switched.
     """
     wanted = bits if isinstance(bits, Mapping) else dict.fromkeys(model.units(), bits)
     found = list(_points(model))
-    _check(model, wanted, weights, {b for _, p in found for b in p.quantizer.widths})
+    _check(model, wanted, weights, {b for _, p in found for b in p.quantizer.bit_widths})
     for unit, point in found:
         if unit in wanted:
             heavy = weights is not None and isinstance(point, WeightPoint)
-            point.choose(weights if heavy else wanted[unit])
+            point.set_bits(weights if heavy else wanted[unit])
 
 
-def chosen(model: QuantModel) -> dict[str, int]:
+def current_bits(model: QuantModel) -> dict[str, int]:
     """Unit → the width of its activations now (of its weights, where only they are switched)."""
     found: dict[str, int] = {}
     for unit, point in _points(model):
@@ -66,7 +68,7 @@ def stored_bytes(model: QuantModel) -> float:
         q = layer.weight_point.quantizer
         if isinstance(q, SharedRound):
             n = layer.weight.numel()
-            total += n * (q.widths[-1] / 8 if q.nested else 4) + n / 8 + _set_bytes(q)
+            total += n * (q.bit_widths[-1] / 8 if q.nested else 4) + n / 8 + _set_bytes(q)
         else:
             total += weight_bytes(layer)
     acts = [point.quantizer for point in model.points.values()]
@@ -74,7 +76,7 @@ def stored_bytes(model: QuantModel) -> float:
 
 
 def _set_bytes(q: Switchable) -> float:
-    return sum(q.at(b).scale.numel() * (4 + (not q.at(b).scheme.symmetric)) for b in q.widths)
+    return sum(q.at(b).scale.numel() * (4 + (not q.at(b).scheme.symmetric)) for b in q.bit_widths)
 
 
 @contextmanager
@@ -85,7 +87,7 @@ def keeping(model: QuantModel) -> Iterator[None]:
         yield
     finally:
         for point, bits in before:
-            point.choose(bits)
+            point.set_bits(bits)
 
 
 def _points(model: QuantModel) -> Iterator[tuple[str, QuantPoint]]:
@@ -103,16 +105,18 @@ def _check(
 ) -> None:
     strange = sorted(set(wanted) - set(model.units()))
     if strange:
-        raise Refused(f"This network has no unit {strange[0]!r}; it has {_list(model.units())}.")
+        raise InvalidSpec(
+            f"This network has no unit {strange[0]!r}; it has {_list(model.units())}."
+        )
     widths = {*wanted.values()} | ({weights} if weights is not None else set())
     missing = sorted(widths - known)
     if known and missing:
-        raise Refused(
+        raise InvalidSpec(
             f"This network was not made for {missing[0]} bits; it can be switched to "
             f"{_list(sorted(known))}."
         )
     if not known:
-        raise Refused(
+        raise InvalidSpec(
             "This network has one bit-width; quantize it with a method for several, such as PTMQ."
         )
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qlib.core.records import Refused, RunSpec
+from qlib.core.records import InvalidSpec, RunSpec
 from qlib.store.disk import writing
 from qlib.store.eventlog import events
 from qlib.store.runfolder import broken, load_arrays
@@ -143,7 +143,7 @@ def save(folder: Path, profile: NoiseProfile) -> None:
     """Write ``noise.npz``; measured numbers keep about four digits.
 
     Raises:
-        Refused: the folder cannot be written, or the disk is full.
+        InvalidSpec: the folder cannot be written, or the disk is full.
     """
     columns = {f.name: [getattr(x, f.name) for x in profile.layers] for f in fields(LayerNoise)}
     arrays = {name: np.array(column) for name, column in columns.items()}
@@ -158,7 +158,7 @@ def load(folder: Path) -> NoiseProfile:
     """The noise analysis of a run folder.
 
     Raises:
-        Refused: missing, damaged or cut off; the file is named.
+        InvalidSpec: missing, damaged or cut off; the file is named.
     """
     file = folder / FILE
     arrays = load_arrays(file)
@@ -168,7 +168,7 @@ def load(folder: Path) -> NoiseProfile:
         seeds, rows = int(arrays["seeds"]), int(arrays["rows"])
         _check(columns, seeds)
     except (ValueError, KeyError, TypeError) as error:
-        raise Refused(broken(file, ValueError(error))) from None
+        raise InvalidSpec(broken(file, ValueError(error))) from None
     layers = tuple(_layer(columns, k) for k in range(len(columns["layer"])))
     return NoiseProfile(spec, layers, seeds, rows)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from qlib.core.histogram import Histogram
-from qlib.core.records import Event, Refused
+from qlib.core.records import Event, InvalidSpec
 from qlib.core.scheme import BitPlan, Scheme
 from qlib.learning.calibration import Calibration
 from qlib.network.model import QuantModel
@@ -78,11 +78,11 @@ def measure(
         plans: the grids of each bit-width; layers without a grid are left out.
 
     Raises:
-        Refused: there is no such layer.
+        InvalidSpec: there is no such layer.
     """
     names = [n for n, layer in model.weighted().items() if fits(layer) and _planned(n, plans)]
     if not names:
-        raise Refused(
+        raise InvalidSpec(
             "This network has no linear layer and no convolution of separate patches that fixed "
             "noise could be added to; choose another one, such as a vision transformer."
         )

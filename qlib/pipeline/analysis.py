@@ -10,12 +10,12 @@ from qlib import store
 from qlib.core.records import Event, Report, RunRecord, RunSpec
 from qlib.pipeline import noise_analysis as _run_noise
 from qlib.pipeline import sensitivity_analysis as _run_sensitivity
-from qlib.pipeline.experiment import Setup, device_of, set_up
+from qlib.pipeline.experiment import Experiment, device_of, load_experiment
 from qlib.pipeline.provenance import Clock, about_data, peak_of, versions
 from qlib.sensitivity import profile
 
-# (setup, spec, report, folder, known runs folders) -> the fields of the record that are its own
-Kind = Callable[[Setup, RunSpec, Report, Path | None, Sequence[Path]], dict[str, Any]]
+# (experiment, spec, report, folder, known runs folders) -> the record's fields that are its own
+Kind = Callable[[Experiment, RunSpec, Report, Path | None, Sequence[Path]], dict[str, Any]]
 KINDS: dict[str, Kind] = {
     "sensitivity": _run_sensitivity.measured,
     "noise": _run_noise.measured,
@@ -25,16 +25,16 @@ KINDS: dict[str, Kind] = {
 def analyse(spec: RunSpec, report: Report, folder: Path | None, known: Sequence[Path]) -> RunRecord:
     """Measure a checked specification with ``analysis`` set; see `qlib.pipeline.run.run`."""
     clock, device = Clock(report), device_of(spec)
-    setup = set_up(replace(spec, test=spec.test or profile.IMAGES), device, clock)
-    found = KINDS[spec.analysis](setup, spec, clock, folder, known)
+    experiment = load_experiment(replace(spec, test=spec.test or profile.IMAGES), device, clock)
+    found = KINDS[spec.analysis](experiment, spec, clock, folder, known)
     clock(Event("save"))
     about = {"profile_rows": len(found["layers"])}
     fields = {
         "seconds": clock.totals() | {"profile": clock.seconds["profile"]},
         "peak_mb": peak_of(device),
         "versions": versions(),
-        "data": about_data(setup) | about | found.pop("data", {}),
-        "notes": setup.model.notes,
+        "data": about_data(experiment) | about | found.pop("data", {}),
+        "notes": experiment.model.notes,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     record = RunRecord(spec, **(fields | found))

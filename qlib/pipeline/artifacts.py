@@ -80,7 +80,7 @@ def _grid(name: str, quantizer: Quantizer) -> dict[str, Tensor]:
         f"{name}.{part}": getattr(quantizer, part) for part in parts if hasattr(quantizer, part)
     }
     if isinstance(quantizer, Switchable):
-        widths = quantizer.widths
+        widths = quantizer.bit_widths
         found[f"{name}.widths"] = torch.tensor(widths, dtype=torch.uint8)
         for part in ("scale", "zero_point"):
             every = [getattr(quantizer.at(bits), part) for bits in widths]

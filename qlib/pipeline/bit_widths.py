@@ -6,14 +6,14 @@ from torch import Tensor
 
 from qlib.measure import metrics
 from qlib.network import costs, switching
-from qlib.pipeline.experiment import Setup
+from qlib.pipeline.experiment import Experiment
 
 KEPT = ("top1", "top1_low", "top1_high", "agreement", "lost", "gained", "kl", "weight_mb", "gbops")
 WORK = 5e11  # multiply–accumulates up to which every combination of widths is measured
 
 
 def measured(
-    setup: Setup, reference: Tensor, own: int
+    experiment: Experiment, reference: Tensor, own: int
 ) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
     """Accuracy, size and operations at the widths of a quantized network that is switched on.
 
@@ -26,33 +26,33 @@ def measured(
         own: bits of the weights where they cannot be switched.
 
     Returns:
-        rows of `RunRecord.widths`, and the logits of each activation width, ``w8`` and so on (with
-        equal weight bits, where these can be switched too). Both empty for a network of one width.
+        rows of `RunRecord.bit_widths`, and the logits of each activation width, ``w8`` and so on
+        (with         equal weight bits, where these can be switched too). Both empty for a network of one width.
     """
-    model, rows, logits = setup.model, [], {}
+    model, rows, logits = experiment.model, [], {}
     with switching.keeping(model):
-        for weight_bits, act_bits in _combinations(setup):
-            switching.choose(model, act_bits, weights=weight_bits)
-            found = setup.predict(model, f"W{weight_bits or own}A{act_bits}")
+        for weight_bits, act_bits in _combinations(experiment):
+            switching.set_bits(model, act_bits, weights=weight_bits)
+            found = experiment.predict(model, f"W{weight_bits or own}A{act_bits}")
             if weight_bits in (None, act_bits):
                 logits[f"w{act_bits}"] = found
-            rows.append(_row(setup, found, reference, weight_bits or own, act_bits))
+            rows.append(_row(experiment, found, reference, weight_bits or own, act_bits))
     return rows, logits
 
 
 def _row(
-    setup: Setup, logits: Tensor, reference: Tensor, weight_bits: int, act_bits: int
+    experiment: Experiment, logits: Tensor, reference: Tensor, weight_bits: int, act_bits: int
 ) -> dict[str, float]:
-    told = metrics.accuracy(setup.labels, logits, reference) | costs.costs(setup.model)
+    told = metrics.accuracy(experiment.labels, logits, reference) | costs.costs(experiment.model)
     return {"weight_bits": weight_bits, "act_bits": act_bits} | {key: told[key] for key in KEPT}
 
 
-def _combinations(setup: Setup) -> list[tuple[int | None, int]]:
+def _combinations(experiment: Experiment) -> list[tuple[int | None, int]]:
     """(weight bits, activation bits), highest first; None: weights keep their bits."""
-    model = setup.model
-    acts, weights = switching.widths(model)[::-1], switching.weight_widths(model)[::-1]
+    model = experiment.model
+    acts, weights = switching.bit_widths(model)[::-1], switching.weight_bit_widths(model)[::-1]
     if not weights:
         return [(None, bits) for bits in acts]
     every = list(product(weights, acts))
-    work = sum(model.macs.values()) * len(setup.test) * len(every)
+    work = sum(model.macs.values()) * len(experiment.test) * len(every)
     return every if work <= WORK else [(bits, bits) for bits in acts]

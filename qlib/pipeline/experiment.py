@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qlib.core.records import Event, Refused, Report, RunSpec
+from qlib.core.records import Event, InvalidSpec, Report, RunSpec
 from qlib.core.registry import discover
 from qlib.core.specs import source_of
 from qlib.datasets.base import Dataset, Images
@@ -22,7 +22,7 @@ EVAL_BATCH = 64  # more and the activations of a vision transformer leave the ca
 
 
 @dataclass
-class Setup:
+class Experiment:
     """The float network and its quantizable copy, calibration and held-out images."""
 
     net: torch.nn.Module
@@ -40,11 +40,11 @@ class Setup:
         return torch.from_numpy(self.test.labels)
 
 
-def set_up(spec: RunSpec, device: torch.device, report: Report) -> Setup:
+def load_experiment(spec: RunSpec, device: torch.device, report: Report) -> Experiment:
     """Load all that a checked specification names; nothing is quantized yet.
 
     Raises:
-        Refused: something is missing, or does not fit together.
+        InvalidSpec: something is missing, or does not fit together.
     """
     report(Event("load", spec.model))
     generator = torch.Generator(device).manual_seed(spec.seed)
@@ -59,15 +59,17 @@ def set_up(spec: RunSpec, device: torch.device, report: Report) -> Setup:
                        _observer(spec.act_observer), report=report,
                        arithmetic=getattr(torch, spec.precision))  # fmt: skip
     predict = Predictor(built, test_images, device, report)
-    return Setup(net, model, data, test_images, calib_images, source.classes, same_source, predict)
+    return Experiment(
+        net, model, data, test_images, calib_images, source.classes, same_source, predict
+    )
 
 
 def device_of(spec: RunSpec) -> torch.device:
     """Raises:
-    Refused: it is not there.
+    InvalidSpec: it is not there.
     """
     if spec.device == "cuda" and not torch.cuda.is_available():
-        raise Refused(
+        raise InvalidSpec(
             "device 'cuda' was asked for, but PyTorch finds no CUDA device here; use 'cpu'."
         )
     return torch.device(spec.device)
@@ -126,7 +128,7 @@ def _load(spec: RunSpec) -> tuple[Built, Dataset, Images, bool]:
     # first: test images are what is left
     calib = other.calibration(spec.calib, spec.seed, balanced=balanced)
     if len(source.classes) != built.classes:
-        raise Refused(
+        raise InvalidSpec(
             f"{spec.model} tells {built.classes} classes apart, but {spec.data} has "
             f"{len(source.classes)}; choose images of the task that the network was trained for."
         )

@@ -8,40 +8,44 @@ from typing import Any
 from qlib.core.records import Event, Report, RunSpec
 from qlib.noise import profile as noise_profile
 from qlib.noise import study as noise_study
-from qlib.pipeline.experiment import Setup
+from qlib.pipeline.experiment import Experiment
 from qlib.pipeline.quantize import bit_plan
 
 NAMED = 3  # skipped layers that a note names
 
 
 def measured(
-    setup: Setup, spec: RunSpec, report: Report, folder: Path | None, known: Sequence[Path]
+    experiment: Experiment,
+    spec: RunSpec,
+    report: Report,
+    folder: Path | None,
+    known: Sequence[Path],
 ) -> dict[str, Any]:
     """The fields of the record that are its own; with a folder, ``noise.npz`` is in it.
 
     Raises:
-        Refused: the network has no layer that noise could be added to.
+        InvalidSpec: the network has no layer that noise could be added to.
     """
-    model = setup.model
+    model = experiment.model
     report(Event("calibrate", note="ranges"))
     alike = replace(spec, edge_layers="same")
     plans = {
         bits: bit_plan(model, replace(alike, weight_bits=bits, act_bits=bits))
         for bits in noise_profile.BITS
     }
-    images = setup.predict.first(len(setup.test))
-    layers = noise_study.measure(model, setup.data, images, plans)
+    images = experiment.predict.first(len(experiment.test))
+    layers = noise_study.measure(model, experiment.data, images, plans)
     rows = noise_profile.rows(layers)
     if folder is not None:
         most = noise_study.rows_for(model)
         made = noise_profile.NoiseProfile(spec, tuple(layers), noise_study.SEEDS, most)
         noise_profile.save(folder, made)
     metrics = noise_profile.summary(rows) | {"n": len(images)}
-    return {"layers": rows, "metrics": metrics, "notes": model.notes + _skipped(setup)}
+    return {"layers": rows, "metrics": metrics, "notes": model.notes + _skipped(experiment)}
 
 
-def _skipped(setup: Setup) -> list[str]:
-    names = noise_study.skipped(setup.model)
+def _skipped(experiment: Experiment) -> list[str]:
+    names = noise_study.skipped(experiment.model)
     if not names:
         return []
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""

@@ -11,7 +11,7 @@ import torch
 
 from qlib.core.process import peak_mb
 from qlib.core.records import Event, Report
-from qlib.pipeline.experiment import Setup
+from qlib.pipeline.experiment import Experiment
 
 
 @dataclass
@@ -49,14 +49,14 @@ def versions() -> dict[str, str]:
     }
 
 
-def about_data(setup: Setup) -> dict[str, object]:
+def about_data(experiment: Experiment) -> dict[str, object]:
     """Which images the numbers are about."""
     return {
-        "calib_hash": _hash(setup.calib.ids),
-        "test_hash": _hash(setup.test.ids),
-        "calib_n": len(setup.calib),
-        "classes": len(setup.classes),
-        "same_source": setup.same_source,
+        "calib_hash": _hash(experiment.calib.ids),
+        "test_hash": _hash(experiment.test.ids),
+        "calib_n": len(experiment.calib),
+        "classes": len(experiment.classes),
+        "same_source": experiment.same_source,
     }
 
 

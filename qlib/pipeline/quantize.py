@@ -4,19 +4,19 @@ from pathlib import Path
 
 from torch import Tensor
 
-from qlib.core.records import Event, Refused, Report, RunSpec
+from qlib.core.records import Event, InvalidSpec, Report, RunSpec
 from qlib.core.registry import discover, lookup
 from qlib.core.scheme import PER_CHANNEL, PER_TENSOR, BitPlan, Granularity, Scheme
 from qlib.learning import tuning
 from qlib.network.model import QuantModel
 from qlib.pipeline.artifacts import save_quantizers
-from qlib.pipeline.experiment import Setup
+from qlib.pipeline.experiment import Experiment
 
 GROUP = 64  # weights that share a scale when granularity is "group"
 
 
 def quantize(
-    setup: Setup, spec: RunSpec, report: Report, folder: Path | None = None
+    experiment: Experiment, spec: RunSpec, report: Report, folder: Path | None = None
 ) -> dict[str, Tensor]:
     """Apply the method, then tune; the model is afterwards quantized and switched on.
 
@@ -25,29 +25,31 @@ def quantize(
         "quant" (the method, and what is tuned after it).
 
     Raises:
-        Refused: the method gave up; with a folder, the quantizers of finished units are in it.
+        InvalidSpec: the method gave up; with a folder, the quantizers of finished units are in it.
     """
-    model, plan = setup.model, bit_plan(setup.model, spec)
+    model, plan = experiment.model, bit_plan(experiment.model, spec)
     report(Event("calibrate", note="ranges"))
-    discover("methods")["nearest"]().apply(model, plan, setup.data, report)
+    discover("methods")["nearest"]().apply(model, plan, experiment.data, report)
     model.switch(weights=True, inputs=True)
     report(Event("evaluate", "float"))
     with model.quantized(weights=False, inputs=False):
-        logits = {"float": setup.predict(setup.net, "float")}
-    logits["quant"] = logits["nearest"] = setup.predict(model, "nearest")
+        logits = {"float": experiment.predict(experiment.net, "float")}
+    logits["quant"] = logits["nearest"] = experiment.predict(model, "nearest")
     if spec.method != "nearest":
         method = discover("methods")[spec.method](**spec.settings)
         try:
             report(Event("calibrate", note=spec.method))
-            method.apply(model, plan, setup.data, report)
-        except Refused:
+            method.apply(model, plan, experiment.data, report)
+        except InvalidSpec:
             if folder is not None:
                 save_quantizers(model, folder)
             raise
-    tuning.tune(setup.model, setup.data, report, norms=spec.tune_norms, biases=spec.tune_biases)
+    tuning.tune(
+        experiment.model, experiment.data, report, norms=spec.tune_norms, biases=spec.tune_biases
+    )
     if spec.method != "nearest" or spec.tune_norms or spec.tune_biases:
         model.switch(weights=True, inputs=True)
-        logits["quant"] = setup.predict(model, spec.method)
+        logits["quant"] = experiment.predict(model, spec.method)
     return logits
 
 
@@ -58,7 +60,7 @@ def bit_plan(model: QuantModel, spec: RunSpec) -> BitPlan:
     gives what the sensitivity analysis measured (see `qlib.sensitivity.layers.points_of`).
 
     Raises:
-        Refused: a layer to keep is not there; the nearest names are given.
+        InvalidSpec: a layer to keep is not there; the nearest names are given.
     """
     sharing = {"channel": PER_CHANNEL, "tensor": PER_TENSOR, "group": Granularity("group", GROUP)}
     weight = Scheme(spec.weight_bits, spec.symmetric_weights, granularity=sharing[spec.granularity])
@@ -68,7 +70,7 @@ def bit_plan(model: QuantModel, spec: RunSpec) -> BitPlan:
     try:
         kept = {lookup("layer", name, model.layers) for name in spec.keep_float}
     except ValueError as error:
-        raise Refused(str(error)) from None
+        raise InvalidSpec(str(error)) from None
     kept |= {b for b in model.boundaries if model.layers_of(b)[0] in kept}
     return BitPlan(
         {name: scheme for name, scheme in plan.weights.items() if name not in kept},

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 from qlib.core.scheme import BitPlan, Scheme
 from qlib.network.model import QuantModel
 from qlib.quantizers.base import Quantizer
@@ -56,7 +56,7 @@ def restore(model: QuantModel, plan: BitPlan, file: Path) -> None:
     """Fill every point of ``plan`` with what a run stored; the model then computes what that did.
 
     Raises:
-        Refused: the file is missing or damaged, or does not fit the network or the plan. The
+        InvalidSpec: the file is missing or damaged, or does not fit the network or the plan. The
             model is then without quantizers.
     """
     device = next(model.parameters()).device
@@ -68,7 +68,7 @@ def restore(model: QuantModel, plan: BitPlan, file: Path) -> None:
             layer.correction = None
         for point in model.points.values():
             point.quantizer = None
-        raise Refused(
+        raise InvalidSpec(
             f"{file.parent.name}/{file.name} does not hold the quantizers of this run "
             f"({type(error).__name__}: {error}); delete the folder, or run it again."
         ) from None
@@ -131,7 +131,7 @@ def _switchable(
     sets = [_taken(found, f"{name}.{part}s", (len(widths), *shape)) for part in PARTS]
     grids = zip(widths, *sets, strict=True)
     made = Switchable({b: Uniform(s, z, replace(scheme, bits=b)) for b, s, z in grids})
-    return made.choose(scheme.bits)
+    return made.set_bits(scheme.bits)
 
 
 def _shared(
@@ -142,8 +142,8 @@ def _shared(
         return None
     nested = f"{name}.base" in found
     rounding = unpack(found.pop(f"{name}.rounding"), grid.scheme.granularity.split(weight).shape)
-    made = SharedRound.of_bits({b: grid.at(b) for b in grid.widths}, rounding, nested=nested)
-    made.choose(grid.bits)
+    made = SharedRound.of_bits({b: grid.at(b) for b in grid.bit_widths}, rounding, nested=nested)
+    made.set_bits(grid.bits)
     if nested and not torch.equal(made.base_codes(weight), found.pop(f"{name}.base").to(weight)):
         raise ValueError(f"{name} was rounded from another weight")
     return made

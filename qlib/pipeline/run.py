@@ -14,7 +14,7 @@ from qlib.network import costs, switching
 from qlib.pipeline import bit_widths
 from qlib.pipeline.analysis import analyse
 from qlib.pipeline.artifacts import save_predictions, save_quantizers
-from qlib.pipeline.experiment import Setup, device_of, set_up
+from qlib.pipeline.experiment import Experiment, device_of, load_experiment
 from qlib.pipeline.provenance import Clock, about_data, peak_of, versions
 from qlib.pipeline.quantize import quantize
 from qlib.sensitivity.units import block_sensitivity
@@ -35,24 +35,24 @@ def run(
         known: runs folders where an analysis may find the run that it is about, finished.
 
     Raises:
-        Refused: wrong input, in one sentence. With a folder, what was finished is in it.
+        InvalidSpec: wrong input, in one sentence. With a folder, what was finished is in it.
     """
     spec = checked(spec)
     if spec.analysis:
         return analyse(spec, report, folder, known)
     clock = Clock(report)
     device = device_of(spec)
-    setup = set_up(spec, device, clock)
-    logits = quantize(setup, spec, clock, folder)
-    found = _measured(setup, logits)
-    at_widths, by_width = bit_widths.measured(setup, logits["float"], spec.weight_bits)
-    images = setup.data.images[: output_errors.images_for(setup.model)]
-    blocks = block_sensitivity(setup.model, images, clock)
+    experiment = load_experiment(spec, device, clock)
+    logits = quantize(experiment, spec, clock, folder)
+    found = _measured(experiment, logits)
+    at_widths, by_width = bit_widths.measured(experiment, logits["float"], spec.weight_bits)
+    images = experiment.data.images[: output_errors.images_for(experiment.model)]
+    blocks = block_sensitivity(experiment.model, images, clock)
     clock(Event("save"))
-    rows, measured = _recorded(setup, clock, folder)
+    rows, measured = _recorded(experiment, clock, folder)
     if folder is not None:
-        save_predictions(folder, setup.test, logits | by_width, setup.classes)
-        save_quantizers(setup.model, folder)
+        save_predictions(folder, experiment.test, logits | by_width, experiment.classes)
+        save_quantizers(experiment.model, folder)
     record = RunRecord(
         spec=spec,
         metrics=found,
@@ -60,8 +60,8 @@ def run(
         peak_mb=peak_of(device),
         layers=rows,
         versions=versions(),
-        data=about_data(setup) | measured,
-        notes=setup.model.notes,
+        data=about_data(experiment) | measured,
+        notes=experiment.model.notes,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         bit_widths=at_widths,
         blocks=blocks,
@@ -72,15 +72,15 @@ def run(
 
 
 def _recorded(
-    setup: Setup, report: Report, folder: Path | None
+    experiment: Experiment, report: Report, folder: Path | None
 ) -> tuple[list[dict[str, object]], dict[str, int]]:
     """The rows of ``layers.csv``, and how many images are behind the errors of outputs.
 
     With a folder, ``hist.npz`` is in it.
     """
-    model, n = setup.model, output_errors.images_for(setup.model)
-    seen = setup.data.histograms(model)
-    calib, test = setup.data.images[:n], setup.predict.first(n)
+    model, n = experiment.model, output_errors.images_for(experiment.model)
+    seen = experiment.data.histograms(model)
+    calib, test = experiment.data.images[:n], experiment.predict.first(n)
     found = output_errors.record(model, calib, test, report)
     if folder is not None:
         binning.save(folder, found.samples.values(), found.sampled)
@@ -88,10 +88,10 @@ def _recorded(
     return rows, {"errors_n": len(calib), "errors_n_test": len(test)}
 
 
-def _measured(setup: Setup, logits: dict[str, Tensor]) -> dict[str, float]:
-    found = metrics.accuracy(setup.labels, logits["quant"], logits["float"])
-    nearest = metrics.accuracy(setup.labels, logits["nearest"], logits["float"])
-    found |= {"top1_nearest": nearest["top1"]} | costs.costs(setup.model)
-    if switching.widths(setup.model):
-        found["stored_mb"] = switching.stored_bytes(setup.model) / 1e6
+def _measured(experiment: Experiment, logits: dict[str, Tensor]) -> dict[str, float]:
+    found = metrics.accuracy(experiment.labels, logits["quant"], logits["float"])
+    nearest = metrics.accuracy(experiment.labels, logits["nearest"], logits["float"])
+    found |= {"top1_nearest": nearest["top1"]} | costs.costs(experiment.model)
+    if switching.bit_widths(experiment.model):
+        found["stored_mb"] = switching.stored_bytes(experiment.model) / 1e6
     return found

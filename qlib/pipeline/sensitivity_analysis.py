@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from qlib import store
-from qlib.core.records import Event, Refused, Report, RunSpec
+from qlib.core.records import Event, InvalidSpec, Report, RunSpec
 from qlib.network import costs
-from qlib.pipeline.experiment import Setup
+from qlib.pipeline.experiment import Experiment
 from qlib.pipeline.quantize import bit_plan, quantize
 from qlib.pipeline.restore import FILE, restore
 from qlib.sensitivity import profile
@@ -21,42 +21,46 @@ MOST = 0.9  # share of the images that have to be alike
 
 
 def measured(
-    setup: Setup, spec: RunSpec, report: Report, folder: Path | None, known: Sequence[Path]
+    experiment: Experiment,
+    spec: RunSpec,
+    report: Report,
+    folder: Path | None,
+    known: Sequence[Path],
 ) -> dict[str, Any]:
     """The fields of the record that are its own."""
     report(Event("calibrate", note="ranges"))
-    base = _restored(setup, spec, known)
+    base = _restored(experiment, spec, known)
     if not base:
-        quantize(setup, spec, report, folder)
+        quantize(experiment, spec, report, folder)
     report(Event("profile"))
-    images = setup.predict.first(len(setup.test))
-    rows = measure(setup.model, images, setup.labels, report)
-    return {"layers": rows, "metrics": _summed(setup, rows), "data": {"base": base}}
+    images = experiment.predict.first(len(experiment.test))
+    rows = measure(experiment.model, images, experiment.labels, report)
+    return {"layers": rows, "metrics": _summed(experiment, rows), "data": {"base": base}}
 
 
-def _restored(setup: Setup, spec: RunSpec, known: Sequence[Path]) -> str:
+def _restored(experiment: Experiment, spec: RunSpec, known: Sequence[Path]) -> str:
     """The key of the finished run whose quantizers are in the model now; "" if there is none.
 
     What a run stored is trusted where the network then gives the answers that it gave.
     """
-    plan = bit_plan(setup.model, spec)
+    plan = bit_plan(experiment.model, spec)
     for entry in profile.bases(spec, known):
         try:
-            restore(setup.model, plan, entry.folder / FILE)
+            restore(experiment.model, plan, entry.folder / FILE)
             stored = store.load_preds(entry.folder)
-        except Refused:
+        except InvalidSpec:
             continue  # the method is applied again: slower, never wrong
-        if _answers_alike(setup, stored):
+        if _answers_alike(experiment, stored):
             return entry.key
     return ""
 
 
-def _answers_alike(setup: Setup, stored: dict[str, np.ndarray]) -> bool:
+def _answers_alike(experiment: Experiment, stored: dict[str, np.ndarray]) -> bool:
     """Do stored and present network agree on the first images that both have seen?"""
-    setup.model.switch(weights=True, inputs=True)
+    experiment.model.switch(weights=True, inputs=True)
     with torch.no_grad():
-        sure = setup.model(setup.predict.first(profile.IMAGES)).softmax(1).max(1)
-    here, there = {name: i for i, name in enumerate(setup.test.ids)}, stored["ids"].tolist()
+        sure = experiment.model(experiment.predict.first(profile.IMAGES)).softmax(1).max(1)
+    here, there = {name: i for i, name in enumerate(experiment.test.ids)}, stored["ids"].tolist()
     pairs = [(here[name], i) for i, name in enumerate(there) if here.get(name, 1e9) < len(sure[0])]
     if not pairs:
         return False
@@ -66,9 +70,9 @@ def _answers_alike(setup: Setup, stored: dict[str, np.ndarray]) -> bool:
     return bool(((abs(gap) < ALIKE) & same).mean() >= MOST)
 
 
-def _summed(setup: Setup, rows: list[profile.Row]) -> dict[str, float]:
+def _summed(experiment: Experiment, rows: list[profile.Row]) -> dict[str, float]:
     """The whole network's numbers, and how many of the worst layers two halves agree on."""
     whole = {row["split"]: row for row in rows if row["mode"] == "all"}
     names = ("top1", "top1_low", "top1_high", "agreement", "n", "kl")
     found = {name: whole["both"][name] for name in names} | {"top1_float": whole["none"]["top1"]}
-    return found | profile.summary(rows) | costs.costs(setup.model)
+    return found | profile.summary(rows) | costs.costs(experiment.model)

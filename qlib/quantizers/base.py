@@ -15,14 +15,14 @@ class Learner(nn.Module):
     """Something that the reconstruction loop can learn. By default there is nothing to do."""
 
     def learnable(self) -> dict[str, list[nn.Parameter]]:
-        """What an optimiser may move, by role: "scale" of activations, "rounding" of weights, …"""
+        """What an optimiser may move, by role: "act_scale", "weight_scale", "rounding", …"""
         return {}
 
     def penalty(self, beta: float) -> Tensor | None:
         """A term that pushes soft choices to hard ones; None when there is nothing soft."""
         return None
 
-    def push(self, beta: float, weight: float) -> None:
+    def add_penalty_grad(self, beta: float, weight: float) -> None:
         """Add the gradient of ``weight · penalty(beta)`` to what is learned."""
 
     def harden(self) -> None:
@@ -104,7 +104,7 @@ class Quantizer(Learner, ABC):
         return dequantize(split, self.scale, self.zero_point).reshape(codes.shape)
 
     def learnable(self) -> dict[str, list[nn.Parameter]]:
-        return {"scale": [self.scale]}
+        return {"act_scale": [self.scale]}
 
     @torch.no_grad()
     def keep_positive(self) -> None:

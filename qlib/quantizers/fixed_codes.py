@@ -7,7 +7,7 @@ from qlib.core.scheme import Scheme
 from qlib.quantizers.base import Quantizer
 
 
-class Given(Quantizer):
+class FixedCodes(Quantizer):
     """x̂ = s·(q − z) for codes q that are kept; until some are given, the nearest ones.
 
     Made for one weight tensor: what it is called with says the shape alone.
@@ -20,7 +20,7 @@ class Given(Quantizer):
         self.register_buffer("chosen", None)
 
     @classmethod
-    def of(cls, fitted: Quantizer, codes: Tensor) -> "Given":
+    def of(cls, fitted: Quantizer, codes: Tensor) -> "FixedCodes":
         """Whole codes, shaped like the weight, on the grid of a fitted quantizer."""
         made = cls(fitted.scale, fitted.zero_point, fitted.scheme)
         made.chosen = codes.detach().clone()

@@ -28,11 +28,11 @@ class FlexRound(Quantizer):
     def __init__(self, scale: Tensor, zero_point: Tensor, scheme: Scheme) -> None:
         super().__init__(scale, zero_point, scheme)
         self.factors: nn.ParameterList | None = None
-        self.register_buffer("held", None)
+        self.register_buffer("frozen", None)
         self.soft = True
 
     @classmethod
-    def around(cls, nearest: Quantizer, weight: Tensor) -> "FlexRound":
+    def from_nearest(cls, nearest: Quantizer, weight: Tensor) -> "FlexRound":
         """Factors of 1 for ``weight`` on the grid of an already fitted quantizer."""
         made = cls(nearest.scale, nearest.zero_point, nearest.scheme)
         made.start(weight)
@@ -47,9 +47,9 @@ class FlexRound(Quantizer):
         ones = [nn.Parameter(weight.new_ones(shape), requires_grad=False) for shape in shapes]
         self.factors = nn.ParameterList(ones)
 
-    def hold(self, held: Tensor, weight: Tensor) -> None:
-        """Divide by nothing where ``held`` is True: nearest, on the grid as it is learned."""
-        self.held = held
+    def freeze(self, mask: Tensor, weight: Tensor) -> None:
+        """Divide by nothing where ``mask`` is True: nearest, on the grid as it is learned."""
+        self.frozen = mask
 
     def divisors(self, x: Tensor) -> Tensor:
         """S, shaped like ``x``."""
@@ -58,13 +58,13 @@ class FlexRound(Quantizer):
         own, *shared = self.factors
         for factor in shared:
             own = own * factor
-        return own if self.held is None else own.masked_fill(self.held, 1)
+        return own if self.frozen is None else own.masked_fill(self.frozen, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         split, by = map(self.scheme.granularity.split, (x, self.divisors(x)))
         learned = torch.is_grad_enabled() and by.requires_grad and not x.requires_grad
         if learned and fused.whole_rows(split, self.scale) and by.is_contiguous():
-            y = fused.Divided.apply(split, by, self.scale, self.low, self.high)
+            y = fused.DivideFn.apply(split, by, self.scale, self.low, self.high)
         else:
             y = fake_quantize(split / by, self.scale, self.low, self.high)
         return y.reshape(x.shape)
@@ -75,7 +75,7 @@ class FlexRound(Quantizer):
     def learnable(self) -> dict[str, list[nn.Parameter]]:
         if self.factors is None or not self.soft:
             return {}
-        return {"rounding": list(self.factors), "step": [self.scale]}
+        return {"rounding": list(self.factors), "weight_scale": [self.scale]}
 
     def harden(self) -> None:
         self.soft = False

@@ -33,10 +33,10 @@ class FreePower(Power):
     ) -> None:
         super().__init__(scale, zero_point, scheme, exponent)
         self.latent: nn.Parameter | None = None
-        self.register_buffer("held", None)
+        self.register_buffer("frozen", None)
 
     @classmethod
-    def around(cls, fitted: Power, weight: Tensor, exponent: nn.Parameter) -> "FreePower":
+    def from_nearest(cls, fitted: Power, weight: Tensor, exponent: nn.Parameter) -> "FreePower":
         """On the grid of a fitted quantizer; ``exponent`` has its value and may be shared."""
         made = cls(fitted.scale, fitted.zero_point, fitted.scheme, exponent)
         made.start(weight)
@@ -56,9 +56,9 @@ class FreePower(Power):
         self.latent = nn.Parameter(steps, requires_grad=False)
 
     @torch.no_grad()
-    def hold(self, held: Tensor, weight: Tensor) -> None:
-        """Leave the codes where ``held`` is True as nearest has them before learning."""
-        self.held, self.first = self.scheme.granularity.split(held), self.latent.round()
+    def freeze(self, mask: Tensor, weight: Tensor) -> None:
+        """Leave the codes where ``mask`` is True as nearest has them before learning."""
+        self.frozen, self.first = self.scheme.granularity.split(mask), self.latent.round()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.latent is None:
@@ -66,7 +66,7 @@ class FreePower(Power):
         learned = torch.is_grad_enabled() and self.latent.requires_grad
         held = self.reach is not None and self._grid[2] - self._grid[1] < fused.LEVELS
         if learned and held and fused.whole_rows(self.latent, self.reach):
-            y = fused.Placed.apply(self.latent, self.reach, self.exponent, *self._grid)
+            y = fused.RoundFn.apply(self.latent, self.reach, self.exponent, *self._grid)
         else:
             y = _Free.apply(self.latent, self._scale(), self.exponent, self.low, self.high)
         return y.reshape(x.shape)
@@ -92,8 +92,8 @@ class FreePower(Power):
         super().keep_positive()
         if self.latent is not None and self.latent.requires_grad:
             self.latent.clamp_(self.low, self.high)
-            if self.held is not None:
-                self.latent.copy_(torch.where(self.held, self.first, self.latent))
+            if self.frozen is not None:
+                self.latent.copy_(torch.where(self.frozen, self.first, self.latent))
 
     @torch.no_grad()
     def harden(self) -> None:

@@ -25,7 +25,9 @@ class FreeRound(Quantizer):
         self.soft = True
 
     @classmethod
-    def around(cls, nearest: Quantizer, weight: Tensor, reach: int | None = None) -> "FreeRound":
+    def from_nearest(
+        cls, nearest: Quantizer, weight: Tensor, reach: int | None = None
+    ) -> "FreeRound":
         """On the grid of a fitted quantizer; ``reach``: None for the whole grid."""
         made = cls(nearest.scale, nearest.zero_point, nearest.scheme)
         made.start(weight, reach)
@@ -42,12 +44,12 @@ class FreeRound(Quantizer):
         self.latent = nn.Parameter(ratio.clamp(self.least, self.most), requires_grad=False)
 
     @torch.no_grad()
-    def hold(self, held: Tensor, weight: Tensor) -> None:
-        """Leave the weights where ``held`` is True at their nearest level."""
+    def freeze(self, mask: Tensor, weight: Tensor) -> None:
+        """Leave the weights where ``mask`` is True at their nearest level."""
         nearest = self.scheme.granularity.split(self.nearest(weight)) - self.zero_point
-        held = self.scheme.granularity.split(held)
-        self.least = torch.where(held, nearest, self.least)
-        self.most = torch.where(held, nearest, self.most)
+        mask = self.scheme.granularity.split(mask)
+        self.least = torch.where(mask, nearest, self.least)
+        self.most = torch.where(mask, nearest, self.most)
         self.latent.clamp_(self.least, self.most)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,7 +65,7 @@ class FreeRound(Quantizer):
     def learnable(self) -> dict[str, list[nn.Parameter]]:
         if self.latent is None or not self.soft:
             return {}
-        return {"rounding": [self.latent], "step": [self.scale]}
+        return {"rounding": [self.latent], "weight_scale": [self.scale]}
 
     @torch.no_grad()
     def keep_positive(self) -> None:

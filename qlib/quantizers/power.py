@@ -85,7 +85,7 @@ class Power(Quantizer):
         held = self.reach is not None and self.scheme.steps < fused.LEVELS
         if held and fused.fits(x, self.reach):
             grid = self.reach, self.stretch, self.exponent, float(self._far()), self.low, self.high
-            return fused.Bent.apply(x, *grid, LEAST, TINY)
+            return fused.PowerFn.apply(x, *grid, LEAST, TINY)
         return _Bent.apply(x, self._scale(), self.exponent, self.low, self.high)
 
     def nearest(self, x: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class Power(Quantizer):
     def learnable(self) -> dict[str, list[nn.Parameter]]:
         if self.reach is None:
             return {}
-        return {"scale": [self.stretch], "exponent": [self.exponent]}
+        return {"act_scale": [self.stretch], "exponent": [self.exponent]}
 
     @torch.no_grad()
     def keep_positive(self) -> None:

@@ -35,23 +35,25 @@ class SharedRound(Switchable):
         self.register_buffer("rounding", None)  # R as booleans, once hard
 
     @classmethod
-    def around(cls, fitted: Switchable, weight: Tensor, start: str, nested: bool) -> "SharedRound":
+    def from_nearest(
+        cls, fitted: Switchable, weight: Tensor, start: str, nested: bool
+    ) -> "SharedRound":
         """Soft rounding of ``weight`` on fitted grids.
 
         Args:
             start: which width's fraction of w/s_b is R at first: "lowest", "middle", "highest" or
                 the "mean" of all.
         """
-        grids = _nested(fitted) if nested else {b: fitted.at(b) for b in fitted.widths}
+        grids = _nested(fitted) if nested else {b: fitted.at(b) for b in fitted.bit_widths}
         soft = {b: SoftRound(q.scale, q.zero_point, q.scheme) for b, q in grids.items()}
         made = cls(soft, nested=nested)
         made.bits = fitted.bits
         with torch.no_grad():
-            floors = {b: made._floor(weight, b) for b in made.widths}
+            floors = {b: made._floor(weight, b) for b in made.bit_widths}
             fraction = made._fraction(weight, floors, start)
             up = nn.Parameter(inverse_h(fraction), requires_grad=False)
             for b, floor in floors.items():
-                made.at(b).stand_on(floor, up)
+                made.at(b).set_rounding(floor, up)
         return made
 
     @classmethod
@@ -80,8 +82,8 @@ class SharedRound(Switchable):
 
         Whole floats from ``qmin`` to ``qmax`` of that width, same shape.
         """
-        top = self.at(self.widths[-1])
-        return (self._floor(x, self.widths[-1]) + top.zero_point).reshape(x.shape)
+        top = self.at(self.bit_widths[-1])
+        return (self._floor(x, self.bit_widths[-1]) + top.zero_point).reshape(x.shape)
 
     def soft_values(self) -> Tensor | None:
         return self.chosen.soft_values() if self.soft else None
@@ -92,15 +94,15 @@ class SharedRound(Switchable):
     def penalty(self, beta: float) -> Tensor | None:
         return self.chosen.penalty(beta) if self.soft else None
 
-    def push(self, beta: float, weight: float) -> None:
-        self.chosen.push(beta, weight)
+    def add_penalty_grad(self, beta: float, weight: float) -> None:
+        self.chosen.add_penalty_grad(beta, weight)
 
     @torch.no_grad()
     def harden(self) -> None:
         """Up where V ≥ 0; what was only needed to learn is let go of."""
         if self.soft:
             self.rounding = self.chosen.up >= 0
-            grids = {b: _grid(self.at(b)) for b in self.widths}
+            grids = {b: _grid(self.at(b)) for b in self.bit_widths}
             self._of, self.members = grids, nn.ModuleList(grids.values())
 
     def _steps(self, x: Tensor) -> Tensor:
@@ -108,17 +110,17 @@ class SharedRound(Switchable):
 
     def _floor(self, x: Tensor, bits: int) -> Tensor:
         """⌊x/s_b⌋ in steps from 0.0, in the shape of the split; nested: by shifting the top's."""
-        q = self.at(self.widths[-1] if self.nested else bits)
+        q = self.at(self.bit_widths[-1] if self.nested else bits)
         floor = (q.scheme.granularity.split(x) / q.scale).floor_()
         if self.nested:
-            floor.clamp_(q.low, q.high).div_(2.0 ** (self.widths[-1] - bits)).floor_()
+            floor.clamp_(q.low, q.high).div_(2.0 ** (self.bit_widths[-1] - bits)).floor_()
         return floor
 
     def _fraction(self, x: Tensor, floors: dict[int, Tensor], start: str) -> Tensor:
         """How far above its floor each weight lies, in steps: of one width, or the mean of all."""
-        last = len(self.widths) - 1
+        last = len(self.bit_widths) - 1
         one = {"lowest": 0, "middle": last // 2, "highest": last}.get(start)
-        of = self.widths if one is None else (self.widths[one],)
+        of = self.bit_widths if one is None else (self.bit_widths[one],)
         split = self.scheme.granularity.split(x)
         found = [(split / self.at(b).scale - floors[b]).clamp_(0, 1) for b in of]
         return sum(found[1:], found[0]) / len(found)
@@ -146,7 +148,7 @@ def _grid(q: Quantizer) -> Uniform:
 
 def _nested(fitted: Switchable) -> dict[int, Quantizer]:
     """Steps that are powers of two apart, so that the range of the middle width fits."""
-    widths = fitted.widths
+    widths = fitted.bit_widths
     middle, top = fitted.at(widths[(len(widths) - 1) // 2]), fitted.at(widths[-1])
     step = middle.scale / 2.0 ** (top.scheme.bits - middle.scheme.bits)
     zero = (-middle.low * step.new_tensor(2.0 ** (top.scheme.bits - middle.scheme.bits))).round()

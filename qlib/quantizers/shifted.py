@@ -28,11 +28,11 @@ class Shifted(Quantizer):
         self.stretch = nn.Parameter(torch.ones_like(self.scale), requires_grad=False)
         self.zero = nn.Parameter(self.zero_point.clone(), requires_grad=False)
         self.shift: nn.Parameter | None = None
-        self.register_buffer("held", None)
+        self.register_buffer("frozen", None)
         self.soft = True
 
     @classmethod
-    def around(cls, nearest: Quantizer, weight: Tensor | None = None) -> "Shifted":
+    def from_nearest(cls, nearest: Quantizer, weight: Tensor | None = None) -> "Shifted":
         """On the grid of a fitted quantizer; with a shift of 0 for each element of ``weight``."""
         made = cls(nearest.scale, nearest.zero_point, nearest.scheme)
         if weight is not None:
@@ -40,15 +40,15 @@ class Shifted(Quantizer):
             made.shift = nn.Parameter(none, requires_grad=False)
         return made
 
-    def hold(self, held: Tensor, weight: Tensor) -> None:
-        """Leave the shift at 0 where ``held`` is True: nearest, on the grid as it is learned."""
-        self.held = self.scheme.granularity.split(held)
+    def freeze(self, mask: Tensor, weight: Tensor) -> None:
+        """Leave the shift at 0 where ``mask`` is True: nearest, on the grid as it is learned."""
+        self.frozen = self.scheme.granularity.split(mask)
 
     def forward(self, x: Tensor) -> Tensor:
         learned = torch.is_grad_enabled() and self.soft and self.shift is None
         if learned and fused.fits(x, self.scale):
             scale = self.scale * self.stretch
-            return fused.FakeQuantize.apply(x, scale, *self._ends(), None, self.zero)
+            return fused.FakeQuantizeFn.apply(x, scale, *self._ends(), None, self.zero)
         return self._rounded(x)[0].reshape(x.shape)
 
     def codes(self, x: Tensor) -> Tensor:
@@ -60,8 +60,8 @@ class Shifted(Quantizer):
             return {}
         zero = [] if self.scheme.symmetric else [self.zero]
         if self.shift is None:
-            return {"scale": [self.stretch], "zero": zero}
-        return {"shift": [self.shift], "step": [self.stretch], "zero": zero}
+            return {"act_scale": [self.stretch], "zero_point": zero}
+        return {"shift": [self.shift], "weight_scale": [self.stretch], "zero_point": zero}
 
     @torch.no_grad()
     def keep_positive(self) -> None:
@@ -70,8 +70,8 @@ class Shifted(Quantizer):
             self.stretch.clamp_(min=LEAST)
         if self.zero.requires_grad:
             self.zero.clamp_(self.scheme.qmin, self.scheme.qmax)
-        if self.held is not None:
-            self.shift.masked_fill_(self.held, 0)
+        if self.frozen is not None:
+            self.shift.masked_fill_(self.frozen, 0)
 
     @torch.no_grad()
     def harden(self) -> None:

@@ -33,7 +33,7 @@ class SoftRound(Quantizer):
         self._step: Tensor | None = None
 
     @classmethod
-    def around(cls, nearest: Quantizer, weight: Tensor) -> "SoftRound":
+    def from_nearest(cls, nearest: Quantizer, weight: Tensor) -> "SoftRound":
         """Soft rounding of ``weight`` on the grid of an already fitted quantizer."""
         made = cls(nearest.scale, nearest.zero_point, nearest.scheme)
         made.start(weight)
@@ -44,19 +44,19 @@ class SoftRound(Quantizer):
         """Set V from the fractional parts of ``weight / scale``."""
         ratio = self.scheme.granularity.split(weight) / self.scale
         floor = ratio.floor()
-        self.stand_on(floor, nn.Parameter(inverse_h(ratio - floor), requires_grad=False))
+        self.set_rounding(floor, nn.Parameter(inverse_h(ratio - floor), requires_grad=False))
 
-    def stand_on(self, floor: Tensor, up: nn.Parameter) -> None:
+    def set_rounding(self, floor: Tensor, up: nn.Parameter) -> None:
         """Take V and ⌊w/s⌋, in steps from 0.0; both shaped like the weight's split."""
         self.register_buffer("floor", floor)
         self.up = up
 
     @torch.no_grad()
-    def hold(self, held: Tensor, weight: Tensor) -> None:
-        """Leave the weights where ``held`` is True at their nearest level."""
+    def freeze(self, mask: Tensor, weight: Tensor) -> None:
+        """Leave the weights where ``mask`` is True at their nearest level."""
         split = self.scheme.granularity.split
         up = (split(weight) / self.scale).round() - self.floor
-        self.up.copy_(torch.where(split(held), (2 * up - 1) * SURE, self.up))
+        self.up.copy_(torch.where(split(mask), (2 * up - 1) * SURE, self.up))
 
     def h(self) -> Tensor:
         """Rounding as a number in [0, 1]; 0 or 1 once hard."""
@@ -78,7 +78,7 @@ class SoftRound(Quantizer):
     def _learned(self, base: Tensor, step: Tensor) -> Tensor:
         """base + h(V)·step with the gradient for V alone."""
         if fused.runs(self.up, base, step) and self.up.stride() == base.stride() == step.stride():
-            return fused.Softened.apply(self.up, base, step, STRETCH)
+            return fused.SoftRoundFn.apply(self.up, base, step, STRETCH)
         return _SoftRound.apply(self.up, base, step)
 
     def _line(self) -> tuple[Tensor, Tensor]:
@@ -106,7 +106,7 @@ class SoftRound(Quantizer):
         return (1 - (2 * self.h() - 1).abs().pow(beta)).sum()
 
     @torch.no_grad()
-    def push(self, beta: float, weight: float) -> None:
+    def add_penalty_grad(self, beta: float, weight: float) -> None:
         """Add the gradient of ``weight · penalty(beta)`` to V's, without building a graph."""
         if fused.runs(self.up, self.up.grad):
             fused.harder(self.up, self.up.grad, beta, weight, STRETCH)

@@ -29,11 +29,11 @@ class Switchable(Quantizer):
         self.bits = min(self._of)
 
     @property
-    def widths(self) -> tuple[int, ...]:
+    def bit_widths(self) -> tuple[int, ...]:
         """The bit-widths there are, ascending."""
         return tuple(self._of)
 
-    def choose(self, bits: int) -> Self:
+    def set_bits(self, bits: int) -> Self:
         """Raises:
         KeyError: there is no grid of that width.
         """
@@ -81,7 +81,7 @@ class Switchable(Quantizer):
 
     def learnable(self) -> dict[str, list[nn.Parameter]]:
         """The scales of all widths; those of a width that was not drawn get no gradient."""
-        return {"scale": [q.scale for q in self._of.values()]}
+        return {"act_scale": [q.scale for q in self._of.values()]}
 
     @torch.no_grad()
     def keep_positive(self) -> None:

@@ -27,5 +27,7 @@ class Uniform(Quantizer):
     def partly_rows(self, x: Tensor, other: Tensor, at: Tensor, keep: Tensor | None) -> Tensor:
         learned = torch.is_grad_enabled() and self.scale.requires_grad and keep is not None
         if learned and fused.fits(x, self.scale) and fused.rows_fit(x, other):
-            return fused.Mixed.apply(x, other, at, self.scale, self.low, self.high, keep)
+            return fused.MixedFakeQuantizeFn.apply(
+                x, other, at, self.scale, self.low, self.high, keep
+            )
         return super().partly_rows(x, other, at, keep)

@@ -18,11 +18,13 @@ from qlib.core.records import Event, Report, ignore
 from qlib.measure.statistics import wilson
 from qlib.network.model import QuantModel
 from qlib.network.points import QuantLayer, QuantPoint
-from qlib.network.prefix_cache import Onward, flipped
+from qlib.network.prefix_cache import PrefixCache, flipped
 
 WHOLE = ("none", "weights", "inputs", "both")
 # most useful first: a profile that is stopped keeps what it has
-ORDER = tuple((mode, split) for split in ("both", "weights", "inputs") for mode in ("only", "but"))
+ORDER = tuple(
+    (mode, split) for split in ("both", "weights", "inputs") for mode in ("alone", "left_out")
+)
 
 Row = dict[str, Any]
 
@@ -64,7 +66,7 @@ class _Profile:
 
     def __init__(self, model: QuantModel, images: Tensor, labels: Tensor, report: Report) -> None:
         self.model, self.labels, self.report = model, labels, report
-        self.passes = Onward(model, images, report, "profile")
+        self.passes = PrefixCache(model, images, report, "profile")
         self.todo = {
             (mode, split): {
                 layer: found for layer in model.layers if (found := points_of(model, layer, split))
@@ -103,10 +105,10 @@ class _Profile:
         starts = self.passes.starts
         seen: dict[str, list[Tensor]] = {layer: [] for layer in todo}
         done = 0
-        with self.model.quantized(**_switches(split if mode == "but" else "none")):
+        with self.model.quantized(**_switches(split if mode == "left_out" else "none")):
             for start in starts:
                 reference = self.reference[start : start + self.passes.size]
-                for layer, logits in self.passes.walk(self.passes.chunk(start), list(todo)):
+                for layer, logits in self.passes.iter_layers(self.passes.chunk(start), list(todo)):
                     self._begin(layer, first + done // len(starts), f"{mode} {split}")
                     with flipped(todo[layer]):
                         state = self._state()

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from qlib import store
-from qlib.core.records import Refused, RunSpec
+from qlib.core.records import InvalidSpec, RunSpec
 from qlib.store.eventlog import events
 from qlib.store.runfolder import PROFILE, broken
 
@@ -73,13 +73,15 @@ def load(folder: Path) -> list[Row]:
     """The rows of a finished profile: texts, numbers, a whole ``n``.
 
     Raises:
-        Refused: the folder is no profile, or a file of it is missing, truncated or damaged.
+        InvalidSpec: the folder is no profile, or a file of it is missing, truncated or damaged.
     """
     record = store.load(folder)
     if record.spec.analysis != SENSITIVITY:
-        raise Refused(f"{folder.name} is no sensitivity run; choose one, or measure its layers.")
+        raise InvalidSpec(
+            f"{folder.name} is no sensitivity run; choose one, or measure its layers."
+        )
     if record.layers and set(COLUMNS) - set(record.layers[0]):
-        raise Refused(broken(folder / PROFILE, ValueError("columns are missing")))
+        raise InvalidSpec(broken(folder / PROFILE, ValueError("columns are missing")))
     return record.layers
 
 
@@ -104,7 +106,7 @@ def worst(
     rows: Iterable[Row], n: int = WORST, *, column: str = "kl", split: str = "both"
 ) -> list[str]:
     """The layers that harm most when they alone are quantized, the worst first."""
-    alone = [row for row in rows if (row["mode"], row["split"]) == ("only", split)]
+    alone = [row for row in rows if (row["mode"], row["split"]) == ("alone", split)]
     known = [row for row in alone if row.get(column) is not None]
     return [row["layer"] for row in sorted(known, key=lambda row: -row[column])[:n]]
 

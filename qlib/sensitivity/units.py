@@ -14,7 +14,7 @@ from qlib.measure import metrics
 from qlib.network import costs, switching
 from qlib.network.model import QuantModel
 from qlib.network.points import QuantLayer, QuantPoint
-from qlib.network.prefix_cache import Onward, flipped
+from qlib.network.prefix_cache import PrefixCache, flipped
 from qlib.sensitivity.layers import points_of
 
 FLOAT = 32  # bits that a unit without any quantizer is told to have
@@ -40,7 +40,7 @@ def block_sensitivity(
     Returns:
         no rows for a network of one width.
     """
-    widths = switching.widths(model)
+    widths = switching.bit_widths(model)
     if not widths:
         return []
     with torch.no_grad(), switching.keeping(model):
@@ -51,10 +51,10 @@ def block_sensitivity(
 
 def _priced(model: QuantModel, widths: tuple[int, ...]) -> dict[str, list[Row]]:
     """Unit → its rows, with what they cost; the KL is 0 until measured."""
-    free = switching.chosen(model)
+    free = switching.current_bits(model)
     rows: dict[str, list[Row]] = {unit: [] for unit in model.units()}
     for bits in widths:
-        switching.choose(model, bits)
+        switching.set_bits(model, bits)
         for unit, own in rows.items():
             if unit in free:
                 own.append(_row(model, unit, bits))
@@ -89,7 +89,7 @@ def _measure(
     model: QuantModel, images: torch.Tensor, rows: dict[str, list[Row]], report: Report
 ) -> None:
     """Fill in the KL: each chunk of images adds its share."""
-    passes = Onward(model, images, report, "profile")
+    passes = PrefixCache(model, images, report, "profile")
     points = {unit: found for unit in rows if (found := _points(model, unit))}
     first = {model.layers_of(unit)[0]: unit for unit in points}
     places = {unit: at for at, unit in enumerate(rows, 1)}
@@ -98,13 +98,13 @@ def _measure(
             x = passes.chunk(start)
             passes.doing = Event("profile", of=len(rows), steps=len(images), note="float")
             reference = passes.each(model, x)
-            for layer, logits in passes.walk(x, first):
+            for layer, logits in passes.iter_layers(x, first):
                 unit = first[layer]
                 for row in rows[unit]:
                     event = Event("profile", unit, places[unit], len(rows), note=_name(row))
                     passes.doing = replace(event, steps=len(images))
                     if len(rows[unit]) > 1:
-                        switching.choose(model, {unit: row["bits"]})
+                        switching.set_bits(model, {unit: row["bits"]})
                     with flipped(points[unit]):
                         kl = metrics.kl_divergence(reference, logits())
                     row["kl"] += kl * len(x) / len(images)

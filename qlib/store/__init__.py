@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from qlib.core.records import Refused, RunRecord, RunSpec
+from qlib.core.paths import ASSETS
+from qlib.core.records import InvalidSpec, RunRecord, RunSpec
 from qlib.store.disk import writing
 from qlib.store.eventlog import EventLog, events, last_event
 from qlib.store.runfolder import broken, load, load_head, load_preds, table, write_record
@@ -48,8 +49,7 @@ def runs_dir() -> Path:
 
 def demo_dir() -> Path:
     """The stored runs that come with the project; ``$QLIB_DEMO`` shows others in their place."""
-    shipped = Path(__file__).resolve().parents[2] / "assets" / "demo"
-    return Path(os.environ.get("QLIB_DEMO") or shipped).expanduser().absolute()
+    return Path(os.environ.get("QLIB_DEMO") or ASSETS / "demo").expanduser().absolute()
 
 
 def list_runs(folder: Path) -> list[Entry]:
@@ -84,7 +84,7 @@ def private(runs: Path, key: str) -> Iterator[Path]:
     """A new folder beside the runs that no listing shows; what is still in it at the end goes.
 
     Raises:
-        Refused: the runs folder cannot be written.
+        InvalidSpec: the runs folder cannot be written.
     """
     folder = runs / f".new-{key}-{uuid.uuid4().hex[:8]}"
     with writing(runs):
@@ -103,7 +103,7 @@ def finish(folder: Path, runs: Path, key: str) -> Path:
     Whoever looks sees the old folder, for a moment none, then the new one: never a part.
 
     Raises:
-        Refused: the folder would not load again, or the runs folder cannot be written.
+        InvalidSpec: the folder would not load again, or the runs folder cannot be written.
     """
     load(folder)
     target, aside = runs / key, runs / f".old-{key}-{uuid.uuid4().hex[:8]}"
@@ -141,7 +141,7 @@ def _folders(folder: Path) -> list[Path]:
 def _entry(folder: Path) -> Entry:
     try:
         record = load_head(folder)
-    except Refused as error:
+    except InvalidSpec as error:
         return Entry(folder, problem=str(error))
     file = folder / table(record)
     try:

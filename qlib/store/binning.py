@@ -24,7 +24,7 @@ def save(folder: Path, samples: Iterable["Sample"], images: int) -> None:
     """Write ``hist.npz``; ``images``: how many are behind activations and outputs.
 
     Raises:
-        Refused: the folder cannot be written, or the disk is full.
+        InvalidSpec: the folder cannot be written, or the disk is full.
     """
     with writing(folder):
         np.savez_compressed(folder / FILE, **arrays(samples, images))

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 
 PATIENCE = 30.0  # seconds to wait for a lock; ours are held for milliseconds
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -21,12 +21,12 @@ def writing(where: Path) -> Iterator[None]:
     """Turns a failed write inside the block into a sentence about ``where``.
 
     Raises:
-        Refused: no space left, or the place cannot be written.
+        InvalidSpec: no space left, or the place cannot be written.
     """
     try:
         yield
     except OSError as error:
-        raise Refused(disk_trouble(error, where)) from None
+        raise InvalidSpec(disk_trouble(error, where)) from None
 
 
 def disk_trouble(error: OSError, where: Path) -> str:
@@ -55,7 +55,7 @@ def locked(file: Path) -> Iterator[None]:
     The system lets go of the lock when its holder dies, so there is no stale lock to find.
 
     Raises:
-        Refused: the file cannot be written, or the lock stays taken.
+        InvalidSpec: the file cannot be written, or the lock stays taken.
     """
     with writing(file):
         handle = file.open("ab")
@@ -63,7 +63,9 @@ def locked(file: Path) -> Iterator[None]:
         until = time.monotonic() + PATIENCE
         while not _try_lock(handle.fileno()):
             if time.monotonic() > until:
-                raise Refused(f"{file} stays locked by another process; end that one, try again.")
+                raise InvalidSpec(
+                    f"{file} stays locked by another process; end that one, try again."
+                )
             time.sleep(0.005)
         yield
 

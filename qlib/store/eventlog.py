@@ -29,7 +29,7 @@ class EventLog:
     written with four digits; one that is not finite is left out: JSON has no word for it.
 
     Raises:
-        Refused: the file cannot be written, or the disk is full.
+        InvalidSpec: the file cannot be written, or the disk is full.
     """
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qlib.core.records import Refused, RunRecord
+from qlib.core.records import InvalidSpec, RunRecord
 from qlib.store.disk import write_json, writing
 
 if TYPE_CHECKING:  # loaded late: the first page needs no arrays
@@ -26,7 +26,7 @@ def load(folder: Path) -> RunRecord:
     """The whole record of a run folder, one dict a row of its table (empty cells are None).
 
     Raises:
-        Refused: missing, empty, truncated, or of another format version.
+        InvalidSpec: missing, empty, truncated, or of another format version.
     """
     record = load_head(folder)
     file = folder / table(record)
@@ -41,7 +41,7 @@ def load(folder: Path) -> RunRecord:
             raise ValueError("fewer rows than were written")
         return replace(record, layers=[{k: _cell(k, v) for k, v in row.items()} for row in rows])
     except (OSError, ValueError, csv.Error) as error:
-        raise Refused(broken(file, error)) from None
+        raise InvalidSpec(broken(file, error)) from None
 
 
 def table(record: RunRecord) -> str:
@@ -53,24 +53,24 @@ def load_head(folder: Path) -> RunRecord:
     """The record without its layers: ``run.json`` alone.
 
     Raises:
-        Refused: as `load`.
+        InvalidSpec: as `load`.
     """
     file = folder / RECORD
     try:
         body = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
-        raise Refused(broken(file, error)) from None
+        raise InvalidSpec(broken(file, error)) from None
     try:
         return RunRecord.from_json(body)
-    except Refused as error:
-        raise Refused(f"{folder.name}: {error}") from None
+    except InvalidSpec as error:
+        raise InvalidSpec(f"{folder.name}: {error}") from None
 
 
 def load_preds(folder: Path) -> "dict[str, np.ndarray]":
     """The arrays of ``preds.npz`` by name: ids, labels, float_top5, quant_prob, thumbs, ...
 
     Raises:
-        Refused: missing, truncated, or not plain arrays.
+        InvalidSpec: missing, truncated, or not plain arrays.
     """
     return load_arrays(folder / PREDS)
 
@@ -79,7 +79,7 @@ def load_arrays(file: Path) -> "dict[str, np.ndarray]":
     """All arrays of an ``.npz`` file of a run folder.
 
     Raises:
-        Refused: missing, truncated, or not plain arrays.
+        InvalidSpec: missing, truncated, or not plain arrays.
     """
     import numpy as np
 
@@ -90,14 +90,14 @@ def load_arrays(file: Path) -> "dict[str, np.ndarray]":
             raise ValueError("a member that is no array")
         return arrays
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise Refused(broken(file, error)) from None
+        raise InvalidSpec(broken(file, error)) from None
 
 
 def write_record(record: RunRecord, folder: Path) -> None:
     """``run.json`` and the table of a private folder; `qlib.store.finish` publishes it.
 
     Raises:
-        Refused: the folder cannot be written, or the disk is full.
+        InvalidSpec: the folder cannot be written, or the disk is full.
     """
     columns = list(dict.fromkeys(name for row in record.layers for name in row))
     with writing(folder):

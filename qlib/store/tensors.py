@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 from qlib.store.runfolder import broken, load_arrays
 
 FILE = "hist.npz"
@@ -99,11 +99,12 @@ def load(folder: Path) -> dict[str, TensorHist]:
     """The tensors of a run folder by name, layers in order of execution.
 
     Raises:
-        Refused: missing (runs of older versions have none), damaged or cut off; the file is named.
+        InvalidSpec: missing (runs of older versions have none), damaged or cut off; the file is
+            named.
     """
     file = folder / FILE
     if not file.exists():
-        raise Refused(
+        raise InvalidSpec(
             f"{folder.name}/{FILE} is missing: this run was made before value counts were kept; "
             "run it again to see them."
         )
@@ -111,7 +112,7 @@ def load(folder: Path) -> dict[str, TensorHist]:
     try:
         return _tensors(arrays)
     except (ValueError, KeyError) as error:
-        raise Refused(broken(file, error)) from None
+        raise InvalidSpec(broken(file, error)) from None
 
 
 def _tensors(arrays: dict[str, np.ndarray]) -> dict[str, TensorHist]:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from qlib.allocation import _knapsack
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 
 COSTS = ("weight_mb", "gbops")
 SCALE = {"weight_mb": 8e6, "gbops": 1e9, "kl": 1.0}  # what a sum is divided by
@@ -37,7 +37,7 @@ Row = dict[str, Any]
 class Choice:
     """A width for each unit that has several, with its price.
 
-    ``widths`` are as `qlib.network.switching.choose` takes them.
+    ``widths`` are as `qlib.network.switching.set_bits` takes them.
 
     ``kl``: predicted, nats; ``weight_mb``: 10⁶ bytes; ``gbops``: 10⁹ bit-operations for one image.
     """
@@ -61,13 +61,14 @@ def priced(blocks: Sequence[Row], bits: Mapping[str, int]) -> Choice:
     """Any assignment, looked up in the table; units with one width need not be named.
 
     Raises:
-        Refused: a unit without a width, a width that was not measured, an unknown unit, no table.
+        InvalidSpec: a unit without a width, a width that was not measured, an unknown unit,
+            no table.
     """
     units = _units(blocks)
     names = [unit.name for unit in units]
     strange = sorted(set(bits) - set(names))
     if strange:
-        raise Refused(f"This network has no unit {strange[0]!r}; it has {_list(names)}.")
+        raise InvalidSpec(f"This network has no unit {strange[0]!r}; it has {_list(names)}.")
     return _choice(units, [_place(unit, bits) for unit in units])
 
 
@@ -90,7 +91,7 @@ def front(blocks: Sequence[Row], by: str = "weight_mb", most: int | None = MOST)
             costs; None keeps all.
 
     Raises:
-        Refused: there is no table.
+        InvalidSpec: there is no table.
     """
     units = _units(blocks)
     picks = _search(units, by)
@@ -115,7 +116,7 @@ def cheapest(
 
     Raises:
         ValueError: more than one limit.
-        Refused: nothing fits the limit, or there is no table.
+        InvalidSpec: nothing fits the limit, or there is no table.
     """
     limits = {"kl": kl, "weight_mb": weight_mb, "gbops": gbops}
     given = {name: value for name, value in limits.items() if value is not None}
@@ -129,7 +130,7 @@ def cheapest(
     found = _sums(units, picks, name) / SCALE[name]
     fits = np.flatnonzero(found <= limit * (1 + 1e-12))
     if not len(fits):
-        raise Refused(
+        raise InvalidSpec(
             f"No choice of bit-widths has {name} of {limit:.4g} or less; the least is "
             f"{found.min():.4g}, so allow at least that."
         )
@@ -138,7 +139,7 @@ def cheapest(
 
 def _units(blocks: Sequence[Row]) -> list[_Unit]:
     if not blocks:
-        raise Refused(
+        raise InvalidSpec(
             "This run has no table of units and bit-widths; choose a run of a method for several "
             "bit-widths, such as PTMQ."
         )
@@ -150,7 +151,9 @@ def _units(blocks: Sequence[Row]) -> list[_Unit]:
     except (KeyError, TypeError, ValueError):
         units = []
     if not units or not all(np.isfinite(unit.sums["kl"]).all() for unit in units):
-        raise Refused("This run's table of units and bit-widths is damaged; make the run again.")
+        raise InvalidSpec(
+            "This run's table of units and bit-widths is damaged; make the run again."
+        )
     return units
 
 
@@ -170,7 +173,7 @@ def _place(unit: _Unit, bits: Mapping[str, int]) -> int:
     wanted = bits.get(unit.name)
     if wanted not in unit.bits:
         said = "was given no bit-width" if wanted is None else f"was not measured at {wanted} bits"
-        raise Refused(f"Unit {unit.name!r} {said}; choose one of {_list(unit.bits)}.")
+        raise InvalidSpec(f"Unit {unit.name!r} {said}; choose one of {_list(unit.bits)}.")
     return unit.bits.index(wanted)
 
 

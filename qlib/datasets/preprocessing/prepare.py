@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 from qlib.datasets.base import Images
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ def to_tensor(
         float32 (n, channels, height, width).
 
     Raises:
-        Refused: a file cannot be read (it is named), or no image is in that range.
+        InvalidSpec: a file cannot be read (it is named), or no image is in that range.
     """
     one = transform(preprocess)
     rows = range(len(images))[start:stop]
     if not rows:
-        raise Refused(
+        raise InvalidSpec(
             f"No image lies between {start} and {stop}: the set has {len(images)} images."
         )
     return torch.stack([one(images.image(i)) for i in rows])
@@ -54,13 +54,13 @@ def transform(preprocess: "Preprocess") -> "Callable[[Image], Tensor]":
     An image that has the right size already is not resampled.
 
     Raises:
-        Refused: the network wants a number of channels that is neither 1 nor 3.
+        InvalidSpec: the network wants a number of channels that is neither 1 nor 3.
     """
     from timm.data import create_transform
 
     channels = preprocess.input_size[0]
     if channels not in COLOURS:
-        raise Refused(
+        raise InvalidSpec(
             f"This network wants images of {channels} channels; grey (1) and colour (3) images "
             "can be made. Choose another network."
         )

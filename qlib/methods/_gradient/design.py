@@ -75,7 +75,7 @@ class Design:
         "or on both, mixed element by element, also inside the unit.",
         choices=INPUTS, group=SEES,
     )  # fmt: skip
-    keep: float = param(
+    quant_prob: float = param(
         0.5, "Chance that an element of mixed activations is the quantized one.",
         low=0.0, high=1.0, group=SEES, when=("inputs", ("mixed",)),
     )  # fmt: skip
@@ -93,12 +93,12 @@ class Design:
         0.01, "Weight λ of the term that makes a choice of up or down hard.",
         low=0.0, group=SMALL, when=("learn", ("up-or-down",)),
     )  # fmt: skip
-    hardening: str = param(
+    beta_schedule: str = param(
         "linear", "How that term's exponent falls over the steps.",
         choices=("linear", "cosine"), group=SMALL, when=("learn", ("up-or-down",)),
     )  # fmt: skip
     steps: int = param(500, "Optimisation steps for each unit.", low=0, high=100_000, group=HOW)
-    settled: float = param(
+    early_stop_undecided: float = param(
         0.0, "A unit stops early when at most this share of its choices is undecided; 0: never.",
         low=0.0, high=1.0, group=HOW, when=("learn", ("up-or-down",)),
     )  # fmt: skip
@@ -110,25 +110,25 @@ class Design:
         "constant", "How the weights' learning rate goes; all other rates fall to 0 by a cosine.",
         choices=("constant", "cosine"), group=HOW,
     )  # fmt: skip
-    rate: float = param(
+    lr: float = param(
         1e-2, "Learning rate of what is learned of the weights.", low=0.0, high=100.0, group=RATES
     )
-    act_rate: float = param(
+    act_scale_lr: float = param(
         4e-4, "Learning rate of activation scales (relative with a shift or a power grid).",
         low=0.0, high=1.0, group=RATES,
     )  # fmt: skip
-    step_rate: float = param(
+    weight_scale_lr: float = param(
         0.0, "Learning rate of weight scales (relative with a shift); 0 leaves them.",
         low=0.0, high=1.0, group=RATES, when=("learn", ("window", "free", "shift", "divisors")),
     )  # fmt: skip
-    bias_rate: float = param(
+    bias_lr: float = param(
         0.0, "Learning rate of the biases; 0 leaves them.", low=0.0, high=1.0, group=RATES
     )
-    zero_rate: float = param(
+    zero_point_lr: float = param(
         0.0, "Learning rate of zero-points, in steps.",
         low=0.0, high=1.0, group=RATES, when=("learn", ("shift",)),
     )  # fmt: skip
-    exponent_rate: float = param(
+    exponent_lr: float = param(
         0.0, "Learning rate of the exponents.",
         low=0.0, high=1.0, group=RATES, when=("learn", ("power",)),
     )  # fmt: skip

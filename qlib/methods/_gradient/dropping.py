@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def dropping(
-    unit: "Unit", keep: float, generator: "torch.Generator"
+    unit: "Unit", quant_prob: float, generator: "torch.Generator"
 ) -> "Iterator[Callable[[Tensor], Tensor]]":
     """Make the unit's activation points drop; yields indices → mixed unit input.
 
@@ -22,7 +22,7 @@ def dropping(
     """
     from qlib.core import functional
 
-    masks = functional.KeepMask(keep, generator)
+    masks = functional.KeepMask(quant_prob, generator)
     entry = None if unit.boundary is None else unit.boundary.quantizer
 
     def mixed(at: "Tensor") -> "Tensor":

@@ -23,11 +23,11 @@ from qlib.quantizers.shifted import Shifted
 from qlib.quantizers.soft_round import SoftRound
 
 MAKERS = {
-    "up-or-down": lambda design: SoftRound.around,
-    "window": lambda design: lambda q, w: FreeRound.around(q, w, design.window),
-    "free": lambda design: FreeRound.around,
-    "shift": lambda design: Shifted.around,
-    "divisors": lambda design: FlexRound.around,
+    "up-or-down": lambda design: SoftRound.from_nearest,
+    "window": lambda design: lambda q, w: FreeRound.from_nearest(q, w, design.window),
+    "free": lambda design: FreeRound.from_nearest,
+    "shift": lambda design: Shifted.from_nearest,
+    "divisors": lambda design: FlexRound.from_nearest,
 }
 
 
@@ -37,17 +37,17 @@ def fit(
     """Ranges for every tensor of the plan; then unit after unit is learned and made hard.
 
     Raises:
-        Refused: the network cannot be cut into the units asked for, or a loss was not finite.
+        InvalidSpec: the network cannot be cut into the units asked for, or a loss was not finite.
     """
     data.attach(model, plan)
     bent = design.learn == "power"
     exponents = _power_grids(design, model, plan, data, report) if bent else {}
-    for unit in data.walk(model, by=design.unit, weights=True, inputs=design.quantize_acts):
+    for unit in data.iter_units(model, by=design.unit, weights=True, inputs=design.quantize_acts):
         still = held(design, unit, data)
         _free(unit, design, exponents)
         for layer, mask in zip(unit.weighted, still, strict=True):
             if mask is not None:
-                layer.weight_point.quantizer.hold(mask, layer.weight)
+                layer.weight_point.quantizer.freeze(mask, layer.weight)
         with _feeding(design, unit, data) as inputs:
             loop.reconstruct(
                 unit,
@@ -67,14 +67,14 @@ def _rates(design: Design) -> dict[str, loop.Rate]:
     """The rate of each role; the weights' own has a schedule of its own."""
     weights = "shift" if design.learn == "shift" else "rounding"
     others = {
-        "step": design.step_rate,
-        "scale": design.act_rate,
-        "bias": design.bias_rate,
-        "zero": design.zero_rate,
-        "exponent": design.exponent_rate,
+        "weight_scale": design.weight_scale_lr,
+        "act_scale": design.act_scale_lr,
+        "bias": design.bias_lr,
+        "zero_point": design.zero_point_lr,
+        "exponent": design.exponent_lr,
     }
     cooled = {role: loop.Rate(rate, cosine=True) for role, rate in others.items() if rate > 0}
-    return {weights: loop.Rate(design.rate, cosine=design.schedule == "cosine"), **cooled}
+    return {weights: loop.Rate(design.lr, cosine=design.schedule == "cosine"), **cooled}
 
 
 def _unusual(
@@ -82,12 +82,12 @@ def _unusual(
 ) -> dict[str, Any]:
     """What the loop is told beyond its defaults."""
     told = measured(design, unit, data, inputs)
-    if design.hardening == "cosine":
-        told["decay"] = loop.Decay(cosine=True)
-    if design.settled:
-        told["settled"] = design.settled
+    if design.beta_schedule == "cosine":
+        told["beta_schedule"] = loop.BetaSchedule(cosine=True)
+    if design.early_stop_undecided:
+        told["early_stop_undecided"] = design.early_stop_undecided
     if design.optimizer != "adam":
-        told["method"] = design.optimizer
+        told["optimizer"] = design.optimizer
     return told
 
 
@@ -99,8 +99,8 @@ def _free(unit: Unit, design: Design, exponents: Mapping[str, nn.Parameter]) -> 
         unit.replace_weights(MAKERS[design.learn](design))
     if design.learn == "shift":
         for point in unit.points():
-            point.quantizer = Shifted.around(point.quantizer) if point.quantizer else None
-    if design.bias_rate > 0 or design.learn == "shift":  # shifts move means, biases mend them
+            point.quantizer = Shifted.from_nearest(point.quantizer) if point.quantizer else None
+    if design.bias_lr > 0 or design.learn == "shift":  # shifts move means, biases mend them
         for layer in unit.weighted:
             if layer.weight_point.quantizer is not None:
                 layer.correct_bias()
@@ -121,7 +121,7 @@ def _free_powers(unit: Unit, exponents: Mapping[str, nn.Parameter]) -> None:
     for name, layer in unit.layers.items():
         if layer in unit.weighted and layer.weight_point.quantizer is not None:
             fitted = layer.weight_point.quantizer
-            layer.weight_point.fill(FreePower.around(fitted, layer.weight, exponents[name]))
+            layer.weight_point.fill(FreePower.from_nearest(fitted, layer.weight, exponents[name]))
     for point in unit.points():
         if point.quantizer is not None:
             point.quantizer.hold_reach()
@@ -137,8 +137,8 @@ def _feeding(
     elif design.inputs == "float":
         yield lambda at: take(unit.float_inputs, at)
     elif design.quantize_acts:
-        with dropping(unit, design.keep, data.generator) as mixed:
+        with dropping(unit, design.quant_prob, data.generator) as mixed:
             yield mixed
     else:  # nothing is quantized inside that could be dropped
-        masks, pair = KeepMask(design.keep, data.generator), (unit.inputs, unit.float_inputs)
+        masks, pair = KeepMask(design.quant_prob, data.generator), (unit.inputs, unit.float_inputs)
         yield lambda at: mixed_rows(*pair, at, masks.rows(unit.inputs, len(at)))

@@ -26,7 +26,7 @@ class Mixing:
         groups: low, middle and high bit-widths; one of each is drawn at every step.
         shares: λ of the three, summing to 1.
         case: "one", "two" or "three": how the unit's input is made, the paper's cases 1 to 3.
-        keep: chance that an element comes from the quantized features, not from the float one.
+        quant_prob: chance that an element comes from the quantized features, not the float one.
         middle, low: γ₂ and γ₃, what the distances of the middle and of the low output to the high
             one weigh beside γ₁ = 1, the distance of their mixture to the float output.
         detach: do these two teach the lower widths alone?
@@ -38,7 +38,7 @@ class Mixing:
     groups: Groups
     shares: tuple[float, float, float]
     case: str
-    keep: float
+    quant_prob: float
     middle: float
     low: float
     detach: bool
@@ -51,7 +51,7 @@ class Mixing:
     def __post_init__(self) -> None:
         from qlib.core.functional import KeepMask
 
-        self._masks = KeepMask(self.keep, self.generator)
+        self._masks = KeepMask(self.quant_prob, self.generator)
 
     def loss(self, at: "Tensor") -> "Tensor":
         """Of the calibration images at these indices, a scalar."""
@@ -96,7 +96,7 @@ class Mixing:
         """What reaches the unit in the network at ``bits``, quantized where it enters."""
         from qlib.core.functional import take
 
-        x, boundary = take(self.unit.at[bits], at), self.unit.boundary
+        x, boundary = take(self.unit.inputs_by_bits[bits], at), self.unit.boundary
         if boundary is None or boundary.quantizer is None:
             return x
         boundary.choose(bits)
@@ -115,7 +115,7 @@ class Mixing:
         share, three = share_of(self.unit, self.batch), [outputs[bits] for bits in drawn]
         if len(outputs) == 3 and fused.rows_fit(target) and fused.runs(*three):
             weights, whole = (self.low, self.middle), not self.detach
-            return fused.Distilled.apply(*three, target, self.shares, weights, whole, share)
+            return fused.DistillFn.apply(*three, target, self.shares, weights, whole, share)
         total = squared_error(_blend(drawn, self.shares, outputs), target, share)
         low, middle, high = drawn
         teacher = outputs[high].detach() if self.detach else outputs[high]
@@ -150,9 +150,9 @@ def _blend(widths: list[int], shares: Sequence[float], of: "dict[int, Tensor]") 
 def switch(unit: "Unit", bits: int) -> None:
     """Turn everything of a unit that has several widths to one of them."""
     for layer in unit.weighted:
-        layer.weight_point.choose(bits)
+        layer.weight_point.set_bits(bits)
     for point in unit.points():
-        point.choose(bits)
+        point.set_bits(bits)
 
 
 @contextmanager

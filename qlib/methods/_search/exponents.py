@@ -136,7 +136,7 @@ def search_outputs(
     found = families(model)
     family_of = {name: family for family in found for name in family.weights}
     tables = {family.key: dict.fromkeys(TRIED, 0.0) for family in found}
-    for unit in few.walk(model, by="layer", weights=False, inputs=False):
+    for unit in few.iter_units(model, by="layer", weights=False, inputs=False):
         family, point = family_of[unit.layer], unit.weighted[0].weight_point
         held, want = point.quantizer, unit.weighted[0](unit.float_inputs)
         for a in TRIED:

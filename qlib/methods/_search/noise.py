@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from qlib.methods._search.products import Product, in_parts
 from qlib.methods._search.scales import Sides, Stretched, WholeTensor, alternate
-from qlib.methods._search.step_grid import Stairs
+from qlib.methods._search.step_grid import StepGrid
 from qlib.network.model import QuantModel
 from qlib.network.points import QuantLayer
 from qlib.quantizers.base import Quantizer
@@ -97,7 +97,7 @@ def by_expectation(rows: Rows, most: float, n: int, *, shift: bool = False) -> N
     Reaches go up to ``most`` widest steps, n of them evenly, and n more up to as many narrowest
     steps where steps differ; 0 is among them, and taken where nothing is better.
     """
-    stairs = Stairs.of(rows.grid)
+    stairs = StepGrid.of(rows.grid)
     x = rows.x.double().cpu().numpy()
     weight = np.broadcast_to(rows.weight.double().cpu().numpy(), x.shape)
     x, weight, _ = stairs.counted(x.ravel(), weight.ravel())
@@ -111,11 +111,11 @@ def by_output(
 ) -> Noise:
     """The noise with the least expected squared error of the layer's output, over all draws.
 
-    An input's error has a mean over draws (`Stairs.drift`), which reaches the output as any error
+    An input's error has a mean over draws (`StepGrid.drift`), which reaches the output as any error
     does, and around it a scatter, independent from channel to channel, which counts by the squared
     weights of its channel: E‖ŵx̂ − wx‖² = ‖ŵ(x + drift) − wx‖² + Σ_c ‖ŵ_c‖²·Var_c.
     """
-    stairs, flat = Stairs.of(rows.grid), rows.x.double().cpu().numpy().ravel()
+    stairs, flat = StepGrid.of(rows.grid), rows.x.double().cpu().numpy().ravel()
     value, _, of = stairs.counted(flat, np.ones_like(flat))
     of = torch.as_tensor(of, device=rows.x.device).reshape(rows.x.shape)
     w_hat = w_hat.reshape(product.w.shape)
@@ -155,10 +155,10 @@ def by_trial(rows: Rows, draw: Tensor, most: float, n: int, *, shift: bool = Fal
         gap = rows.grid(moved).sub_(moved).square_()
         return (gap.sum(1) @ rows.weight).double()
 
-    return _least(losses, Stairs.of(rows.grid), most, n, shift=shift)
+    return _least(losses, StepGrid.of(rows.grid), most, n, shift=shift)
 
 
-def _least(losses: Losses, stairs: Stairs, most: float, n: int, *, shift: bool) -> Noise:
+def _least(losses: Losses, stairs: StepGrid, most: float, n: int, *, shift: bool) -> Noise:
     """The pair with the least loss. A shift is searched without noise, then the reach with it."""
     narrow, wide = stairs.gaps
     share = np.linspace(0, most, n + 1)
@@ -218,5 +218,5 @@ def in_16_bits(layer: QuantLayer, w_hat: Tensor, noise: Tensor, rows: Rows) -> f
     exact = denoising_bias(w_hat, layer.bias, noise)
     added = sixteen_bits(exact) - exact
     layer.correct_bias().added.copy_(added)
-    energy = (w_hat.flatten(1).square() @ rows.weight).mean() * Stairs.of(rows.grid).gaps[1] ** 2
+    energy = (w_hat.flatten(1).square() @ rows.weight).mean() * StepGrid.of(rows.grid).gaps[1] ** 2
     return float(added.square().mean().sqrt() / (energy / 12).sqrt())

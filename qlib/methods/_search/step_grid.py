@@ -20,7 +20,7 @@ BINS = 16  # of each cell, where many values are counted
 
 
 @dataclass(frozen=True)
-class Stairs:
+class StepGrid:
     """Q(u) = ``levels``[k] for u from ``edges``[k − 1] to ``edges``[k]; both ascend.
 
     The first step reaches down to −∞, the last one up to ∞.
@@ -31,7 +31,7 @@ class Stairs:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, q: Quantizer) -> "Stairs":
+    def of(cls, q: Quantizer) -> "StepGrid":
         """The staircase of a quantizer with one grid for the whole tensor.
 
         Raises:

@@ -36,7 +36,7 @@ def info(
         ValueError: no such run, or runs of several models.
     """
     lines = lines_of(records, titles or {}, failed)
-    same = [r for r in records if r.widths or r.spec.weight_bits == r.spec.act_bits]
+    same = [r for r in records if r.bit_widths or r.spec.weight_bits == r.spec.act_bits]
     models = sorted({r.spec.model for r in same})
     if len(models) != 1 or not lines:
         raise ValueError(f"accuracy_bits.info needs runs of one model with W = A; got {models}.")

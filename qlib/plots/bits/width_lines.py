@@ -120,7 +120,7 @@ class AccuracyBits:
 def line_key(record: RunRecord) -> str:
     """The line that a run belongs to: its method, or what kind of switchable network it is."""
     spec = record.spec
-    if not record.widths:
+    if not record.bit_widths:
         return spec.method
     kept = spec.settings.get("weight_set") == "fixed"
     naive = spec.settings.get("learned_at") == NAIVE
@@ -132,14 +132,14 @@ def line_title(record: RunRecord, titles: Mapping[str, str]) -> str:
     spec, key = record.spec, line_key(record)
     title = titles.get(spec.method, spec.method)
     title = "Naive switch" if key.removeprefix(spec.method).startswith("_naive") else title
-    kept = bool(record.widths) and spec.settings.get("weight_set") == "fixed"
+    kept = bool(record.bit_widths) and spec.settings.get("weight_set") == "fixed"
     return f"{title}, weights {spec.weight_bits} bits" if kept else title
 
 
 def equal(record: RunRecord) -> dict[int, Mapping[str, Any]]:
     """Bits → measurements where weights and activations have the same bits."""
-    if record.widths:
-        rows = (r for r in record.widths if r["weight_bits"] == r["act_bits"])
+    if record.bit_widths:
+        rows = (r for r in record.bit_widths if r["weight_bits"] == r["act_bits"])
         return {int(r["act_bits"]): r for r in rows}
     spec = record.spec
     return {spec.weight_bits: record.metrics} if spec.weight_bits == spec.act_bits else {}
@@ -168,8 +168,8 @@ def lines_of(
     cells: dict[str, dict[int, Mapping[str, Any]]] = {}
     for record in records:
         found, key = equal(record), line_key(record)
-        if found and (key not in named or record.widths or not named[key].widths):
-            whole = {} if record.widths else cells.get(key, {})
+        if found and (key not in named or record.bit_widths or not named[key].widths):
+            whole = {} if record.bit_widths else cells.get(key, {})
             named[key], cells[key] = record, whole | found
     made = []
     for key in sorted(named, key=lambda k: (k != "nearest", k)):
@@ -182,7 +182,7 @@ def lines_of(
                 line_title(record, titles),
                 tuple(point(b, of[b]) for b in sorted(of, reverse=True)),
                 key if key != method else "",
-                bool(record.widths),
+                bool(record.bit_widths),
                 missed,
             )
         )

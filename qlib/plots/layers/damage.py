@@ -16,7 +16,7 @@ TENTH = 0.1  # the share of the whole damage, or of noise in a signal, from whic
 SPAN = 100.0  # two decades: from here on an axis is logarithmic
 DECADES = 3  # of a logarithmic axis; smaller values stand at its foot
 WHOLE = ("none", "weights", "inputs", "both")  # splits of the whole network
-MODES = ("only", "but", "local", "accumulated")
+MODES = ("alone", "left_out", "local", "accumulated")
 METRICS = {  # of the answers
     "kl": ("KL to the float logits", "nats"),
     "top1": ("top-1 accuracy", "points"),
@@ -29,14 +29,14 @@ ERRORS = {  # of a layer's output
     "mse": ("relative MSE", ""),
 }
 AXES = {
-    ("only", "kl"): "KL to float (nats)",
-    ("only", "top1"): "top-1 lost (points)",
-    ("only", "agreement"): "answers changed (points)",
-    ("only", "sqnr"): "SQNR of the logits (dB), low is bad",
-    ("but", "kl"): "KL removed (nats)",
-    ("but", "top1"): "top-1 won back (points)",
-    ("but", "agreement"): "answers won back (points)",
-    ("but", "sqnr"): "SQNR of the logits won back (dB)",
+    ("alone", "kl"): "KL to float (nats)",
+    ("alone", "top1"): "top-1 lost (points)",
+    ("alone", "agreement"): "answers changed (points)",
+    ("alone", "sqnr"): "SQNR of the logits (dB), low is bad",
+    ("left_out", "kl"): "KL removed (nats)",
+    ("left_out", "top1"): "top-1 won back (points)",
+    ("left_out", "agreement"): "answers won back (points)",
+    ("left_out", "sqnr"): "SQNR of the logits won back (dB)",
     "sqnr": "error: SQNR (dB), low is bad",
     "cosine": "error: 1 − cosine",
     "mse": "error: relative MSE",
@@ -103,7 +103,7 @@ class Profile:
     def logarithmic(self) -> bool:
         """Whether values that cannot be negative span more than two decades."""
         positive = [v.value for v in self.known if v.value > 0]
-        signed = self.mode == "but" or self.unit in ("dB", "points")
+        signed = self.mode == "left_out" or self.unit in ("dB", "points")
         if signed or any(v.value < 0 for v in self.known):
             return False
         return bool(positive) and max(positive) / min(positive) > SPAN
@@ -131,7 +131,7 @@ def measured(
     here = {r["layer"]: r for r in rows if (r["mode"], r["split"]) == (mode, split)}
     order = _named(layers or here.values())
     some_split = {r["layer"] for r in rows if (r["mode"], r["split"]) == (mode, "both")}
-    reference = clean if mode == "only" else full
+    reference = clean if mode == "alone" else full
     values = []
     for name, (unit, kind) in order.items():
         if name in kept:
@@ -146,7 +146,7 @@ def measured(
     some = full or clean or next(iter(here.values()), {})
     return Profile(
         method, title, mode, metric, tuple(values), AXES[mode, metric], METRICS[metric][1],
-        bad=-1 if (mode, metric) == ("only", "sqnr") else 1,
+        bad=-1 if (mode, metric) == ("alone", "sqnr") else 1,
         flag=_flag(mode, metric, _whole(clean, full, metric)),
         whole=_whole(clean, full, metric),
         n=int(some.get("n") or 0), data=str(some.get("data") or "test"), split=split,
@@ -218,9 +218,9 @@ def _against(row: Row, reference: Row | None, mode: str, metric: str, half: str)
         return _top1(row, reference, mode, "")
     name = "sqnr_db" if metric == "sqnr" else metric + half
     here, other = number(row, name), number(reference, name)
-    if here is None or (mode == "but" and other is None):
+    if here is None or (mode == "left_out" and other is None):
         return None
-    if mode == "only":
+    if mode == "alone":
         return 100 - here if metric == "agreement" else here
     return other - here if metric == "kl" else here - other
 
@@ -230,14 +230,14 @@ def _top1(row: Row, reference: Row | None, mode: str, end: str) -> float | None:
     here, other = number(row, "top1" + end), number(reference, "top1")
     if here is None or other is None:
         return None
-    return other - here if mode == "only" else here - other
+    return other - here if mode == "alone" else here - other
 
 
 def _whole(clean: Row | None, full: Row | None, metric: str) -> float | None:
     """The damage of the whole network, in the unit of mode ``only``."""
     if metric == "top1":
-        return None if full is None or clean is None else _top1(full, clean, "only", "")
-    return None if full is None else _against(full, None, "only", metric, "")
+        return None if full is None or clean is None else _top1(full, clean, "alone", "")
+    return None if full is None else _against(full, None, "alone", metric, "")
 
 
 def _flag(mode: str, metric: str, whole: float | None) -> float | None:
@@ -245,7 +245,7 @@ def _flag(mode: str, metric: str, whole: float | None) -> float | None:
     if whole is None:
         return None
     if metric == "sqnr":
-        return whole - 10 * math.log10(TENTH) if mode == "only" else -10 * math.log10(1 - TENTH)
+        return whole - 10 * math.log10(TENTH) if mode == "alone" else -10 * math.log10(1 - TENTH)
     return TENTH * whole if whole > 0 else None
 
 

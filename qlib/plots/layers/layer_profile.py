@@ -67,7 +67,7 @@ def headline(info: LayerProfile) -> str:
     if not first.known:
         return "No layer is measured yet"
     worst = first.worst[0]
-    so_far = " so far" if info.partial and first.mode in ("only", "but") else ""
+    so_far = " so far" if info.partial and first.mode in ("alone", "left_out") else ""
     told = frame.amount(worst.value, first)
     if first.mode == "local":
         return f"{worst.layer} adds the largest error of its own: {told}"
@@ -76,12 +76,12 @@ def headline(info: LayerProfile) -> str:
     if first.bad * worst.value <= 0 and first.unit != "dB":
         return "No single layer does damage that these images show" + so_far
     if first.metric == "top1" and (worst.low is None or worst.low <= 0):
-        does = "costs" if first.mode == "only" else "in float wins back"
+        does = "costs" if first.mode == "alone" else "in float wins back"
         return f"No single layer {does} accuracy that these images can prove" + so_far
     share = ""
     if first.whole and first.unit != "dB" and first.whole > 0:
         share = f", {frame.share(worst.value, first.whole)} of the whole network's"
-    if first.mode == "only":
+    if first.mode == "alone":
         return f"{worst.layer} does most damage alone{so_far}: {told}{share}"
     return f"{worst.layer} in float wins back most{so_far}: {told}{share}"
 

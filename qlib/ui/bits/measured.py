@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import streamlit as st
 
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 from qlib.live import missing
 from qlib.store import Entry
 from qlib.ui.bits.view import Shown
@@ -56,7 +56,7 @@ def measure(entry: Entry, name: str, bits: Bits, weights: int | None = None) -> 
     try:
         asked = dict(bits) if isinstance(bits, Mapping) else bits
         found = live.answer(entry, asked, "test", weights)
-    except Refused as error:
+    except InvalidSpec as error:
         st.session_state[REFUSED] = str(error)
         return
     whole = entry.record.metrics["top1_float"]

@@ -82,7 +82,7 @@ def front(entry: Entry, by: str) -> list[Choice]:
     """The best assignments by cost, from the table of a run; worked out once.
 
     Raises:
-        Refused: the run has no table.
+        InvalidSpec: the run has no table.
     """
     return _front(*_place(entry), by, entry.record.blocks)
 

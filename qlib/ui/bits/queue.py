@@ -6,7 +6,7 @@ import streamlit as st
 
 from qlib import jobs, store
 from qlib.core import specs
-from qlib.core.records import Refused, RunSpec
+from qlib.core.records import InvalidSpec, RunSpec
 from qlib.jobs import Job
 from qlib.jobs.estimate import estimate
 from qlib.ui.bits.measured import switchable
@@ -67,7 +67,7 @@ def _of_many(shown: Shown) -> Wanted | None:
 def _checked(spec: RunSpec) -> RunSpec | None:
     try:
         return specs.checked(spec)
-    except Refused:
+    except InvalidSpec:
         return None
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import streamlit as st
 
 from qlib.allocation import front
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 from qlib.plots.shared import theme
 from qlib.store import Entry
 from qlib.ui.bits import measured
@@ -60,7 +60,7 @@ def controls(entry: Entry) -> Mix | None:
         )  # fmt: skip
     try:
         choices = bits_mix.front(entry, by or "weight_mb")
-    except Refused as error:
+    except InvalidSpec as error:
         st.warning(str(error), icon=":material/broken_image:")
         return None
     with two:

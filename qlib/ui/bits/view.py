@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qlib import jobs, store
-from qlib.core.records import BITS, Refused, RunSpec
+from qlib.core.records import BITS, InvalidSpec, RunSpec
 from qlib.plots.bits.width_lines import NAIVE, Line, line_key, line_title, lines_of
 from qlib.plots.bits.width_map import Pair
 from qlib.store import Entry
@@ -179,7 +179,7 @@ def tracks_of(siblings: Sequence[Entry], here: Entry | None = None) -> tuple[dic
     named: dict[str, str] = {}
     for entry in fair:
         key = line_key(entry.record)
-        if entry.record.widths and key in cells:
+        if entry.record.bit_widths and key in cells:
             continue
         named.setdefault(key, line_title(entry.record, titles))
         for pair, found in measured(entry).items():
@@ -187,7 +187,7 @@ def tracks_of(siblings: Sequence[Entry], here: Entry | None = None) -> tuple[dic
             runs.setdefault(key, {}).setdefault(pair, entry)
     states, made = _states(reference.spec), {}
     for key in sorted(cells, key=lambda k: (not k.startswith(MANY), k != "nearest", k)):
-        one = bool(next(iter(runs[key].values())).record.widths)
+        one = bool(next(iter(runs[key].values())).record.bit_widths)
         made[key] = Track(key, named[key], cells[key], runs[key], one, states.get(key, {}))
     return made, len(siblings) - len({e.key for e in fair})
 
@@ -196,7 +196,7 @@ def measured(entry: Entry) -> dict[Pair, Mapping[str, Any]]:
     """All pairs of widths that a run measured; numbers of a run are added to its rows."""
     record = entry.record
     own = (record.spec.weight_bits, record.spec.act_bits)
-    rows = {(int(r["weight_bits"]), int(r["act_bits"])): r for r in record.widths}
+    rows = {(int(r["weight_bits"]), int(r["act_bits"])): r for r in record.bit_widths}
     shared = {k: record.metrics[k] for k in ("top1_float", "n") if k in record.metrics}
     return {own: record.metrics} | {pair: shared | row for pair, row in rows.items()}
 
@@ -206,7 +206,7 @@ def _states(reference: RunSpec) -> dict[str, dict[Pair, str]]:
     found: dict[str, dict[Pair, str]] = {}
     try:
         known = jobs.list_jobs(store.runs_dir())
-    except Refused:
+    except InvalidSpec:
         return found
     for job in known:
         spec = job.spec

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from qlib.core.records import Refused, RunRecord
+from qlib.core.records import InvalidSpec, RunRecord
 from qlib.measure import paired
 from qlib.measure.paired import Preds
 from qlib.measure.statistics import LEVEL, p_text
@@ -27,7 +27,7 @@ def predictions(entries: Sequence[Entry]) -> dict[str, Preds]:
     for entry in entries:
         try:
             found[entry.record.spec.key] = paired.checked(state.preds(entry.folder), entry.key)
-        except Refused as error:
+        except InvalidSpec as error:
             st.warning(f"No image can be followed: {error}", icon=":material/broken_image:")
     return found
 
@@ -117,7 +117,7 @@ def _said(first: Entry, second: Entry, preds: dict[str, Preds]) -> str:
         return "The predictions of one of them cannot be read, so there is no paired test."
     try:
         pair = paired.between(a, preds[a.spec.key], b, preds[b.spec.key])
-    except Refused as error:
+    except InvalidSpec as error:
         return str(error)
     low, high = pair.interval
     called = names([a, b], state.titles())

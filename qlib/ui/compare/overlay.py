@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 import streamlit as st
 
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 from qlib.plots.layers import damage, layer_profile
 from qlib.plots.layers.damage import Profile
 from qlib.store import Entry
@@ -27,7 +27,7 @@ def profiles(entries: Sequence[Entry]) -> tuple[list[Profile], list[str]]:
         spec, name = entry.record.spec, called[entry.record.spec.key]
         try:
             rows = state.layers(entry.folder)
-        except Refused as error:
+        except InvalidSpec as error:
             missing.append(str(error))
             continue
         n = int(entry.record.metrics["n"])

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
-from qlib.core.records import Refused, RunRecord
+from qlib.core.records import InvalidSpec, RunRecord
 from qlib.measure import paired
 from qlib.measure.paired import Pair, Preds
 from qlib.measure.statistics import LEVEL, holm, p_text
@@ -69,7 +69,7 @@ def rank(records: Sequence[RunRecord], preds: Mapping[str, Preds]) -> Ranking:
         for one, other in combinations(order, 2):
             a, b = one.spec.key, other.spec.key
             pairs[a, b] = paired.between(one, preds[a], other, preds[b])
-    except Refused:
+    except InvalidSpec:
         return Ranking(order, why="the test images are not the same")
     raised = holm([pair.p for pair in pairs.values()])
     return Ranking(order, pairs, dict(zip(pairs, raised, strict=True)))

@@ -3,12 +3,12 @@
 import streamlit as st
 
 from qlib import jobs, store
-from qlib.core.records import Refused, RunSpec
+from qlib.core.records import InvalidSpec, RunSpec
 from qlib.store import tensors
 from qlib.ui.shared import context
 
 
-def missing(view: context.View, error: Refused) -> None:
+def missing(view: context.View, error: InvalidSpec) -> None:
     """No counts of this run: why, and a button that runs the same again to collect them."""
     st.info(f"The numbers inside this run were not kept: {error}", icon=":material/inventory_2:")
     spec, own = view.record.spec, store.runs_dir()
@@ -47,5 +47,5 @@ def missing(view: context.View, error: Refused) -> None:
 def _collect(spec: RunSpec) -> None:
     try:
         st.session_state["h-job"] = jobs.submit(spec, store.runs_dir()).key
-    except Refused as error:
+    except InvalidSpec as error:
         st.session_state["h-refused"] = str(error)

@@ -6,7 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
-from qlib.core.records import Refused, RunRecord
+from qlib.core.records import InvalidSpec, RunRecord
 from qlib.plots.distributions import (
     channel_histogram,
     channel_map,
@@ -72,7 +72,7 @@ def runs(view: context.View, choice: Choice, shown: Seen) -> list[Run]:
         try:
             record = state.record(entry.folder)
             other = seen(record, state.hist(entry.folder)).get(shown.hist.name)
-        except Refused as error:
+        except InvalidSpec as error:
             st.warning(str(error), icon=":material/broken_image:")
             continue
         if other:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from qlib.core.records import Refused, RunSpec
+from qlib.core.records import InvalidSpec, RunSpec
 from qlib.noise.profile import LayerNoise, NoiseProfile
 from qlib.store import Entry
 from qlib.store.tensors import TensorHist
@@ -46,7 +46,7 @@ def begin() -> None:
     choice = resolve.choose(asked, context.entries(), state.titles())
     if choice is None:
         return
-    with suppress(Refused):  # the page tells of a run that cannot be read
+    with suppress(InvalidSpec):  # the page tells of a run that cannot be read
         if name := middle(context.layers_of(state.record(choice.entry.folder))):
             address.put({"layer": name})
 
@@ -64,7 +64,7 @@ def find(view: View) -> Found:
         return Found(view)
     try:
         profile = state.noise(entry.folder)
-    except Refused as error:
+    except InvalidSpec as error:
         return Found(view, entry, problem=str(error))
     layer = nearest(view.layer, profile.names, context.layers_of(view.record))
     note = ""
@@ -86,7 +86,7 @@ def nearest(asked: str, known: Sequence[str], order: Sequence[str]) -> str:
 
 def values(found: Found) -> TensorHist | None:
     """The counted values of the layer's input in the run that is looked at, if it stored them."""
-    with suppress(Refused):
+    with suppress(InvalidSpec):
         hist = state.hist(found.view.folder).get(f"{found.layer}.input")
         if hist is not None and hist.float.sum() > 0:
             return hist

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pandas as pd
 import streamlit as st
 
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 from qlib.measure import paired
 from qlib.measure.statistics import holm
 from qlib.plots.reconstruction import waterfall
@@ -17,7 +17,7 @@ from qlib.ui.shared import answers, export, frame, state
 from qlib.ui.shared.context import View
 
 RECIPE = """\
-from qlib.plots import waterfall
+from qlib.plots.reconstruction import waterfall
 
 p = {p!r}  # of exact paired tests, Holm-corrected, against the step before
 info = waterfall.info({{r.spec.method: r for r in records}}, metric={metric!r}, titles=titles, p=p)
@@ -82,7 +82,7 @@ def tests(others: Mapping[str, Entry], metric: str) -> dict[str, float]:
         runs = [(m, e.record, a) for (m, e), a in zip(steps, arrays, strict=True)]
         for (_, one, before), (method, other, after) in pairwise(runs):
             found[method] = paired.between(one, before, other, after, judges[metric]).p
-    except Refused:
+    except InvalidSpec:
         return {}
     return dict(zip(found, holm(list(found.values())), strict=True))
 

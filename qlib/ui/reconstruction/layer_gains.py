@@ -16,7 +16,7 @@ from qlib.ui.shared.context import View
 from qlib.ui.shared.glossary import word
 
 RECIPE = """\
-from qlib.plots import error_arrows
+from qlib.plots.reconstruction import error_arrows
 
 rows = {{r.spec.method: r.layers for r in records}}
 nearest = rows.pop("nearest", None)

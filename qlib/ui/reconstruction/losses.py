@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from qlib import jobs, store
-from qlib.core.records import Refused, RunRecord
+from qlib.core.records import InvalidSpec, RunRecord
 from qlib.jobs import Job
 from qlib.plots.reconstruction import soft_rounding, unit_loss
 from qlib.plots.reconstruction.soft_rounding import SoftRounding
@@ -42,7 +42,7 @@ def live(record: RunRecord) -> Job | None:
     """The job that is being worked on with the network, the method and the bits of a run."""
     try:
         found = jobs.list_jobs(store.runs_dir())
-    except Refused:  # the runs folder cannot be written: there is no queue
+    except InvalidSpec:  # the runs folder cannot be written: there is no queue
         return None
     mine = _kind(record)
     working = (j for j in found if j.state in ("running", "cancelling"))

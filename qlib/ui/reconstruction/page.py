@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from qlib.core.records import Refused, RunRecord
+from qlib.core.records import InvalidSpec, RunRecord
 from qlib.plots.reconstruction import learned as _learned
 from qlib.plots.reconstruction import loss_curve
 from qlib.plots.reconstruction.unit_fits import broken, fitted_as
@@ -60,7 +60,7 @@ def learned(entry: Entry) -> bool:
     """Whether learning moved any weight of a run."""
     try:
         return bool(_learned.moved(_learned.gains(state.layers(entry.folder))))
-    except Refused:
+    except InvalidSpec:
         return False
 
 

@@ -161,6 +161,6 @@ def checked(spec: RunSpec) -> RunSpec:
     """The specification as the job gets it: complete, with absolute paths.
 
     Raises:
-        Refused: one sentence on what is wrong.
+        InvalidSpec: one sentence on what is wrong.
     """
     return specs.absolute(specs.checked(spec))

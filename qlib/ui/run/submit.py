@@ -3,7 +3,7 @@
 import streamlit as st
 
 from qlib import jobs, store
-from qlib.core.records import Refused, RunSpec
+from qlib.core.records import InvalidSpec, RunSpec
 from qlib.jobs.estimate import Estimate, estimate
 from qlib.ui.shared import state
 from qlib.ui.shared.glossary import word
@@ -48,7 +48,7 @@ def submit(spec: RunSpec) -> None:
     """Queue the run and put its key into the address, so that any tab finds it."""
     try:
         job = jobs.submit(spec, store.runs_dir())
-    except Refused as error:
+    except InvalidSpec as error:
         st.session_state["refused"] = str(error)
         return
     st.query_params["job"] = job.key

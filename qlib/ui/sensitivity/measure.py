@@ -109,7 +109,7 @@ def _so_far(found: Found, rows: Sequence[Row]) -> None:
     spec = found.view.record.spec
     made = damage.measured(
         rows,
-        "only",
+        "alone",
         "kl",
         layers=found.layers,
         kept=found.kept,

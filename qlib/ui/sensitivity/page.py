@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 from qlib.plots.layers import damage, kind_map, layer_profile, local_accumulated, split_bars
 from qlib.plots.layers.damage import Profile, Row
 from qlib.plots.shared import theme
@@ -20,8 +20,8 @@ from qlib.ui.shared.glossary import word
 
 URL = "query-params"
 MODES = {
-    "only": "Only this layer",
-    "but": "All but this layer",
+    "alone": "Only this layer",
+    "left_out": "All but this layer",
     "local": "Local error",
     "accumulated": "Accumulated error",
 }
@@ -45,7 +45,7 @@ class Ask:
     @property
     def measured(self) -> bool:
         """Whether the question needs a sensitivity run."""
-        return self.mode in ("only", "but")
+        return self.mode in ("alone", "left_out")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def find(view: View) -> Found:
         return Found(view, [])
     try:
         return Found(view, state.profile(entry.folder))
-    except Refused as error:
+    except InvalidSpec as error:
         return Found(view, [], str(error))
 
 
@@ -100,12 +100,12 @@ def controls(view: View) -> Ask:
     with cells[0]:
         mode = _select("Question", MODES, "s_mode", word("sensitivity"))
     with cells[1]:
-        if mode in ("only", "but"):
+        if mode in ("alone", "left_out"):
             metric = _select("Measured as", METRICS, "s_metric", word("KL"))
         else:
             metric = _select("Measured as", ERRORS, "s_error", word("SQNR"))
     with cells[2]:
-        fixed = mode not in ("only", "but")
+        fixed = mode not in ("alone", "left_out")
         help = "What is rounded. Errors of outputs are stored for weights and inputs together."
         split = _select("What is rounded", SPLITS, "s_split", help, disabled=fixed)
     with cells[3]:
@@ -145,7 +145,9 @@ def _others(view: View, mode: str) -> tuple[str, ...]:
 def _partner(view: View, method: str, mode: str) -> Entry | None:
     """The run of another method at the same bits, if it can answer questions of this mode."""
     entry = context.entry_for(view.siblings, method, answers.bits_label(view.record))
-    if entry is None or (mode in ("only", "but") and context.profile_of(entry.record) is None):
+    if entry is None or (
+        mode in ("alone", "left_out") and context.profile_of(entry.record) is None
+    ):
         return None
     return entry
 
@@ -158,7 +160,7 @@ def profiles(found: Found, ask: Ask) -> list[Profile]:
         try:
             record = state.record(entry.folder)
             rows = state.profile(context.profile_of(record).folder) if ask.measured else []
-        except Refused as error:
+        except InvalidSpec as error:
             st.warning(str(error), icon=":material/broken_image:")
             continue
         other = View(entry, record, found.view.layer, found.view.data, found.view.siblings)

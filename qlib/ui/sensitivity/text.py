@@ -20,7 +20,7 @@ ALL = {"weights": "all weights", "inputs": "all inputs", "both": "everything"}
 
 def answer(rows: Sequence[Row], mode: str, split: str) -> str:
     """Which layers are to blame, for how much, weights or inputs, and whether that is stable."""
-    mode = mode if mode in ("only", "but") else "only"
+    mode = mode if mode in ("alone", "left_out") else "alone"
     found = damage.measured(rows, mode, "kl", split)
     worst = [v for v in found.worst[:3] if v.value > 0]
     if not worst or not found.whole:
@@ -33,7 +33,7 @@ def answer(rows: Sequence[Row], mode: str, split: str) -> str:
         )
     names = _joined([f"**`{v.layer}`**" for v in worst])
     shares = _joined([frame.share(v.value, found.whole) for v in worst])
-    if mode == "only":
+    if mode == "alone":
         does = "does" if len(worst) == 1 else "do"
         first = f"Rounded alone, {names} {does} {shares} of the whole network's damage"
     else:
@@ -115,7 +115,7 @@ def method_line(found: Profile) -> str:
     if found.data == "test" and not found.n:
         images = "held-out images"
     what, every = NAMES[found.split], ALL[found.split]
-    if found.mode == "only":
+    if found.mode == "alone":
         text = f"The network in float, but for one layer: {what} rounded. Measured on {images}."
         added = sum(v.value for v in found.known) if found.metric == "kl" else 0.0
         if added and found.whole:
@@ -124,7 +124,7 @@ def method_line(found: Profile) -> str:
                 f"{found.whole:.2g}: damage does not simply add."
             )
         return text
-    if found.mode == "but":
+    if found.mode == "left_out":
         return (
             f"The network with {every} rounded, but for one layer: that one stays in float, and "
             f"what is won back is shown. Measured on {images}."
@@ -136,7 +136,7 @@ def method_line(found: Profile) -> str:
 
 def ranges_line(found: Profile) -> str:
     """What the thin line at each mark spans."""
-    if found.mode not in ("only", "but") or not any(v.low is not None for v in found.known):
+    if found.mode not in ("alone", "left_out") or not any(v.low is not None for v in found.known):
         return ""
     if found.metric == "top1":
         return "The thin line is the 95 % interval of the layer's accuracy."
@@ -146,7 +146,7 @@ def ranges_line(found: Profile) -> str:
 def chosen(layer: str, rows: Sequence[Row], table: Sequence[Row], data: str) -> str:
     """All numbers of one layer, for the line under the figure (Markdown)."""
     parts = []
-    for mode, words in (("only", "alone"), ("but", "left in float wins back")):
+    for mode, words in (("alone", "alone"), ("left_out", "left in float wins back")):
         found = damage.measured(rows, mode, "kl")
         value = next((v for v in found.values if v.layer == layer and v.value is not None), None)
         if value is not None:

@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from qlib import jobs, store
-from qlib.core.records import Refused, RunRecord, RunSpec
+from qlib.core.records import InvalidSpec, RunRecord, RunSpec
 from qlib.jobs import Job
 from qlib.jobs.estimate import estimate
 from qlib.measure import paired
@@ -31,9 +31,9 @@ def table(found: Found, order: Sequence[str]) -> pd.DataFrame:
     """The rows of the table, layers in ``order``, without the ticks; also the data to export."""
     rows, data = found.rows, found.view.data
     asked = {
-        "KL alone": damage.measured(rows, "only", "kl", layers=found.layers),
-        "KL won back": damage.measured(rows, "but", "kl", layers=found.layers),
-        "Top-1 lost": damage.measured(rows, "only", "top1", layers=found.layers),
+        "KL alone": damage.measured(rows, "alone", "kl", layers=found.layers),
+        "KL won back": damage.measured(rows, "left_out", "kl", layers=found.layers),
+        "Top-1 lost": damage.measured(rows, "alone", "top1", layers=found.layers),
         "Own SQNR": damage.compared(found.table, "local", "sqnr", data),
         "Accumulated": damage.compared(found.table, "accumulated", "sqnr", data),
     }
@@ -185,14 +185,14 @@ def _what_if(found: Found, ticked: Sequence[str]) -> None:
 def _submit(spec: RunSpec) -> None:
     try:
         jobs.submit(spec, store.runs_dir())
-    except Refused as error:
+    except InvalidSpec as error:
         st.session_state["s-refused-run"] = str(error)
 
 
 def _job(spec: RunSpec) -> Job | None:
     try:
         return jobs.status(spec.key, store.runs_dir())
-    except Refused:
+    except InvalidSpec:
         return None
 
 
@@ -217,7 +217,7 @@ def _answer(found: Found, entry: Entry, ticked: Sequence[str]) -> None:
         st.markdown(f"**With {_layers(ticked)} in float** · {verdict(base, other)}")
         try:
             st.markdown(pairs(found, entry))
-        except Refused as error:
+        except InvalidSpec as error:
             st.warning(str(error), icon=":material/broken_image:")
         st.caption(f"{answers.source_line(other)}.")
         with st.container(horizontal=True):
@@ -248,7 +248,7 @@ def pairs(found: Found, entry: Entry) -> str:
     """How many of the same images each run alone has right, and whether chance explains it.
 
     Raises:
-        Refused: predictions are missing, damaged, or of other images.
+        InvalidSpec: predictions are missing, damaged, or of other images.
     """
     base, other = found.view.record, entry.record
     runs: Mapping[str, Any] = {

@@ -11,7 +11,7 @@ from typing import Any
 import streamlit as st
 
 from qlib import store
-from qlib.core.records import Refused, RunRecord
+from qlib.core.records import InvalidSpec, RunRecord
 from qlib.sensitivity import profile
 from qlib.ui.shared import address, bar, resolve, state
 from qlib.ui.shared.resolve import Choice, entry_for, layers_of
@@ -60,7 +60,7 @@ def view(*, layers: bool = True, data: bool = False) -> View | None:
         names = layers_of(record) if layers else []
         first = _first_layer(siblings) if layers else None
         problem = ""
-    except Refused as error:
+    except InvalidSpec as error:
         record, names, first, problem = choice.entry.record, [], None, str(error)
     layer, said = resolve.nearest_layer(asked.get("layer"), names, first) if names else ("", "")
     shown = asked["d"] if asked.get("d") in bar.DATA else "test"
@@ -135,7 +135,7 @@ def _first_layer(siblings: Sequence[store.Entry]) -> str | None:
     entry = entry_for(siblings, "nearest", "W4A4") or siblings[0]
     try:
         return resolve.worst_layer(state.layers(entry.folder))
-    except Refused:
+    except InvalidSpec:
         return None
 
 
@@ -192,7 +192,7 @@ def change(key: str, value: str, known: Sequence[store.Entry] | None = None) -> 
 def _names(choice: Choice) -> list[str]:
     try:
         return layers_of(state.record(choice.entry.folder))
-    except Refused:
+    except InvalidSpec:
         return []
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 from qlib.guide import findings
 from qlib.guide.findings import Finding
 from qlib.store import Entry
@@ -49,16 +49,16 @@ def _all(entry: Entry) -> list[Finding]:
     """Every file is read if it can be; rules pass over what is missing."""
     try:
         record = state.record(entry.folder)
-    except Refused:
+    except InvalidSpec:
         return []
     parts: dict[str, Any] = {}
     for name, read in (("hist", state.hist), ("preds", state.preds)):
-        with suppress(Refused):
+        with suppress(InvalidSpec):
             parts[name] = read(entry.folder)
-    with suppress(Refused):
+    with suppress(InvalidSpec):
         analysed = context.profile_of(record)
         parts["profile"] = state.profile(analysed.folder) if analysed else ()
-    with suppress(Refused):
+    with suppress(InvalidSpec):
         measured = state.noise_of(record.spec)
         parts["noise"] = state.noise(measured.folder) if measured else None
     return findings.of(record, **parts)

@@ -1,6 +1,5 @@
 """What all pages share: style, sidebar, the navigation's list, and the head of a page."""
 
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pandas as pd
@@ -8,12 +7,12 @@ import streamlit as st
 from streamlit.navigation.page import Page
 
 from qlib import jobs, store
-from qlib.core.records import Refused
+from qlib.core.paths import ASSETS
+from qlib.core.records import InvalidSpec
 from qlib.ui.shared import address, bar, state
 from qlib.ui.shared.glossary import word
 from qlib.ui.shared.timeline import span
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
 ICON = str(ASSETS / "icon.svg")
 POLL = 4.0  # seconds between looks at the queue from a page that shows no job
 
@@ -99,7 +98,7 @@ def sidebar(path: str) -> None:
 def _live() -> list[jobs.Job]:
     try:
         return [job for job in jobs.list_jobs(store.runs_dir()) if not job.over]
-    except Refused:  # the runs folder cannot be written: there is no queue to show
+    except InvalidSpec:  # the runs folder cannot be written: there is no queue to show
         return []
 
 

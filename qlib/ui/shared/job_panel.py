@@ -9,7 +9,7 @@ from contextlib import suppress
 import streamlit as st
 
 from qlib import jobs, store
-from qlib.core.records import Refused, RunSpec
+from qlib.core.records import InvalidSpec, RunSpec
 from qlib.jobs import Job
 
 EVERY = 1.0  # seconds between looks at a running job
@@ -22,7 +22,7 @@ MEASUREMENT = {  # how one that did not finish ended
 
 def known(spec: RunSpec) -> Job | None:
     """The job of a specification, if one was ever started and is still known."""
-    with suppress(Refused):
+    with suppress(InvalidSpec):
         return jobs.status(spec.key, store.runs_dir())
     return None
 
@@ -53,7 +53,7 @@ def submit(spec: RunSpec, prefix: str) -> None:
     """Queue a job; a refusal is kept for `refusal`."""
     try:
         jobs.submit(spec, store.runs_dir())
-    except Refused as error:
+    except InvalidSpec as error:
         st.session_state[f"{prefix}-refused"] = str(error)
 
 
@@ -80,5 +80,5 @@ def bar(job: Job, share: float, text: str, prefix: str, *, lost: str) -> None:
 
 
 def _cancel(key: str) -> None:
-    with suppress(Refused):  # it ended, or its folder went, between the look and the click
+    with suppress(InvalidSpec):  # it ended, or its folder went, between the look and the click
         jobs.cancel(key, store.runs_dir())

@@ -8,14 +8,14 @@ from typing import Any
 
 import streamlit as st
 
-from qlib.core.records import Refused
+from qlib.core.paths import PAGES
+from qlib.core.records import InvalidSpec
 from qlib.guide import facts, lessons
 from qlib.guide.lessons import Lesson, Step, Told
 from qlib.store import Entry
 from qlib.ui.shared import address, context, per_width, resolve, state
 from qlib.ui.shared.answers import bits_label
 
-PAGES = Path(__file__).resolve().parents[2] / "pages"
 A_ROW = 4  # cards of the list
 FOLLOW = "pages/0_Lesson.py"  # the address that leads to a step
 PARTS = {"titles": ".js-plotly-plot .g-gtitle"}  # what can be hidden and is no element of its own
@@ -137,7 +137,7 @@ def card() -> None:
             return
         try:
             _body(lessons.tell(step, _facts(step)), guess)
-        except Refused as error:
+        except InvalidSpec as error:
             st.caption(f"This step cannot be told from the runs that are stored here. {error}")
 
 
@@ -199,24 +199,24 @@ def _of(params: Mapping[str, str]) -> dict[str, Any]:
     """The numbers of the run that these address parameters show.
 
     Raises:
-        Refused: there is no such run, or it cannot be read.
+        InvalidSpec: there is no such run, or it cannot be read.
     """
     known = per_width.entries(context.entries())
     choice = resolve.choose(params, known, state.titles())
     if choice is None or choice.notes:
-        raise Refused(" ".join(choice.notes) if choice else "There is no stored run.")
+        raise InvalidSpec(" ".join(choice.notes) if choice else "There is no stored run.")
     record = state.record(choice.entry.folder)
     if other := _width(choice.entry, params.get("b"), known):
         record = replace(other.record, layers=record.layers)
     hist: Mapping[str, Any] = {}
-    with suppress(Refused):
+    with suppress(InvalidSpec):
         hist = state.hist(choice.entry.folder)
     rows = []
-    with suppress(Refused):
+    with suppress(InvalidSpec):
         analysed = context.profile_of(record)
         rows = state.profile(analysed.folder) if analysed else []
     noise = None
-    with suppress(Refused):
+    with suppress(InvalidSpec):
         measured = state.noise_of(record.spec)
         noise = state.noise(measured.folder) if measured else None
     layer = params.get("layer", "")

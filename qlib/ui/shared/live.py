@@ -11,7 +11,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from qlib import live
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 from qlib.live import Answer, Bits, Live
 from qlib.store import Entry
 
@@ -36,7 +36,7 @@ def answer(
         images: "shown" (the first 12 held-out ones), "test" (all: with their top-1), or positions.
 
     Raises:
-        Refused: in one sentence, why there is no answer.
+        InvalidSpec: in one sentence, why there is no answer.
     """
     asker = st.session_state.setdefault("live-asker", uuid.uuid4().hex)
     shared().start(entry.folder)
@@ -96,7 +96,7 @@ def _ready(entry: Entry) -> tuple[bool, str]:
         if network.alive:
             network.start(entry.folder)  # another run than before, perhaps
         ready = network.opened(entry.folder, SOON if network.warm else 0.0) is not None
-    except Refused as error:
+    except InvalidSpec as error:
         return False, str(error)
     refused = st.session_state.pop("live-refused", "The live network does not run.")
     return ready, "" if network.alive else refused
@@ -111,7 +111,7 @@ def _turned(entry: Entry, turned: Callable[[], Entry] | None) -> None:
 def _start(entry: Entry) -> None:
     try:
         shared().start(entry.folder)
-    except Refused as error:
+    except InvalidSpec as error:
         st.session_state["live-refused"] = str(error)
 
 
@@ -121,7 +121,7 @@ def _watch(entry: Entry | None) -> None:
         return
     try:
         done = shared().opened(entry.folder) is not None
-    except Refused:
+    except InvalidSpec:
         done = True  # the page says why
     stage = shared().stage
     if done or stage is None:

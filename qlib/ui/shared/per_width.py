@@ -21,7 +21,7 @@ def entries(known: Sequence[Entry]) -> list[Entry]:
 def side(record: RunRecord, preds: Mapping[str, Any]) -> str:
     """Which guesses of ``preds.npz`` are those of this width: ``w3``, or ``quant``."""
     name = f"w{record.spec.act_bits}"
-    return name if record.widths and f"{name}_top5" in preds else "quant"
+    return name if record.bit_widths and f"{name}_top5" in preds else "quant"
 
 
 def is_other(entry: Entry) -> bool:
@@ -31,7 +31,7 @@ def is_other(entry: Entry) -> bool:
 
 def at_other(record: RunRecord) -> bool:
     """The same of a record."""
-    return bool(record.widths) and "top1_nearest" not in record.metrics
+    return bool(record.bit_widths) and "top1_nearest" not in record.metrics
 
 
 def _contrast(entry: Entry) -> bool:
@@ -41,7 +41,7 @@ def _contrast(entry: Entry) -> bool:
 def _others(entry: Entry) -> list[Entry]:
     spec = entry.record.spec
     own = spec.weight_bits, spec.act_bits
-    rows = [r for r in entry.record.widths if r["weight_bits"] == r["act_bits"]]
+    rows = [r for r in entry.record.bit_widths if r["weight_bits"] == r["act_bits"]]
     return [
         replace(entry, record=_at(entry.record, row))
         for row in rows

@@ -9,7 +9,7 @@ import streamlit as st
 
 from qlib import jobs, store
 from qlib.core.params import params
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 from qlib.core.registry import discover
 from qlib.jobs import Job
 from qlib.plots.reconstruction import loss_curve
@@ -39,7 +39,7 @@ def find(key: str | None) -> tuple[Job | None, str]:
     for folder in (store.runs_dir(), store.demo_dir()):
         try:
             return jobs.status(key, folder), ""
-        except Refused:
+        except InvalidSpec:
             continue
     return None, f"There is no run `{key}` here any more. Choose settings below to make one."
 
@@ -59,7 +59,7 @@ def answer(job: Job | None) -> str:
         return analyses.answer(job.spec)
     try:
         record = store.load(job.run_dir)
-    except Refused:
+    except InvalidSpec:
         return ""
     title = state.titles().get(record.spec.method, record.spec.method)
     return answers.start_answer(record, title)
@@ -105,7 +105,7 @@ def _header(job: Job) -> None:
 
 
 def _cancel(key: str) -> None:
-    with suppress(Refused):  # it ended, or its folder went, between the look and the click
+    with suppress(InvalidSpec):  # it ended, or its folder went, between the look and the click
         jobs.cancel(key, store.runs_dir())
 
 
@@ -199,7 +199,7 @@ def _done(job: Job) -> None:
         return
     try:
         record = store.load(folder)
-    except Refused as error:
+    except InvalidSpec as error:
         st.error(str(error), icon=":material/broken_image:")
         return
     cards.result(record)

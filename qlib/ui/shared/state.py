@@ -105,7 +105,7 @@ def record(folder: Path) -> RunRecord:
     """A run's record with its rows of ``layers.csv``; read only.
 
     Raises:
-        Refused: missing or damaged; the file is named.
+        InvalidSpec: missing or damaged; the file is named.
     """
     return _read(folder, "layers.csv", store.load)
 

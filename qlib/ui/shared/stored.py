@@ -80,7 +80,7 @@ def _methods(runs: Sequence[RunRecord], now: Mapping[str, str]) -> dict[str, str
     titles, best = state.titles(), resolve.best(runs, now["b"])
     shown = {"nearest": "Round to nearest", best: f"Best: {titles.get(best, best)}"}
     shown.setdefault(now["q"], "")
-    many = [r.spec.method for r in runs if r.widths and r.spec.method not in shown]
+    many = [r.spec.method for r in runs if r.bit_widths and r.spec.method not in shown]
     if len(shown) < 3:
         shown |= dict.fromkeys(many[:1], "")
     if len(shown) > 2:  # three stand in a row only while their names are short

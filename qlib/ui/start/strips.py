@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qlib.core.records import Refused, RunRecord
+from qlib.core.records import InvalidSpec, RunRecord
 from qlib.live import Answer
 from qlib.plots.shared import prediction_strip
 from qlib.plots.shared.prediction_strip import PredictionStrip
@@ -38,7 +38,7 @@ def pictures(entries: Sequence[Entry], entry: Entry) -> Pictures:
     """The same for every run of a model on these test images, at every width.
 
     Raises:
-        Refused: the predictions of ``entry`` are missing or damaged.
+        InvalidSpec: the predictions of ``entry`` are missing or damaged.
     """
     runs, pixels, mine = [], {}, entry.record
     for other in {e.key: e for e in entries}.values():
@@ -48,7 +48,7 @@ def pictures(entries: Sequence[Entry], entry: Entry) -> Pictures:
             continue
         try:
             arrays = state.preds(other.folder)
-        except Refused:
+        except InvalidSpec:
             if other.key == entry.key:
                 raise
             continue
@@ -61,7 +61,7 @@ def strip(entry: Entry, shown: Pictures, answer: Answer | None = None) -> Predic
     """The six pictures with this run's guesses: those of ``answer``, or else the stored ones.
 
     Raises:
-        Refused: the run's predictions are missing or damaged.
+        InvalidSpec: the run's predictions are missing or damaged.
     """
     return _strip(entry, shown, shown.chosen, answer)
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import streamlit as st
 
-from qlib.core.records import Refused
+from qlib.core.records import InvalidSpec
 from qlib.live import Answer, Superseded
 from qlib.plots.shared.guesses import Picture
 from qlib.plots.shared.prediction_strip import PredictionStrip
@@ -51,7 +51,7 @@ def _of_many_widths(known: Sequence[Entry], shown: Entry) -> Entry | None:
     """The run of the shown one's backbone whose bit-width can be switched: the shown one first."""
     model = shown.record.spec.model
     return next(
-        (e for e in (shown, *known) if e.record.widths and e.record.spec.model == model), None
+        (e for e in (shown, *known) if e.record.bit_widths and e.record.spec.model == model), None
     )
 
 
@@ -67,7 +67,7 @@ def _asked(entry: Entry, shown: Pictures) -> Answer | None:
         return live.answer(entry, spec.act_bits, shown.asked, spec.weight_bits)
     except Superseded:
         return None  # this visitor has moved on: the page runs again already
-    except Refused as error:
+    except InvalidSpec as error:
         live.failed(entry, str(error))
         return None
 
@@ -76,7 +76,7 @@ def _said(entry: Entry, answer: Answer) -> None:
     spec = entry.record.spec
     title = state.titles().get(spec.method, spec.method)
     how = f"one {title} network, switched to {spec.weight_bits} bits"
-    if not entry.record.widths:
+    if not entry.record.bit_widths:
         how = f"the stored {title} run of {spec.weight_bits} bits"
     st.badge("computed now", icon=":material/bolt:", color="green")
     images = f"{len(answer.images)} images, here and below, in {1000 * answer.seconds:.0f} ms"
