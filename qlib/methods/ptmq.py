@@ -128,7 +128,8 @@ class PTMQ(Method):
         unit.replace_weights(self._soft)
         mixed = Mixing(
             unit, groups, self.shares, self.case, self.quant_prob, self.distil_middle,
-            self.distil_low, self.detach, self.batch, data.generator, alone=self.compared == "one width",
+            self.distil_low, self.detach, self.batch, data.generator,
+            alone=self.compared == "one width",
         )  # fmt: skip
         with mixing(mixed, drop_inside=self.drop_inside):
             reconstruct(

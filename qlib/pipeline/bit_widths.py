@@ -27,7 +27,8 @@ def measured(
 
     Returns:
         rows of `RunRecord.bit_widths`, and the logits of each activation width, ``w8`` and so on
-        (with         equal weight bits, where these can be switched too). Both empty for a network of one width.
+        (with equal weight bits, where these can be switched too). Both empty for a network of one
+        width.
     """
     model, rows, logits = experiment.model, [], {}
     with switching.keeping(model):
