@@ -37,7 +37,7 @@ from qlib.core.registry import discover
 KINDS = {
     "AdaRound": Kind("adaround", unit="layer"),
     "BRECQ, weights": Kind("brecq", {"acts": "after", "act_steps": 0}),
-    "QDrop, keep 1": Kind("qdrop", {"quant_prob": 1.0}),
+    "QDrop, quant_prob 1": Kind("qdrop", {"quant_prob": 1.0}),
     "QDrop": Kind("qdrop"),
     "QDrop, bfloat16": Kind("qdrop", arithmetic=torch.bfloat16),
     "FlexRound": Kind("flexround"),

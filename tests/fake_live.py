@@ -25,12 +25,12 @@ WIDTHS, BATCHES = (2, 3, 4), 4
 class Network:
     """Class = position + bits; the whole test set are ``BATCHES`` images, one a batch."""
 
-    widths, units, shown = WIDTHS, {"one": 4, "two": 4}, (0, 1)
+    bit_widths, units, shown = WIDTHS, {"one": 4, "two": 4}, (0, 1)
 
     def __init__(self, desk: Desk, pause: float = 0.0) -> None:
         self.desk, self.pause, self.bits = desk, pause, 4
 
-    def choose(self, bits: object, weights: object) -> None:
+    def set_bits(self, bits: object, weights: object) -> None:
         if isinstance(bits, int) and bits not in WIDTHS:
             raise InvalidSpec(f"There are no {bits} bits.")
         self.bits = sum(bits.values()) if isinstance(bits, dict) else bits

@@ -94,7 +94,7 @@ def write(folder: Path, spec: RunSpec | None = None, *, equal: bool = False, **c
     own = next(r for r in table if (r["weight_bits"], r["act_bits"]) == (4, 4))
     metrics = record.metrics | {k: v for k, v in own.items() if not k.endswith("_bits")}
     metrics["stored_mb"] = 6 * PARAMS * 33 / 8e6 + 0.01
-    made = replace(record, metrics=metrics, widths=table, blocks=blocks(), **changes)
+    made = replace(record, metrics=metrics, bit_widths=table, blocks=blocks(), **changes)
     store.write_record(made, out)
     _guesses(out, made)
     return out

@@ -58,7 +58,7 @@ def run(of: RunSpec, report: Report, folder: Path, known: object = ()) -> RunRec
         time.sleep(pause)
         if of.analysis:
             at = (f"blocks.{step}", step, steps)
-            report(Event("profile", *at, loss=1 / step, note="only both"))
+            report(Event("profile", *at, loss=1 / step, note="alone both"))
         else:
             report(Event("reconstruct", "blocks.0", 1, 1, step, steps, loss=1 / step))
     fault = of.settings.get("fault")

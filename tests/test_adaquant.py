@@ -125,7 +125,7 @@ def test_limits_hold_while_it_is_learned() -> None:
 
 def test_zero_of_a_symmetric_grid_is_not_learned() -> None:
     made = Shifted.from_nearest(Uniform.fit(weights(), GRIDS["symmetric"], Mse()), weights())
-    assert made.learnable()["zero"] == []
+    assert made.learnable()["zero_point"] == []
 
 
 # --- the bias's correction
@@ -204,7 +204,7 @@ def test_each_rate_moves_its_own_part() -> None:
             parts |= {"shift"} if now.shift.any() else set()
             parts |= {"weight_scale"} if not torch.equal(now.scale, then.scale) else set()
             parts |= {"bias"} if layer.correction.added.any() else set()
-            parts |= {"zero"} if not torch.equal(now.zero_point, then.zero_point) else set()
+            parts |= {"zero_point"} if not torch.equal(now.zero_point, then.zero_point) else set()
         return parts | ({"act_scale"} if not same(scales(model), scales(nearest)) else set())
 
     assert moved(lr=0.01) == {"shift"}

@@ -120,7 +120,7 @@ def test_another_cell_of_the_map_is_told(opened, many):
     assert before["said"].startswith("W4A4 · PTMQ")
     choose_cell(page, 5, 0, "W8A3")
     assert "b=W8A3" in page.url
-    (row,) = (r for r in many.widths if (r["weight_bits"], r["act_bits"]) == (8, 3))
+    (row,) = (r for r in many.bit_widths if (r["weight_bits"], r["act_bits"]) == (8, 3))
     after = looks(page)
     assert after["numbers"]["Top-1, W8A3"] == f"{row['top1']:.1f} %" and after["wrong"] == 0
     assert after["said"].startswith(f"W8A3 · PTMQ · top-1 {row['top1']:.1f} %")

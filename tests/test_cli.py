@@ -136,7 +136,7 @@ def test_every_option_of_the_contract_is_understood() -> None:
         "--weight-bits 3 --act-bits 8 --edge-layers same --placement boundary "
         "--weight-observer minmax --act-observer percentile --calib 64 --calib-data digits "
         "--test 100 --seed 7 --device cuda --granularity tensor --symmetric-weights "
-        "--symmetric-acts --threads 2 --set steps=500 --set keep=0.25 --runs DIR --json "
+        "--symmetric-acts --threads 2 --set steps=500 --set quant_prob=0.25 --runs DIR --json "
         "--keep-float head --keep-float blocks.0.attn.qkv --tune-norms --tune-biases 40 "
         "--calib-choice balanced --precision bfloat16"
     )

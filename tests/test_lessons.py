@@ -356,6 +356,6 @@ def test_steps_open(lesson, place, monkeypatch, tmp_path):
     assert f"step {place + 1} of {len(lesson.steps)}" in said(at)
     unknown = {key for key in step.set if key not in at.session_state} - {"run", "present", "hide"}
     assert not unknown - ({"layer", "d", "m", "q", "b"} & set(at.query_params))
-    source = "".join(p.read_text() for d in ("pages", "qlib/ui") for p in (ROOT / d).glob("*.py"))
+    source = "".join(p.read_text() for d in ("pages", "qlib/ui") for p in (ROOT / d).rglob("*.py"))
     for key in step.hide:
         assert f'"{key}' in source, f"nothing has the key {key}"

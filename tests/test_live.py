@@ -88,7 +88,7 @@ def gone(pid: int, patience: float = 10.0) -> bool:
 @pytest.mark.parametrize("bits", [5, 3, 4, {"blocks.0": 5, "blocks.3": 3, "head": 8}, None])
 def test_answers_are_the_librarys_own_bit_for_bit(real, here, runs, bits):
     network = here["many"]
-    network.choose(bits)
+    network.set_bits(bits)
     logits = network.predict(network.model, "here")
     classes, probs = best(logits)
     found = real.ask(runs["many"], bits, "test")
@@ -114,7 +114,7 @@ def test_answers_are_those_that_the_run_stored(real, runs):
 
 def test_weights_can_have_a_width_of_their_own(real, here, runs):
     network = here["many"]
-    network.choose(5, 3)
+    network.set_bits(5, 3)
     probs = network.guess(network.shown)[1]
     assert np.array_equal(real.ask(runs["many"], 5, weights=3).prob, probs.numpy())
 
@@ -147,8 +147,8 @@ def test_what_is_not_there_is_refused_in_one_sentence(real, runs, question, said
 
 def test_a_run_of_one_width_answers_that_one(real, runs):
     real.start(runs["single"])
-    assert real.opened(runs["single"], 60).widths == ()
-    assert real.opened(runs["many"], 60).widths == (3, 4, 5)
+    assert real.opened(runs["single"], 60).bit_widths == ()
+    assert real.opened(runs["many"], 60).bit_widths == (3, 4, 5)
     stored = store.load_preds(runs["single"])
     found = real.ask(runs["single"], 4, weights=3)
     assert np.allclose(found.prob, stored["quant_prob"][:12], atol=2e-3)

@@ -231,7 +231,7 @@ def masks_drawn(monkeypatch: pytest.MonkeyPatch, keep: float) -> list[tuple[int,
         return mask
 
     monkeypatch.setattr(KeepMask, "like", counted)
-    applied("qdrop", placement="boundary", steps=2, keep=keep)
+    applied("qdrop", placement="boundary", steps=2, quant_prob=keep)
     return drawn
 
 

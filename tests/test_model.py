@@ -256,7 +256,7 @@ def test_units_cover_every_layer_once_and_run_one_by_one(family: str) -> None:
 
 def test_only_the_distilled_network_is_no_chain() -> None:
     """Its two heads read the same tensor; all others carry one boundary forward."""
-    assert [f for f in FAMILIES if not of_family(f).chain] == ["deit"]
+    assert [f for f in FAMILIES if not of_family(f).is_sequential] == ["deit"]
 
 
 class Skipping(nn.Module):

@@ -544,7 +544,7 @@ def spoil(folder: Path, how: str) -> str:
         return f"{spec.key}/run.json is damaged or cut off"
     if how == "unknown version":
         (run / "run.json").write_text(json.dumps(body | {"format": 99}))
-        return "has format 99, and this version reads format 1"
+        return "has format 99, and this version reads format 2"
     if how == "no layers":
         (run / "layers.csv").unlink()
         return f"{spec.key}/layers.csv is missing"

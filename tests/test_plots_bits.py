@@ -22,7 +22,7 @@ def many(tops, **settings) -> RunRecord:
         {"weight_bits": b, "act_bits": b} | record("ptmq", b, top1).metrics
         for b, top1 in tops.items()
     ]
-    made = record("ptmq", 4, tops[4], widths=rows)
+    made = record("ptmq", 4, tops[4], bit_widths=rows)
     return replace(made, spec=replace(made.spec, settings=settings))
 
 

@@ -121,9 +121,9 @@ def test_events_tell_what_is_there_so_far(tmp_path: Path) -> None:
         log(Event("load", "digits-vit"))
         log(Event("profile"))
         log(Event("profile", "", 1, 9, loss=0.0, note="all none"))
-        log(Event("profile", "head", 2, 9, 32, 128, note="only both"))  # in the middle
-        log(Event("profile", "head", 2, 9, loss=0.25, note="only both"))
-        log(Event("profile", "stem", 3, 9, loss=math.inf, note="only both"))
+        log(Event("profile", "head", 2, 9, 32, 128, note="alone both"))  # in the middle
+        log(Event("profile", "head", 2, 9, loss=0.25, note="alone both"))
+        log(Event("profile", "stem", 3, 9, loss=math.inf, note="alone both"))
         assert len(store.events(tmp_path)) == 5
         found = profile.partial(tmp_path)
     assert [(r["mode"], r["split"], r["layer"], r["kl"]) for r in found] == [

@@ -52,10 +52,10 @@ def at_each(model: QuantModel) -> dict[int, Tensor]:
 
 
 @pytest.mark.parametrize("placement", ["inputs", "boundary"])
-@pytest.mark.parametrize("quant_prob", [0.5, 1.0])
+@pytest.mark.parametrize("keep", [0.5, 1.0])
 def test_one_width_is_qdrop_to_the_bit(placement: str, keep: float) -> None:
-    one = applied("qdrop", placement=placement, steps=25, keep=keep)
-    two = applied("ptmq", placement=placement, steps=25, keep=keep, lowest=4, highest=4)
+    one = applied("qdrop", placement=placement, steps=25, quant_prob=keep)
+    two = applied("ptmq", placement=placement, steps=25, quant_prob=keep, lowest=4, highest=4)
     assert torch.equal(answers(one), answers(two))
     assert all(torch.equal(codes(one)[n], codes(two)[n]) for n in codes(one))
     assert all(torch.equal(scales(one)[n], scales(two)[n]) for n in scales(one))
@@ -99,7 +99,7 @@ def test_float_inputs_alone_when_nothing_is_kept() -> None:
 
 
 def _mixing(features: dict[int, Tensor], clean: Tensor, **changes: object) -> Mixing:
-    unit = SimpleNamespace(at=features, float_inputs=clean, boundary=None, channels=4,
+    unit = SimpleNamespace(inputs_by_bits=features, float_inputs=clean, boundary=None, channels=4,
                            targets=clean)  # fmt: skip
     asked = {
         "groups": ((3,), (5,), (8,)), "shares": (0.5, 0.25, 0.25), "case": "three",
@@ -346,7 +346,7 @@ def test_nested_weights_come_from_integers_bits_and_steps_alone() -> None:
             low = (grid.scheme.qmin - grid.zero_point).to(torch.int64)
             high = (grid.scheme.qmax - grid.zero_point).to(torch.int64)
             want = torch.minimum(torch.maximum(shifted, low), high) * grid.scale
-            assert torch.equal(q.choose(bits)(layer.weight), want)
+            assert torch.equal(q.set_bits(bits)(layer.weight), want)
 
 
 # --- storage

@@ -109,9 +109,10 @@ def test_a_record_goes_both_ways_and_tells_its_format() -> None:
     assert RunRecord.from_json(body, record.layers) == record
     assert RunRecord.from_json(body | {"later": 1}).layers == []
     for body, words in (
-        ({}, "has format None, and this version reads format 1"),
+        ({}, "has format None, and this version reads format 2"),
         ([], "has format None"),
-        ({"format": 2}, "has format 2"),
+        ({"format": 99}, "has format 99"),
+        ({"format": 1}, r"comes from an earlier version \(format 1"),
         ({"format": FORMAT}, r"run.json is incomplete: 'spec'"),
         ({"format": FORMAT, "spec": SPEC.to_json()}, "is incomplete: .*metrics"),
     ):

@@ -100,7 +100,7 @@ DAMAGE = {
     "no record": (lambda f: (f / "run.json").unlink(), "run.json is missing"),
     "no layers": (lambda f: (f / "layers.csv").unlink(), "layers.csv is missing"),
     "cut record": (_cut("run.json"), "run.json is damaged or cut off; delete the folder or run"),
-    "newer": (_newer, "has format 99, and this version reads format 1"),
+    "newer": (_newer, "has format 99, and this version reads format 2"),
     "strange": (_strange, "has format None"),
     "field": (_unknown_field, "unknown fields: colour"),
 }

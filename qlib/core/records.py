@@ -41,7 +41,6 @@ class RunSpec:
         "How the first and the last layer are treated; papers differ.",
         choices=("8-bit", "same", "float"),
     )
-    allocator: str = param("same", "Says which layer gets how many bits.")
     placement: str = param(
         "inputs",
         "Where activations are quantized: at each layer's input, or once where a tensor "
@@ -92,6 +91,7 @@ class RunSpec:
         "float32.",
         choices=("float32", "bfloat16"),
     )
+    allocator: str = param("same", "Says which layer gets how many bits.")
 
     @property
     def key(self) -> str:

@@ -51,7 +51,7 @@ class Answer:
 class Opened:
     """A loaded network: the widths and the units it can be switched by, none where it cannot."""
 
-    widths: tuple[int, ...]
+    bit_widths: tuple[int, ...]
     units: tuple[str, ...]
 
 
@@ -122,7 +122,7 @@ class Live:
             return None
         if slot.error:
             raise slot.error
-        return Opened(tuple(slot.answer["widths"]), tuple(slot.answer["units"]))
+        return Opened(tuple(slot.answer["bit_widths"]), tuple(slot.answer["units"]))
 
     def ask(
         self,

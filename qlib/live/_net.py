@@ -29,8 +29,7 @@ class Network:
 
     Raises:
         InvalidSpec: what the run names is not here any more, or the network does not give the
-            answers
-            that the run stored.
+            answers that the run stored.
     """
 
     def __init__(self, folder: Path, report: Report) -> None:

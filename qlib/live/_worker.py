@@ -113,10 +113,10 @@ class Desk:
 
     def _found(self, question: Message) -> Message:
         network, images = self._network(question["run"]), question["images"]
-        about = {"widths": network.widths, "units": [*network.units]}
+        about = {"bit_widths": network.bit_widths, "units": [*network.units]}
         if images is None:
             return about
-        network.choose(question["bits"], question["weights"])
+        network.set_bits(question["bits"], question["weights"])
         more: Message = {}
         if images == "test":
             self._now = question, network
@@ -161,7 +161,7 @@ class Desk:
         if self._short:
             while self._short:
                 self._answer(self._short.popleft())
-            network.choose(long["bits"], long["weights"])
+            network.set_bits(long["bits"], long["weights"])
 
 
 def main() -> None:

@@ -99,7 +99,7 @@ class Mixing:
         x, boundary = take(self.unit.inputs_by_bits[bits], at), self.unit.boundary
         if boundary is None or boundary.quantizer is None:
             return x
-        boundary.choose(bits)
+        boundary.set_bits(bits)
         return boundary.quantizer(x)
 
     def _output(self, bits: int, x: "Tensor") -> "Tensor":

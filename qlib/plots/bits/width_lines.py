@@ -168,7 +168,7 @@ def lines_of(
     cells: dict[str, dict[int, Mapping[str, Any]]] = {}
     for record in records:
         found, key = equal(record), line_key(record)
-        if found and (key not in named or record.bit_widths or not named[key].widths):
+        if found and (key not in named or record.bit_widths or not named[key].bit_widths):
             whole = {} if record.bit_widths else cells.get(key, {})
             named[key], cells[key] = record, whole | found
     made = []
