@@ -12,6 +12,7 @@ from benchmarks._steps import Subject, deit, resnet
 from qlib.core import fused
 from qlib.core.records import ignore
 from qlib.core.registry import discover
+from qlib.learning.walk import iter_units
 
 SUBJECTS = {
     "cifar10-resnet20, 1,024 images": lambda: resnet(images=1024),
@@ -67,7 +68,7 @@ def _cached(subject: Subject, by: str) -> float:
     """Inputs from both networks and targets, of the unit where they are largest."""
     data = subject.calibration()
     found = 0.0
-    for unit in data.iter_units(subject.model, by=by, weights=False, inputs=False):
+    for unit in iter_units(subject.model, data, by=by, weights=False, inputs=False):
         found = max(found, _megabytes((unit.inputs, unit.inputs, unit.targets)))
     return found
 

@@ -14,7 +14,9 @@ from qlib.core.functional import take
 from qlib.core.records import Event
 from qlib.core.registry import discover
 from qlib.core.scheme import PER_CHANNEL, BitPlan, Scheme
-from qlib.learning.calibration import Calibration, Unit
+from qlib.learning.calibration import Calibration
+from qlib.learning.units import Unit
+from qlib.learning.walk import iter_units
 from qlib.models._resnet import SmallResNet
 from qlib.network.blocks import find_blocks
 from qlib.network.model import QuantModel
@@ -173,7 +175,7 @@ def _float_passes(subject: Subject, by: str) -> dict[str, float]:
     data, model = subject.calibration(), subject.model
     return {
         unit.title: statistics.median(_passes(unit, subject.batch, data.generator))
-        for unit in data.iter_units(model, by=by, weights=False, inputs=False)
+        for unit in iter_units(model, data, by=by, weights=False, inputs=False)
         if subject.looks_at(unit.title)
     }
 

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from qlib.core.records import Event, InvalidSpec, ignore
 from qlib.core.scheme import PER_CHANNEL, PER_TENSOR, BitPlan, Granularity, Scheme
-from qlib.learning.calibration import Unit
+from qlib.learning.objective import OutputError
 from qlib.learning.tuning import tune_biases, tune_norms
+from qlib.learning.units import Unit
+from qlib.learning.walk import iter_units
 from qlib.network.model import QuantModel
 from qlib.network.points import BiasCorrection, QuantLayer
 from qlib.network.trace import removing
@@ -235,15 +237,15 @@ def test_layers_are_fitted_on_the_inputs_that_are_asked_for(
 ) -> None:
     """Sequential: for every image, the very input that the layer has in the finished network."""
     found: dict[str, Tensor] = {}
-    from qlib.learning import reconstruct as engine
+    from qlib.methods._gradient import fit as engine
 
     plain = engine.reconstruct
 
-    def watched(unit: Unit, **given: object) -> None:
+    def watched(unit: Unit, settings: object, *, objective: OutputError, **more: object) -> None:
         every = torch.arange(len(unit.targets))
-        fed = given["inputs"](every) if given["inputs"] else unit.inputs
+        fed = objective.inputs(every) if objective.inputs else unit.inputs
         found[unit.layer] = fed.clone()
-        plain(unit, **given)
+        plain(unit, settings, objective=objective, **more)
 
     monkeypatch.setattr(engine, "reconstruct", watched)
     model = applied("adaquant", steps=6, bits=(3, 3), inputs=how)
@@ -270,13 +272,13 @@ def test_a_shift_may_pass_the_two_levels_beside_a_weight() -> None:
     x = torch.randn(256, 1, generator=rng) + 0.3 * torch.randn(256, 2, generator=rng)
     model = QuantModel(net.requires_grad_(False), x[:2])
     data, layer = calibration(x), model.layers["1"]
-    for unit in data.iter_units(model, by="layer"):
+    for unit in iter_units(model, data, by="layer"):
         coarse = Uniform(torch.ones(1, 1), torch.zeros(1, 1), Scheme(3, symmetric=True))
         layer.weight_point.fill(Shifted.from_nearest(coarse, layer.weight))
-        from qlib.learning.reconstruct import Rate, reconstruct
+        from qlib.learning.reconstruct import FitSettings, Rate, reconstruct
 
-        reconstruct(unit, learn={"shift": Rate(0.02)}, steps=300, batch=64,
-                    generator=data.generator, report=ignore)  # fmt: skip
+        settings = FitSettings({"shift": Rate(0.02)}, steps=300, batch=64)
+        reconstruct(unit, settings, generator=data.generator, report=ignore)
     assert codes(model)["1"].tolist() == [[3, 3]]
 
 
@@ -393,7 +395,7 @@ def test_tuned_statistics_are_those_of_the_float_network_and_codes_stay(name: st
     tune_norms(model, data, ignore)
     assert same(codes(model), held)
     assert torch.equal(model(x), before)
-    for unit in data.iter_units(model, by="layer"):
+    for unit in iter_units(model, data, by="layer"):
         (layer,) = unit.weighted
         mean, spread = output_statistics(layer, unit.inputs)
         with model.quantized(weights=False, inputs=False):
@@ -439,7 +441,7 @@ def test_on_a_tensor_s_one_scale_only_the_mean_is_mended() -> None:
     method("nearest").apply(model, made, data, ignore)
     before = {n: m.weight_point.quantizer(m.weight) for n, m in model.weighted().items()}
     tune_norms(model, data, ignore)
-    for unit in data.iter_units(model, by="layer"):
+    for unit in iter_units(model, data, by="layer"):
         (layer,) = unit.weighted
         assert torch.equal(layer.weight_point(layer.weight), before[unit.layer])
         mean, _ = output_statistics(layer, unit.inputs)

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from qlib.core.functional import qparams
 from qlib.core.records import Event, InvalidSpec
 from qlib.core.scheme import BitPlan, Scheme
-from qlib.learning.calibration import Calibration, Unit
+from qlib.learning.calibration import Calibration
+from qlib.learning.fisher import output_gradients
+from qlib.learning.units import Unit
+from qlib.learning.walk import iter_units
 from qlib.network.model import QuantModel
 from qlib.observers.minmax import MinMax
 
@@ -53,7 +56,7 @@ def test_blocks_see_what_the_whole_network_shows(
     model, data = quantizable(placement), calibration()
     data.attach(model, plan(model, 3, 3))
     names = []
-    for unit in data.iter_units(model, weights=weights, inputs=inputs):
+    for unit in iter_units(model, data, weights=weights, inputs=inputs):
         names.append(unit.name)
         assert (unit.index, unit.of, unit.title) == (len(names), 4, unit.name)
         assert all(p.on == inputs for p in model.points.values())
@@ -79,7 +82,7 @@ def test_layers_see_what_the_whole_network_shows(family: str, weights: bool, inp
     data = calibration(None if family == "tiny" else images(family, 20))
     data.attach(model, plan(model, 3, 3))
     names = []
-    for unit in data.iter_units(model, by="layer", weights=weights, inputs=inputs):
+    for unit in iter_units(model, data, by="layer", weights=weights, inputs=inputs):
         names.append(unit.layer)
         assert (unit.index, unit.of) == (len(names), len(model.weighted()))
         assert list(unit.layers) == [unit.layer]
@@ -97,7 +100,7 @@ def test_change_to_a_unit_is_carried_on() -> None:
     """What a method does to a unit while it is visited shows in the inputs of the next."""
     model, data = quantizable(), calibration()
     data.attach(model, plan(model, 4, 4))
-    for unit in data.iter_units(model):
+    for unit in iter_units(model, data):
         near(unit.inputs, before_boundary(model, unit.name, data.images))
         for layer in unit.weighted:
             point = layer.weight_point
@@ -109,7 +112,7 @@ def test_change_to_a_unit_is_carried_on() -> None:
 def test_changes_inside_a_block_reach_its_next_layer() -> None:
     model, data = quantizable(), calibration()
     data.attach(model, plan(model, 4, 4))
-    for unit in data.iter_units(model, by="layer"):
+    for unit in iter_units(model, data, by="layer"):
         near(unit.inputs, before_boundary(model, unit.layer, data.images))
         (layer,) = unit.weighted
         layer.weight_point.fill(None)
@@ -122,7 +125,7 @@ def test_network_that_is_no_chain_is_run_from_the_images() -> None:
     data = calibration(x)
     data.attach(model, plan(model, 3, 3, "same"))
     names = []
-    for unit in data.iter_units(model):
+    for unit in iter_units(model, data):
         names.append(unit.name)
         near(unit.inputs, before_boundary(model, unit.name, x))
         with model.quantized(weights=False, inputs=False):
@@ -144,7 +147,7 @@ def unit_calls(depth: int) -> int:
     counted = Counter()
     for name, layer in model.weighted().items():
         layer.register_forward_hook(lambda *_, name=name: counted.update([name]))
-    for _ in data.iter_units(model):
+    for _ in iter_units(model, data):
         pass
     return sum(counted.values())
 
@@ -224,9 +227,9 @@ def test_mean_square_of_gradients_is_the_fisher_diagonal() -> None:
     draws = 4000
     model = QuantModel(torch_net, x[:2])
     data = Calibration(x.repeat_interleave(draws, 0), rng, MinMax(), MinMax(), batch=3000)
-    unit = next(data.iter_units(model))
+    unit = next(iter_units(model, data))
     assert unit.name == "1"
-    squares = data.output_gradients(model, unit).square().reshape(3, draws, 6).mean(1)
+    squares = output_gradients(unit, data).square().reshape(3, draws, 6).mean(1)
     hidden = torch_net[1](x)
     for i in range(3):
         p = torch_net[3](torch.tanh(hidden[i])).softmax(0)
@@ -242,7 +245,7 @@ def test_mean_gradient_is_zero_and_follows_the_generator() -> None:
     for seed in (1, 1, 2):
         data = Calibration(x, torch.Generator().manual_seed(seed), MinMax(), MinMax(), batch=2000)
         with torch.no_grad():
-            found.append(data.output_gradients(model, next(data.iter_units(model))))
+            found.append(output_gradients(next(iter_units(model, data)), data))
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
     mean = found[0].reshape(2, 3000, 6).mean(1)
@@ -256,7 +259,7 @@ def test_gradients_by_finite_differences_when_the_prediction_is_certain() -> Non
     net[3].bias[2] += 0.0
     model = QuantModel(net, x[:2])
     data = Calibration(x, torch.Generator(), MinMax(), MinMax())
-    got = data.output_gradients(model, next(data.iter_units(model)))
+    got = output_gradients(next(iter_units(model, data)), data)
     assert got.shape == (4, 6)
     assert got.abs().max() < 1e-6  # certain of class 2: nothing to gain
 
@@ -271,9 +274,9 @@ def test_gradients_of_a_network_that_is_no_chain() -> None:
     net.stem.bias += 3
     model = QuantModel(net, x[:2], BLOCKS)
     data = calibration(x)
-    unit = [u for u in data.iter_units(model) if u.name == "two"][0]  # noqa: RUF015 (walk to the end)
+    unit = [u for u in iter_units(model, data) if u.name == "two"][0]  # noqa: RUF015 (walk to the end)
     try:
-        got = data.output_gradients(model, unit)
+        got = output_gradients(unit, data)
     except InvalidSpec:
         return
     stem = net.stem(x)
@@ -295,7 +298,7 @@ def test_gradients_of_a_network_that_is_no_chain() -> None:
 def test_unit_knows_its_quantizers_and_channels() -> None:
     model, data = quantizable("boundary"), calibration()
     data.attach(model, plan(model))
-    units = {unit.name: unit for unit in data.iter_units(model)}
+    units = {unit.name: unit for unit in iter_units(model, data)}
     assert [units[n].channels for n in ("stem", "one", "two", "fc")] == [8, 8, 12, 5]
     one: Unit = units["one"]
     assert len(one.weighted) == 2
@@ -308,7 +311,7 @@ def test_points_that_are_out_of_use_are_not_learned() -> None:
     model, data = quantizable("boundary"), calibration()
     full = plan(model)
     data.attach(model, BitPlan(full.weights, {}))
-    unit = list(data.iter_units(model))[1]
+    unit = list(iter_units(model, data))[1]
     assert model.layers["one.conv1"].input_point not in unit.points()
     assert len(unit.quantizers()) == 2
 

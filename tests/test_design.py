@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from qlib.core.records import InvalidSpec, ignore
 from qlib.core.registry import discover
-from qlib.learning.calibration import Unit
+from qlib.learning.fisher import output_gradients
+from qlib.learning.units import BlockUnit, Unit
+from qlib.learning.walk import iter_units
 from qlib.methods._gradient.design import ERRORS, OPTIMIZERS, UNITS, VARIABLES, Design
 from qlib.methods._gradient.losses import angle, divergence
 from qlib.methods.custom import Custom
@@ -213,7 +215,7 @@ def test_importance_is_what_the_error_owes_to_a_rounding() -> None:
     model, data = quantizable(), calibration()
     model.layers["stem"].layer.weight[0].zero_()
     data.attach(model, plan(model, 2, 8, "same"))
-    unit = next(data.iter_units(model))
+    unit = next(iter_units(model, data))
     with model.quantized(weights=True, inputs=True), torch.no_grad():
         (owed,) = _owed(unit.weighted, unit, data)
         (layer,) = unit.weighted
@@ -254,9 +256,9 @@ def test_a_stage_computes_what_its_units_do_one_by_one(family: str, placement: s
     model = QuantModel(net, x[:2], find_blocks(net), placement)
     data = calibration(x)
     data.attach(model, plan(model, 4, 4))
-    blocks = {unit.name: (unit.inputs, unit(unit.inputs)) for unit in data.iter_units(model)}
+    blocks = {unit.name: (unit.inputs, unit(unit.inputs)) for unit in iter_units(model, data)}
     several = 0
-    for unit in data.iter_units(model, by="stage"):
+    for unit in iter_units(model, data, by="stage"):
         first, last = unit.span[0], unit.span[-1]
         assert torch.equal(unit.inputs, blocks[first][0])
         torch.testing.assert_close(unit(unit.inputs), blocks[last][1])
@@ -282,7 +284,7 @@ def test_every_unit_is_fitted_and_all_layers_are_learned(unit: str) -> None:
 def test_the_whole_network_is_fitted_to_its_answers() -> None:
     model, data = quantizable(), calibration()
     data.attach(model, plan(model, 2, 4))
-    (unit,) = data.iter_units(model, by="network")
+    (unit,) = iter_units(model, data, by="network")
     with model.quantized(weights=False, inputs=False):
         assert torch.equal(unit.targets, model(data.images))
     assert len(unit.points()) == len(model.points)
@@ -310,7 +312,7 @@ def test_mixed_without_activations_lies_between_both_networks() -> None:
 
         model, data = quantizable(), calibration()
         data.attach(model, plan(model, 2, 4))
-        *_, unit = data.iter_units(model, inputs=False)
+        *_, unit = iter_units(model, data, inputs=False)
         with _feeding(Design(quantize_acts=False, **given), unit, data) as inputs:
             every = torch.arange(len(unit.targets))
             fed[name] = unit.inputs if inputs is None else inputs(every)
@@ -329,7 +331,8 @@ def test_mixed_without_activations_lies_between_both_networks() -> None:
 
 
 def unit_of(targets: Tensor) -> Unit:
-    return Unit("x", 1, 1, None, {}, targets, targets, targets)
+    return BlockUnit(model=None, name="x", layers={}, inputs=targets, float_inputs=targets,
+                     targets=targets)  # fmt: skip
 
 
 def test_an_angle_costs_what_a_small_crosswise_difference_costs_squared() -> None:
@@ -373,14 +376,15 @@ def test_fisher_of_a_layer_is_that_of_its_activated_output() -> None:
     model, data = quantizable(), calibration(pictures(4)[0])
     data.attach(model, plan(model))
     layers = {
-        unit.layer: unit for unit in data.iter_units(model, by="layer", weights=False, inputs=False)
+        unit.layer: unit
+        for unit in iter_units(model, data, by="layer", weights=False, inputs=False)
     }
     unit = layers["one.conv1"]
     assert unit.activation is not None
     label = torch.tensor([[2]] * 4)
     draw, torch.multinomial = torch.multinomial, lambda *args, **more: label
     try:
-        found = data.output_gradients(model, unit)
+        found = output_gradients(unit, data)
     finally:
         torch.multinomial = draw
     at, ends = (1, 3, 2, 4), []
@@ -388,7 +392,7 @@ def test_fisher_of_a_layer_is_that_of_its_activated_output() -> None:
         y = unit.targets.clone()
         y[at] += eps
         with torch.no_grad():
-            logits = model.rerun_layer(data.images, unit.layer, unit.activation, y)
+            logits = model.partial.rerun_layer(data.images, unit.layer, unit.activation, y)
         ends.append(torch.nn.functional.cross_entropy(logits, label[:, 0], reduction="sum"))
     assert float(found[at]) == pytest.approx(float(ends[0] - ends[1]) / 2e-2, rel=0.05, abs=1e-4)
 
@@ -428,5 +432,5 @@ def test_a_schedule_is_the_weights_own() -> None:
 def test_every_kind_of_unit_learns_in_the_precision_of_the_run(unit: str) -> None:
     model, data = quantizable(), calibration()
     data.arithmetic = torch.bfloat16
-    seen = [found.arithmetic for found in data.iter_units(model, by=unit)]
+    seen = [found.arithmetic for found in iter_units(model, data, by=unit)]
     assert set(seen) == {torch.bfloat16}

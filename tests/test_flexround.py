@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from qlib.core.records import Cancelled, Event, InvalidSpec, ignore
 from qlib.core.scheme import PER_CHANNEL, PER_TENSOR, Granularity, Scheme
-from qlib.learning.calibration import Unit
-from qlib.learning.reconstruct import Rate, reconstruct
+from qlib.learning.reconstruct import FitSettings, Rate, reconstruct
+from qlib.learning.units import LayerUnit, Unit
 from qlib.network.points import QuantLayer
 from qlib.observers.mse import Mse
 from qlib.quantizers.flex_round import SMALLEST, FlexRound
@@ -128,11 +128,8 @@ def lone_unit(weight: Tensor, x: Tensor, scheme: Scheme, scale: float) -> tuple[
     with torch.no_grad():
         target = x @ weight.T
 
-    class Lone(Unit):
-        def __call__(self, x: Tensor) -> Tensor:
-            return layer(x)
-
-    unit = Lone("lone", 1, 1, None, {"lone": layer}, x, x, target)
+    unit = LayerUnit(model=None, name="lone", layers={"lone": layer}, inputs=x, float_inputs=x,
+                     targets=target, layer="lone")  # fmt: skip
     unit.points = lambda: []
     return unit, layer
 
@@ -162,8 +159,9 @@ def test_reaches_an_optimum_two_steps_from_nearest_which_up_or_down_cannot() -> 
     for make, rate in ((FlexRound, 3e-3), (SoftRound, 1e-2)):
         unit, layer = lone_unit(weight, x, scheme, 1.0)
         unit.replace_weights(make.from_nearest)
-        reconstruct(unit, learn={"rounding": Rate(rate)}, steps=800, batch=64, penalty=0.01,
-                    generator=torch.Generator().manual_seed(1), report=ignore)  # fmt: skip
+        settings = FitSettings({"rounding": Rate(rate)}, steps=800, batch=64, penalty=0.01)
+        generator = torch.Generator().manual_seed(1)
+        reconstruct(unit, settings, generator=generator, report=ignore)
         found[make] = layer.weight_point.quantizer.codes(weight)[0]
     assert found[FlexRound].tolist() == list(far)
     assert found[SoftRound].tolist() == [3, 2]

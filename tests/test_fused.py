@@ -13,7 +13,7 @@ from torch import Tensor
 from qlib.core import functional, fused
 from qlib.core.functional import KeepMask, fake_quantize, mixed, take
 from qlib.core.scheme import PER_CHANNEL, Granularity, Scheme
-from qlib.learning import reconstruct
+from qlib.learning import objective
 from qlib.methods._gradient.multibit_mixer import Mixing
 from qlib.observers.minmax import MinMax
 from qlib.quantizers import power, shifted, soft_round
@@ -310,7 +310,7 @@ def test_error_of_rows_is_the_plain_one(turned: bool) -> None:
     y = draw(4, 3, 4, 5, seed=3)  # in another order than the targets
     y = y if turned else y.contiguous(memory_format=torch.channels_last)
     ours = pulled(lambda y: fused.SquaredErrorFn.apply(y, targets, at, 0.2), y)
-    theirs = pulled(lambda y: reconstruct.squared_error(y, take(targets, at), 0.2), y)
+    theirs = pulled(lambda y: objective.squared_error(y, take(targets, at), 0.2), y)
     same(ours, theirs)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -21,8 +22,14 @@ from torch import Tensor
 
 from qlib.core.functional import KeepMask
 from qlib.core.records import Cancelled, Event, InvalidSpec, ignore
-from qlib.learning.calibration import Calibration, Unit
-from qlib.learning.reconstruct import BetaSchedule, Rate
+from qlib.learning import fisher
+from qlib.learning import reconstruct as loop
+from qlib.learning.calibration import Calibration
+from qlib.learning.objective import OutputError
+from qlib.learning.reconstruct import BetaSchedule, FitSettings, Rate
+from qlib.learning.units import Unit
+from qlib.learning.walk import iter_units
+from qlib.methods._gradient import fit
 from qlib.network.model import QuantModel
 from qlib.quantizers.soft_round import SoftRound
 from qlib.quantizers.uniform import Uniform
@@ -91,54 +98,66 @@ def test_qdrop_can_learn_scales_alone() -> None:
 # --- what each recipe asks of the loop
 
 
-def asked(monkeypatch: pytest.MonkeyPatch, name: str, **changes: object) -> list[dict]:
-    """The arguments of every call of the loop."""
-    calls = []
-    monkeypatch.setattr(
-        "qlib.learning.reconstruct.reconstruct",
-        lambda unit, **given: calls.append({"unit": unit} | given),
-    )
+@dataclass
+class Asked:
+    """One call of the loop."""
+
+    unit: Unit
+    settings: FitSettings
+    objective: OutputError
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, name: str, **changes: object) -> list[Asked]:
+    """Every call of the loop."""
+    calls: list[Asked] = []
+
+    def heard(unit: Unit, settings: FitSettings, *, objective: OutputError, **_: object) -> None:
+        calls.append(Asked(unit, settings, objective))
+
+    monkeypatch.setattr(loop, "reconstruct", heard)
+    monkeypatch.setattr(fit, "reconstruct", heard)
     applied(name, steps=7, **changes)
     return calls
 
 
 def test_adaround_asks_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = asked(monkeypatch, "adaround", penalty=0.02)
-    assert [call["unit"].layer for call in calls] == quantizable().units("layer")
+    assert [call.unit.layer for call in calls] == quantizable().units("layer")
     for call in calls:
-        assert call["learn"] == {"rounding": Rate(3e-3)}
-        assert call["beta_schedule"] == BetaSchedule(20, 2, 0.2, cosine=True)
-        assert (call["steps"], call["batch"], call["penalty"]) == (7, 8, 0.02)
-        assert "power" not in call  # 2
+        how = call.settings
+        assert how.learn == {"rounding": Rate(3e-3)}
+        assert how.beta_schedule == BetaSchedule(20, 2, 0.2, cosine=True)
+        assert (how.steps, how.batch, how.penalty) == (7, 8, 0.02)
+        assert call.objective == OutputError(call.unit)  # squared, of the quantized inputs
 
 
 def test_brecq_asks_for_rounding_then_for_scales(monkeypatch: pytest.MonkeyPatch) -> None:
     gradients = []
-    draw = Calibration.output_gradients
+    draw = fisher.output_gradients
 
-    def kept(self: Calibration, model: QuantModel, unit: Unit) -> Tensor:
-        gradients.append(draw(self, model, unit).clone())
+    def kept(unit: Unit, data: Calibration) -> Tensor:
+        gradients.append(draw(unit, data).clone())
         return gradients[-1].clone()
 
-    monkeypatch.setattr(Calibration, "output_gradients", kept)
+    monkeypatch.setattr(fisher, "output_gradients", kept)
     calls = asked(
         monkeypatch, "brecq", act_steps=3, acts="after", error="fisher", placement="boundary"
     )
     first, second = calls[:4], calls[4:]
     units = quantizable().units()
-    assert [c["unit"].name for c in first] == [c["unit"].name for c in second] == units
+    assert [c.unit.name for c in first] == [c.unit.name for c in second] == units
     for call, g in zip(first, gradients, strict=True):
-        assert call["learn"] == {"rounding": Rate(1e-2)}
-        assert (call["steps"], call["penalty"]) == (7, 0.01)
-        assert "beta_schedule" not in call  # linear
-        torch.testing.assert_close(call["importance"], g**2 / (g**2).mean())
-        assert float(call["importance"].mean()) == pytest.approx(1, rel=1e-4)
+        assert call.settings.learn == {"rounding": Rate(1e-2)}
+        assert (call.settings.steps, call.settings.penalty) == (7, 0.01)
+        assert call.settings.beta_schedule == BetaSchedule()  # linear
+        torch.testing.assert_close(call.objective.importance, g**2 / (g**2).mean())
+        assert float(call.objective.importance.mean()) == pytest.approx(1, rel=1e-4)
     for call in second:
-        assert call["learn"] == {"act_scale": Rate(4e-4, cosine=True)}
-        assert (call["steps"], call["power"]) == (3, 2.4)
+        assert call.settings.learn == {"act_scale": Rate(4e-4, cosine=True)}
+        assert (call.settings.steps, call.objective.power) == (3, 2.4)
         at = torch.tensor([1, 0])  # clean inputs, as in the published code
-        assert torch.equal(call["inputs"](at), call["unit"].float_inputs[at])
-        assert "penalty" not in call
+        assert torch.equal(call.objective.inputs(at), call.unit.float_inputs[at])
+        assert call.settings.penalty == 0
 
 
 @pytest.mark.parametrize("placement", ["inputs", "boundary"])
@@ -152,11 +171,12 @@ def test_joint_brecq_equals_qdrop_that_keeps_everything(placement: str) -> None:
 
 def test_qdrop_asks_for_rounding_and_scales_together(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = asked(monkeypatch, "qdrop", placement="boundary")
-    assert [call["unit"].name for call in calls] == quantizable().units()
+    assert [call.unit.name for call in calls] == quantizable().units()
     for call in calls:
-        assert call["learn"] == {"rounding": Rate(1e-2), "act_scale": Rate(4e-4, cosine=True)}
-        assert (call["steps"], call["penalty"]) == (7, 0.01)
-        assert not {"beta_schedule", "power", "importance"} & set(call)
+        how, error = call.settings, call.objective
+        assert how.learn == {"rounding": Rate(1e-2), "act_scale": Rate(4e-4, cosine=True)}
+        assert (how.steps, how.penalty, how.beta_schedule) == (7, 0.01, BetaSchedule())
+        assert (error.power, error.importance) == (2, None)
 
 
 # --- QDrop against a plain loop
@@ -187,7 +207,7 @@ def plain_reconstruction(placement: str, steps: int, seed: int) -> QuantModel:
     model, data = quantizable(placement), calibration(seed=seed)
     data.attach(model, plan(model))
     draws = torch.Generator().manual_seed(seed)
-    for unit in data.iter_units(model, weights=True, inputs=True):
+    for unit in iter_units(model, data, weights=True, inputs=True):
         for layer in unit.weighted:
             nearest = layer.weight_point.quantizer
             layer.weight_point.fill(SoftRound.from_nearest(nearest, layer.weight))

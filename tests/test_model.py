@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from qlib.allocation.same import Same
 from qlib.core.records import InvalidSpec
 from qlib.core.scheme import Scheme
+from qlib.learning.walk import iter_units
 from qlib.network.attention import (
     ExplicitAttention,
     ExplicitWindowAttention,
@@ -244,13 +245,13 @@ def test_units_cover_every_layer_once_and_run_one_by_one(family: str) -> None:
     assert model.units("layer") == list(dict.fromkeys(ran))
     assert model.walkable, family
     units = model.units()
-    y = model.run_until(x, units[0])
+    y = model.partial.run_until(x, units[0])
     for unit, then in zip(units, [*units[1:], None], strict=True):
-        output = model.call_unit(unit, y)
+        output = model.partial.run_unit(unit, y)
         if model.is_sequential:
-            y = model.run_between(unit, output, then)
+            y = model.partial.run_between(unit, output, then)
         else:
-            y = model.run_until(x, then) if then else model(x)
+            y = model.partial.run_until(x, then) if then else model(x)
     close(y, want)
 
 
@@ -299,14 +300,17 @@ def test_network_that_is_no_chain_is_found_out() -> None:
     assert model.walkable
     assert not model.is_sequential
     x = pictures(3)[0]
-    assert torch.equal(model.call_unit("one", model.run_until(x, "one")), model.run_until(x, "two"))
+    assert torch.equal(
+        model.partial.run_unit("one", model.partial.run_until(x, "one")),
+        model.partial.run_until(x, "two"),
+    )
 
 
 def test_block_that_needs_two_tensors_is_not_walkable() -> None:
     model = QuantModel(Exchanging().eval(), pictures(2)[0], ("pair",))
     assert not model.walkable
     with pytest.raises(InvalidSpec, match=r"exchange several tensors.*use the method 'nearest'"):
-        next(calibration().iter_units(model))
+        next(iter_units(model, calibration()))
 
 
 def test_layers_come_in_order_of_execution_and_by_units() -> None:
@@ -381,8 +385,8 @@ def test_shortcut_sees_the_quantized_tensor() -> None:
     block, q = model.net.one, model.points["one.boundary"].quantizer
     with torch.no_grad():
         branch = block.conv2(torch.relu(block.conv1(q(x))))
-        close(model.call_unit("one", x), torch.relu(branch + q(x)), 1e-6)
-        assert (model.call_unit("one", x) - torch.relu(branch + x)).abs().max() > 0.01
+        close(model.partial.run_unit("one", x), torch.relu(branch + q(x)), 1e-6)
+        assert (model.partial.run_unit("one", x) - torch.relu(branch + x)).abs().max() > 0.01
 
 
 def test_with_points_at_inputs_the_shortcut_sees_the_float_tensor() -> None:
@@ -393,7 +397,7 @@ def test_with_points_at_inputs_the_shortcut_sees_the_float_tensor() -> None:
     block, q = model.net.one, point.quantizer
     with torch.no_grad():
         branch = block.conv2.layer(torch.relu(block.conv1.layer(q(x))))
-        close(model.call_unit("one", x), torch.relu(branch + x), 1e-6)
+        close(model.partial.run_unit("one", x), torch.relu(branch + x), 1e-6)
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f != "plain"])

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from qlib.core.records import Event, InvalidSpec, ignore
 from qlib.core.scheme import PER_CHANNEL, PER_TENSOR, Granularity, Scheme
+from qlib.learning.walk import iter_units
 from qlib.methods._search import exponents as _power
 from qlib.network.model import QuantModel
 from qlib.observers.minmax import MinMax
@@ -401,11 +402,11 @@ def test_by_outputs_each_layer_has_the_exponent_whose_output_is_nearest_to_float
     x = pictures(_power.IMAGES)[0]
     model, data = quantizable(), calibration(x)
     made = plan(model, 3, 3)
-    best, common = _power.search_outputs(model, made, data, ignore)
+    best, common = _power.search_outputs(model, made, data, ignore, _power.families(model))
     seen = data.histograms(model)
     assert 1.0 in _power.TRIED
     total = dict.fromkeys(_power.TRIED, 0.0)
-    for unit in data.iter_units(model, by="layer", weights=False, inputs=False):
+    for unit in iter_units(model, data, by="layer", weights=False, inputs=False):
         (layer,), point = unit.weighted, f"{unit.layer}.input"
         bias = layer.layer.bias
         error = {}

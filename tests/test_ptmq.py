@@ -186,11 +186,13 @@ def test_equal_outputs_cost_no_distillation() -> None:
 def test_masks_are_shared_by_the_passes_of_a_step_and_renewed_for_the_next() -> None:
     mixed = _mixing({}, torch.zeros(4, 4, 8, 8))
     x = torch.zeros(4, 4, 8, 8)
-    first = mixed.mask(0, x)
-    assert torch.equal(first, mixed.mask(0, x))
-    assert not torch.equal(first, mixed.mask(1, x))
+    ones = SimpleNamespace(partly=lambda x, mask: x + mask)  # shows the mask
+    here, there = mixed.dropping(0, ones), mixed.dropping(1, ones)
+    first = here(x)
+    assert torch.equal(first, here(x))
+    assert not torch.equal(first, there(x))
     mixed._shared.clear()
-    assert not torch.equal(first, mixed.mask(0, x))
+    assert not torch.equal(first, here(x))
     assert isinstance(mixed._masks, KeepMask)
 
 
@@ -199,8 +201,8 @@ def test_masks_are_shared_by_the_passes_of_a_step_and_renewed_for_the_next() -> 
 
 def test_groups_divide_the_widths() -> None:
     made = PTMQ()
-    assert made.groups(made.widths(set())) == ((3, 4), (5, 6), (7, 8))
-    assert made.widths({2, 4}) == (2, 3, 4, 5, 6, 7, 8)
+    assert made.groups(made.bit_widths(set())) == ((3, 4), (5, 6), (7, 8))
+    assert made.bit_widths({2, 4}) == (2, 3, 4, 5, 6, 7, 8)
     assert made.groups((4,)) == ((4,), (4,), (4,))
     assert made.groups((8,)) == ((8,), (8,), (8,))
     assert made.groups((3, 8)) == ((3,), (3,), (8,))

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from qlib.core.records import Event, InvalidSpec, ignore
 from qlib.core.scheme import Scheme
-from qlib.learning.calibration import Unit
-from qlib.learning.reconstruct import BetaSchedule, Rate, reconstruct
+from qlib.learning.objective import OutputError
+from qlib.learning.reconstruct import BetaSchedule, FitSettings, Rate, reconstruct
+from qlib.learning.units import LayerUnit
 from qlib.network.attention import MatMul
 from qlib.network.model import QuantModel
 from qlib.network.points import QuantLayer, QuantMatMul, multiplying
@@ -23,7 +24,7 @@ def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def linear_unit(weight: list[list[float]], x: Tensor, scale: float = 1.0) -> Unit:
+def linear_unit(weight: list[list[float]], x: Tensor, scale: float = 1.0) -> LayerUnit:
     """One linear layer on a grid with a known step, ready to be reconstructed."""
     net = nn.Sequential(nn.Linear(x.shape[1], len(weight), bias=False))
     net[0].weight.data = torch.tensor(weight)
@@ -34,13 +35,15 @@ def linear_unit(weight: list[list[float]], x: Tensor, scale: float = 1.0) -> Uni
     layer.weight_point.fill(SoftRound.from_nearest(nearest, layer.weight))
     model.switch(weights=True, inputs=True)
     targets = x @ torch.tensor(weight).T
-    return Unit("0", 1, 1, model, {"0": layer}, x, x, targets, layer="0")
+    return LayerUnit(model=model, name="0", layers={"0": layer}, inputs=x, float_inputs=x,
+                     targets=targets, layer="0")  # fmt: skip
 
 
-def fitted(unit: Unit, steps: int = 600, penalty: float = 0.01, rate: float = 1e-2,
+def fitted(unit: LayerUnit, steps: int = 600, penalty: float = 0.01, rate: float = 1e-2,
            seed: int = 0, beta_schedule: BetaSchedule = BetaSchedule()) -> Tensor:  # fmt: skip  # noqa: B008
-    reconstruct(unit, learn={"rounding": Rate(rate)}, steps=steps, generator=rng(seed),
-                penalty=penalty, beta_schedule=beta_schedule, report=ignore)  # fmt: skip
+    settings = FitSettings({"rounding": Rate(rate)}, steps, penalty=penalty,
+                           beta_schedule=beta_schedule)  # fmt: skip
+    reconstruct(unit, settings, generator=rng(seed), report=ignore)
     layer = unit.layers["0"]
     return layer.weight_point.quantizer.codes(layer.weight)
 
@@ -133,8 +136,8 @@ def test_loop_is_the_plain_loop_with_autograd() -> None:
     kept = {}
     harden = soft.harden
     soft.harden = lambda: (kept.update(v=soft.up.detach().clone()), harden())
-    reconstruct(unit, learn={"rounding": Rate(0.05)}, steps=steps, batch=16, penalty=0.3,
-                generator=rng(7), report=events.append)  # fmt: skip
+    settings = FitSettings({"rounding": Rate(0.05)}, steps, batch=16, penalty=0.3)
+    reconstruct(unit, settings, generator=rng(7), report=events.append)
     torch.testing.assert_close(kept["v"], v.detach(), rtol=1e-3, atol=1e-4)
     assert [float(e.loss) for e in events] == pytest.approx(losses, rel=1e-3)
     want = (v.detach() >= 0).float()
@@ -152,13 +155,15 @@ def test_error_sums_over_channels_and_averages_over_the_rest() -> None:
         layer.weight_point.fill(SoftRound.from_nearest(nearest, layer.weight))
         model.switch(weights=True, inputs=False)
         targets = torch.randn(10, 3, 4, 4, generator=rng(2))
-        unit = Unit("0", 1, 1, model, {"0": layer}, x, x, targets, layer="0")
+        unit = LayerUnit(model=model, name="0", layers={"0": layer}, inputs=x, float_inputs=x,
+                     targets=targets, layer="0")  # fmt: skip
         at = torch.randint(10, (4,), generator=rng(5))
         size = (layer(x[at]) - targets[at]).abs().pow(power)
         want = (size if importance is None else size * importance[at]).sum(1).mean()
         events: list[Event] = []
-        reconstruct(unit, learn={"rounding": Rate(1e-3)}, steps=1, batch=4, power=power,
-                    importance=importance, generator=rng(5), report=events.append)  # fmt: skip
+        settings = FitSettings({"rounding": Rate(1e-3)}, steps=1, batch=4)
+        error = OutputError(unit, power=power, importance=importance)
+        reconstruct(unit, settings, generator=rng(5), report=events.append, objective=error)
         assert float(events[0].loss) == pytest.approx(float(want), rel=1e-4)
 
 
@@ -169,8 +174,8 @@ def test_a_unit_may_stop_once_its_choices_are_made() -> None:
 
     def learned(**changes: object) -> tuple[Tensor, list[int]]:
         unit, events = linear_unit(weight, x), []
-        reconstruct(unit, learn={"rounding": Rate(3e-2)}, steps=1000, generator=rng(),
-                    penalty=1.0, report=events.append, **changes)  # fmt: skip
+        settings = FitSettings({"rounding": Rate(3e-2)}, steps=1000, penalty=1.0, **changes)
+        reconstruct(unit, settings, generator=rng(), report=events.append)
         layer = unit.layers["0"]
         assert not layer.weight_point.quantizer.soft
         return layer.weight_point.quantizer.codes(layer.weight), [e.step for e in events]
@@ -195,12 +200,14 @@ def test_activation_scale_is_learned_and_cooled() -> None:
     layer = model.layers["0"]
     layer.input_point.quantizer = Uniform(torch.tensor(2 / 15), torch.tensor(0.0), Scheme(4))
     model.switch(weights=False, inputs=True)
-    unit = Unit("0", 1, 1, model, {"0": layer}, x, x, x.clone(), layer="0")
+    unit = LayerUnit(model=model, name="0", layers={"0": layer}, inputs=x, float_inputs=x,
+                     targets=x.clone(), layer="0")  # fmt: skip
     before = float((layer(x) - x).square().mean())
     moved = [2 / 15]
     scale = layer.input_point.quantizer.scale
-    reconstruct(unit, learn={"act_scale": Rate(2e-3, cosine=True)}, steps=100, generator=rng(),
-                report=lambda event: moved.append(float(scale.detach())))  # fmt: skip
+    settings = FitSettings({"act_scale": Rate(2e-3, cosine=True)}, steps=100)
+    watch = lambda event: moved.append(float(scale.detach()))  # noqa: E731
+    reconstruct(unit, settings, generator=rng(), report=watch)
     after = float((layer(x) - x).square().mean())
     assert after < 0.5 * before
     assert float(scale) == pytest.approx(1 / 15, rel=0.2)
@@ -231,8 +238,8 @@ def test_beta_by_hand() -> None:
 def test_every_step_is_reported() -> None:
     unit = linear_unit([[0.3, 0.6]], torch.randn(64, 2, generator=rng(1)))
     events: list[Event] = []
-    reconstruct(unit, learn={"rounding": Rate(1e-2)}, steps=120, generator=rng(), penalty=0.1,
-                report=events.append)  # fmt: skip
+    settings = FitSettings({"rounding": Rate(1e-2)}, steps=120, penalty=0.1)
+    reconstruct(unit, settings, generator=rng(), report=events.append)
     assert [e.step for e in events] == list(range(1, 121))
     assert {(e.phase, e.unit, e.index, e.of, e.steps) for e in events} == {
         ("reconstruct", "0", 1, 1, 120)
@@ -246,8 +253,8 @@ def test_no_steps_or_nothing_to_learn_still_hardens() -> None:
     for steps, rate in ((0, 1e-2), (5, 0.0)):
         unit = linear_unit([[0.3, 0.6, -0.7]], torch.randn(64, 3, generator=rng(1)))
         events: list[Event] = []
-        reconstruct(unit, learn={"rounding": Rate(rate)}, steps=steps, generator=rng(),
-                    penalty=0.1, report=events.append)  # fmt: skip
+        settings = FitSettings({"rounding": Rate(rate)}, steps, penalty=0.1)
+        reconstruct(unit, settings, generator=rng(), report=events.append)
         quantizer = unit.layers["0"].weight_point.quantizer
         assert not quantizer.soft
         assert quantizer.codes(unit.layers["0"].weight).tolist() == [[0, 1, -1]]
@@ -280,7 +287,8 @@ def test_gradients_and_flags_are_gone_after_a_cancelled_run() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        reconstruct(unit, learn={"rounding": Rate(1e-2)}, steps=50, generator=rng(), report=stop)
+        settings = FitSettings({"rounding": Rate(1e-2)}, steps=50)
+        reconstruct(unit, settings, generator=rng(), report=stop)
     (quantizer,) = unit.quantizers()
     assert quantizer.up.grad is None
     assert not quantizer.up.requires_grad

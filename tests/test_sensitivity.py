@@ -170,7 +170,7 @@ def test_switches_and_float_weights_are_as_before() -> None:
     assert all(torch.equal(floats[n], p) for n, p in model.net.named_parameters())
 
     def stop(event: Event) -> None:
-        if event.note == "but both" and event.index > 14:
+        if event.note == "left_out both" and event.index > 14:
             raise Cancelled
 
     with pytest.raises(Cancelled):

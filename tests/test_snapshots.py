@@ -10,6 +10,7 @@ from helpers import calibration, method, plan, quantizable
 from qlib import store
 from qlib.core.records import Event
 from qlib.learning.rounding_stats import LEAST, MOST, SOFT_BINS, look, moments
+from qlib.learning.walk import iter_units
 from qlib.quantizers.soft_round import SoftRound
 
 STEPS = 60
@@ -28,7 +29,7 @@ def test_moments_hold_the_first_and_the_last_step(steps: int, units: int) -> Non
 def unit_of(model, by: str = "block"):
     data = calibration()
     data.attach(model, plan(model, 3, 4))
-    return list(data.iter_units(model, by=by))
+    return list(iter_units(model, data, by=by))
 
 
 def test_a_look_counts_every_weight_once() -> None:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qlib.core import fused
-from qlib.core.functional import take
 from qlib.core.records import Event, InvalidSpec, Report
 from qlib.learning import memory, optimizers
-from qlib.learning.calibration import Unit
+from qlib.learning.objective import OutputError
 from qlib.learning.rounding_stats import look, moments
+from qlib.learning.units import Unit
 from qlib.network.points import multiplying
 from qlib.quantizers.base import Quantizer
 
@@ -51,82 +50,86 @@ class BetaSchedule:
         return self.last + (self.first - self.last) * left
 
 
-def reconstruct(
-    unit: Unit,
-    *,
-    learn: Mapping[str, Rate],
-    steps: int,
-    generator: torch.Generator,
-    batch: int = 32,
-    inputs: Callable[[Tensor], Tensor] | None = None,
-    power: float = 2.0,
-    importance: Tensor | None = None,
-    objective: Callable[[Tensor], Tensor] | None = None,
-    penalty: float = 0.0,
-    beta_schedule: BetaSchedule = BetaSchedule(),
-    optimizer: str = "adam",
-    early_stop_undecided: float = 0.0,
-    report: Report,
-) -> None:
-    """Fit what the unit's quantizers offer for the roles in ``learn``; then they are hard.
+@dataclass(frozen=True)
+class FitSettings:
+    """What is learned of a unit, how fast, and for how long.
 
-    The error is Σ over channels, mean over everything else, of importance · |Δ|^power; to it comes
-    ``penalty`` · Σ over weights of the rounding penalty.
-
-    Args:
-        inputs: indices (batch,) → unit input; default: ``unit.inputs`` at the indices.
-        importance: weight of each output element, shaped like ``unit.targets`` (mean 1).
-        objective: indices (batch,) → what is made small, in place of that error of one pass; see
-            `squared_error`.
-        optimizer: the optimiser, by a name that `qlib.learning.optimizers` knows.
+    Attributes:
+        learn: learning rates of the roles that take part (see `Learner.learnable`).
+        optimizer: by a name that `qlib.learning.optimizers` knows.
+        penalty: λ of the rounding penalty Σ over weights, whose exponent is ``beta_schedule``'s.
         early_stop_undecided: stop early when at most this share of the soft choices is still
             undecided (looked at every `CHECK_EVERY` steps, after the penalty's warm-up); 0: never.
+    """
+
+    learn: Mapping[str, Rate]
+    steps: int
+    batch: int = 32
+    optimizer: str = "adam"
+    penalty: float = 0.0
+    beta_schedule: BetaSchedule = BetaSchedule()
+    early_stop_undecided: float = 0.0
+
+
+def reconstruct(
+    unit: Unit,
+    settings: FitSettings,
+    *,
+    generator: torch.Generator,
+    report: Report,
+    objective: Callable[[Tensor], Tensor] | None = None,
+) -> None:
+    """Fit what the unit's quantizers offer for the roles that are learned; then they are hard.
+
+    At each step a batch is drawn, ``objective`` (and λ · rounding penalty) is differentiated, and
+    the optimiser moves what is learned.
+
+    Args:
+        objective: indices (batch,) → what is made small; None: `OutputError` of the unit.
 
     Raises:
         InvalidSpec: the loss became infinite or not a number; the unit and the step are named. The
             unit is then as it was before, and hard.
     """
-    quantizers = unit.learners()  # and corrections of biases
-    groups = _groups(quantizers, learn)
-    soft = _penalised(quantizers, groups) if penalty else []
-    inputs = inputs or (lambda at: take(unit.inputs, at))
-    share = share_of(unit, batch)
-
-    def error(at: Tensor) -> Tensor:
-        weight = None if importance is None else take(importance, at)
-        return _error(unit(inputs(at)), unit.targets, at, power, weight, share)
-
-    objective = objective or error
-
-    with _hardening(quantizers), _learning(unit, groups), torch.enable_grad():
-        stepper = _optimizer(groups, optimizer) if groups else None
-        pushed, looks = None, moments(steps, unit.of)
+    objective = objective or OutputError(unit)
+    learners, steps = unit.learners(), settings.steps
+    groups = _groups(learners, settings.learn)
+    soft = _penalised(learners, groups) if settings.penalty else []
+    with _hardening(learners), _learning(unit, groups), torch.enable_grad():
+        optimizer = _optimizer(groups, settings.optimizer) if groups else None
+        penalty, looks = None, moments(steps, unit.of)
         for step in range(steps if groups else 0):
-            size, device = len(unit.targets), unit.targets.device
-            loss = objective(torch.randint(size, (batch,), generator=generator, device=device))
+            loss = objective(_drawn(unit, settings.batch, generator))
             _clear(groups)
             loss.backward()
-            beta = beta_schedule.beta(step, steps) if soft else None
-            for q in soft if beta is not None else ():
-                q.add_penalty_grad(beta, penalty)
-            _cool(stepper, groups, step, steps)
-            stepper.step()
-            for q in quantizers:
+            beta = settings.beta_schedule.beta(step, steps) if soft else None
+            if beta is not None:
+                for q in soft:
+                    q.add_penalty_grad(beta, settings.penalty)
+            _cool(optimizer, groups, step, steps)
+            optimizer.step()
+            for q in learners:
                 q.keep_positive()
-            if step % CHECK_EVERY == 0 or step == steps - 1:
+            looked = step % CHECK_EVERY == 0
+            if looked or step == steps - 1:
                 _refuse_non_finite(loss.detach(), unit, step)
                 if beta is not None:
-                    pushed = penalty * sum(q.penalty(beta).detach() for q in soft)
-            at = (unit.title, unit.index, unit.of, step + 1, steps)
+                    penalty = settings.penalty * sum(q.penalty(beta).detach() for q in soft)
+            place = (unit.title, unit.index, unit.of, step + 1, steps)
             seen = look(unit) if step + 1 in looks else {}
-            report(Event("reconstruct", *at, loss.detach(), pushed, **seen))
-            if (
-                early_stop_undecided
-                and step % CHECK_EVERY == 0
-                and beta
-                and undecided(soft) <= early_stop_undecided
-            ):
+            report(Event("reconstruct", *place, loss.detach(), penalty, **seen))
+            if looked and beta and _is_decided(soft, settings.early_stop_undecided):
                 break
+
+
+def _drawn(unit: Unit, batch: int, generator: torch.Generator) -> Tensor:
+    """Indices of calibration images, (batch,), with replacement."""
+    targets = unit.targets
+    return torch.randint(len(targets), (batch,), generator=generator, device=targets.device)
+
+
+def _is_decided(soft: list[Quantizer], share: float) -> bool:
+    return share > 0 and undecided(soft) <= share
 
 
 def undecided(soft: list[Quantizer]) -> float:
@@ -196,48 +199,6 @@ def _penalised(quantizers: list, groups: list[tuple[list, Rate]]) -> list:
     learned = {id(p) for params, _ in groups for p in params}
     moving = [q for q in quantizers if any(id(p) in learned for p in q.parameters())]
     return [q for q in moving if q.penalty(2.0) is not None]
-
-
-def share_of(unit: Unit, batch: int) -> float:
-    """What one squared difference counts: Σ over channels, mean over the rest of a batch."""
-    return unit.channels / (batch * unit.targets[0].numel())
-
-
-def squared_error(output: Tensor, target: Tensor, share: float) -> Tensor:
-    """share · Σ (output − target)², with a gradient for either that asks for one."""
-    return _SquaredError.apply(output, target, share)
-
-
-def _error(
-    output: Tensor,
-    targets: Tensor,
-    at: Tensor,
-    power: float,
-    importance: Tensor | None,
-    share: float,
-) -> Tensor:
-    if power == 2 and importance is None:
-        if fused.rows_fit(targets) and fused.runs(output):
-            return fused.SquaredErrorFn.apply(output, targets, at, share)
-        return squared_error(output, take(targets, at), share)
-    gap = output - take(targets, at)
-    size = gap.square() if power == 2 else gap.abs().clamp(min=1e-12).pow(power)
-    return (size if importance is None else size * importance).sum() * share
-
-
-class _SquaredError(torch.autograd.Function):
-    """share · Σ (output − target)², with two passes over memory fewer than autograd's own."""
-
-    @staticmethod
-    def forward(ctx, output, target, share):
-        gap = output - target
-        ctx.gap, ctx.share = gap, share
-        return gap.norm().square() * share
-
-    @staticmethod
-    def backward(ctx, grad):
-        slope = ctx.gap.mul_(2 * ctx.share * grad)
-        return slope, -slope if ctx.needs_input_grad[1] else None, None
 
 
 def _cool(optimizer: torch.optim.Optimizer, groups: list, step: int, steps: int) -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from qlib.learning.calibration import Unit
+from qlib.learning.units import Unit
 
 SOFT_BINS = 20  # even, over [0, 1]
 MOST, LEAST, TOTAL = 20, 8, 160  # looks at a unit, fewer where there are many units

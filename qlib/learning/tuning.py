@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from qlib.core.records import Event, InvalidSpec, Report
 from qlib.learning.calibration import Calibration
+from qlib.learning.walk import iter_units
 from qlib.network.model import QuantModel
 from qlib.network.points import QuantLayer
 from qlib.quantizers.base import Quantizer
@@ -44,7 +45,7 @@ def tune_norms(model: QuantModel, data: Calibration, report: Report) -> None:
     weight scale and its offset into the bias: codes stay, a device pays nothing. Where a channel
     has no scale of its own only the mean is mended.
     """
-    for unit in data.iter_units(model, by="layer", weights=True, inputs=True):
+    for unit in iter_units(model, data, by="layer", weights=True, inputs=True):
         (layer,) = unit.weighted
         fitted = layer.weight_point.quantizer
         if fitted is None:

@@ -1,21 +1,14 @@
 """Learn a shift of every weight, the bias and both grids, layer by layer.  arXiv 2006.10518"""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from qlib.core.params import param
 from qlib.methods._gradient.design import Design
-from qlib.methods.base import Method
-
-if TYPE_CHECKING:
-    from qlib.core.records import Report
-    from qlib.core.scheme import BitPlan
-    from qlib.learning.calibration import Calibration
-    from qlib.network.model import QuantModel
+from qlib.methods._gradient.method import GradientMethod
 
 
 @dataclass(frozen=True)
-class AdaQuant(Method):
+class AdaQuant(GradientMethod):
     """min over V, b', s, z of ‖f(WX + b) − f(Q(W + V)·Q(X) + b')‖², one layer after the other.
 
     f is the activation function that follows. ``inputs="sequential"``: X on the quantized side
@@ -49,7 +42,7 @@ class AdaQuant(Method):
     )
     batch: int = param(32, "Images for each step.", low=1, high=1024)
 
-    def design(self) -> Design:
+    def rounding_design(self) -> Design:
         return Design(
             learn="shift",
             unit="layer",
@@ -64,10 +57,3 @@ class AdaQuant(Method):
             zero_point_lr=self.zero_point_lr,
             batch=self.batch,
         )
-
-    def apply(
-        self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
-    ) -> None:
-        from qlib.methods._gradient.fit import fit
-
-        fit(self.design(), model, plan, data, report)

@@ -1,21 +1,14 @@
 """Learn to round each weight up or down, layer by layer.  Paper: arXiv 2004.10568"""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from qlib.core.params import param
 from qlib.methods._gradient.design import Design
-from qlib.methods.base import Method
-
-if TYPE_CHECKING:
-    from qlib.core.records import Report
-    from qlib.core.scheme import BitPlan
-    from qlib.learning.calibration import Calibration
-    from qlib.network.model import QuantModel
+from qlib.methods._gradient.method import GradientMethod
 
 
 @dataclass(frozen=True)
-class AdaRound(Method):
+class AdaRound(GradientMethod):
     """min over V of ‖f(Wx) − f(Ŵ(V)x̂)‖² + λ·Σ(1 − |2h(V) − 1|^β), one layer after the other.
 
     f is the activation function that follows, x̂ comes from layers whose weights are already
@@ -33,7 +26,7 @@ class AdaRound(Method):
     penalty: float = param(0.01, "Weight λ of the term that makes rounding hard.", low=0.0)
     batch: int = param(32, "Images for each step.", low=1, high=1024)
 
-    def design(self) -> Design:
+    def rounding_design(self) -> Design:
         return Design(
             learn="up-or-down",
             unit="layer",
@@ -46,10 +39,3 @@ class AdaRound(Method):
             act_scale_lr=0.0,
             batch=self.batch,
         )
-
-    def apply(
-        self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
-    ) -> None:
-        from qlib.methods._gradient.fit import fit
-
-        fit(self.design(), model, plan, data, report)

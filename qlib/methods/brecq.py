@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING
 
 from qlib.core.params import param
 from qlib.methods._gradient.design import Design
-from qlib.methods.base import Method
+from qlib.methods._gradient.method import GradientMethod
 
 if TYPE_CHECKING:
     from qlib.core.records import Report
     from qlib.core.scheme import BitPlan
-    from qlib.learning.calibration import Calibration, Unit
+    from qlib.learning.calibration import Calibration
     from qlib.network.model import QuantModel
 
 
 @dataclass(frozen=True)
-class Brecq(Method):
+class Brecq(GradientMethod):
     """Rounding of a block, and the steps of its activations, against the block's float output.
 
     ``acts="after"`` is the published procedure: rounding is learned with activations in float,
@@ -54,9 +54,9 @@ class Brecq(Method):
 
     def design(self) -> Design | None:
         """None as published: a second walk is no choice of the first."""
-        return self._rounding() if self.acts == "joint" else None
+        return self.rounding_design() if self.acts == "joint" else None
 
-    def _rounding(self) -> Design:
+    def rounding_design(self) -> Design:
         joint = self.acts == "joint"
         return Design(
             learn="up-or-down",
@@ -74,26 +74,23 @@ class Brecq(Method):
     def apply(
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
     ) -> None:
-        from qlib.methods._gradient.fit import fit
+        super().apply(model, plan, data, report)
+        if self.acts == "after":
+            self._learn_act_scales(model, plan, data, report)
 
-        fit(self._rounding(), model, plan, data, report)
-        if self.acts == "joint":
-            return
-        data.attach_inputs(model, plan, weights_quantized=True)
-        for unit in data.iter_units(model, weights=True, inputs=True):
-            self._learn_act_steps(unit, data, report)
-
-    def _learn_act_steps(self, unit: "Unit", data: "Calibration", report: "Report") -> None:
+    def _learn_act_scales(
+        self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
+    ) -> None:
+        """The second walk: the rounded network, unit by unit on clean inputs as in the code."""
         from qlib.core.functional import take
-        from qlib.learning.reconstruct import Rate, reconstruct
+        from qlib.learning.objective import OutputError
+        from qlib.learning.reconstruct import FitSettings, Rate, reconstruct
+        from qlib.learning.walk import iter_units
 
-        reconstruct(
-            unit,
-            learn={"act_scale": Rate(self.act_scale_lr, cosine=True)},
-            steps=self.act_steps,
-            batch=self.batch,
-            inputs=lambda at: take(unit.float_inputs, at),  # clean inputs, as in the published code
-            power=2.4,
-            generator=data.generator,
-            report=report,
-        )
+        data.attach_inputs(model, plan, weights_quantized=True)
+        rates = {"act_scale": Rate(self.act_scale_lr, cosine=True)}
+        settings = FitSettings(rates, steps=self.act_steps, batch=self.batch)
+        for unit in iter_units(model, data, weights=True, inputs=True):
+            clean = lambda at, unit=unit: take(unit.float_inputs, at)  # noqa: E731
+            error = OutputError(unit, clean, power=2.4)
+            reconstruct(unit, settings, generator=data.generator, report=report, objective=error)

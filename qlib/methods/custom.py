@@ -1,20 +1,13 @@
 """Your own: each choice of a gradient-based method by itself.  Study: arXiv 2308.07662"""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from qlib.methods._gradient.design import Design
-from qlib.methods.base import Method
-
-if TYPE_CHECKING:
-    from qlib.core.records import Report
-    from qlib.core.scheme import BitPlan
-    from qlib.learning.calibration import Calibration
-    from qlib.network.model import QuantModel
+from qlib.methods._gradient.method import GradientMethod
 
 
 @dataclass(frozen=True)
-class Custom(Design, Method):
+class Custom(Design, GradientMethod):
     """min over what is learned of Σ over images of error(unit(x), float unit(x)) + λ·penalty.
 
     The fields are the axes of `Design`. A named method is one point of that space: start from it
@@ -27,12 +20,5 @@ class Custom(Design, Method):
     cost = "minutes"
     open_design = True
 
-    def design(self) -> Design:
+    def rounding_design(self) -> Design:
         return self
-
-    def apply(
-        self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
-    ) -> None:
-        from qlib.methods._gradient.fit import fit
-
-        fit(self, model, plan, data, report)

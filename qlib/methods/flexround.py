@@ -1,21 +1,14 @@
 """Learn a factor that divides each weight before it is rounded.  Paper: arXiv 2306.00317"""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from qlib.core.params import param
 from qlib.methods._gradient.design import Design
-from qlib.methods.base import Method
-
-if TYPE_CHECKING:
-    from qlib.core.records import Report
-    from qlib.core.scheme import BitPlan
-    from qlib.learning.calibration import Calibration
-    from qlib.network.model import QuantModel
+from qlib.methods._gradient.method import GradientMethod
 
 
 @dataclass(frozen=True)
-class FlexRound(Method):
+class FlexRound(GradientMethod):
     """ŵ = s·⌊w/(s·S)⌉ with s, the factors S and the activation steps learned block by block.
 
     The paper's "Q + FlexRound": activations are dropped as in QDrop, and there is no rounding
@@ -36,7 +29,7 @@ class FlexRound(Method):
     act_scale_lr: float = param(4e-4, "Learning rate of the activation scales.", low=0.0, high=1.0)
     batch: int = param(32, "Images for each step.", low=1, high=1024)
 
-    def design(self) -> Design:
+    def rounding_design(self) -> Design:
         return Design(
             learn="divisors",
             unit="block",
@@ -50,10 +43,3 @@ class FlexRound(Method):
             act_scale_lr=self.act_scale_lr,
             batch=self.batch,
         )
-
-    def apply(
-        self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
-    ) -> None:
-        from qlib.methods._gradient.fit import fit
-
-        fit(self.design(), model, plan, data, report)

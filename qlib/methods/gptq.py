@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
     from qlib.core.records import Report
     from qlib.core.scheme import BitPlan
-    from qlib.learning.calibration import Calibration, Unit
+    from qlib.learning.calibration import Calibration
+    from qlib.learning.units import Unit
     from qlib.network.model import QuantModel
     from qlib.quantizers.base import Quantizer
 
@@ -56,10 +57,11 @@ class Gptq(Method):
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
     ) -> None:
         from qlib.core.records import Event
+        from qlib.learning.walk import iter_units
         from qlib.quantizers.fixed_codes import FixedCodes
 
         data.attach(model, plan)
-        for unit in data.iter_units(model, by="layer", weights=True, inputs=True):
+        for unit in iter_units(model, data, by="layer", weights=True, inputs=True):
             report(Event("calibrate", unit.title, unit.index, unit.of, note="one-shot rounding"))
             unit.replace_weights(
                 lambda fitted, weight, unit=unit: FixedCodes.of(

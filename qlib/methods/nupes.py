@@ -1,21 +1,14 @@
 """Learn the codes of a power-function grid and its exponents, block by block.  arXiv 2308.05600"""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from qlib.core.params import param
 from qlib.methods._gradient.design import Design
-from qlib.methods.base import Method
-
-if TYPE_CHECKING:
-    from qlib.core.records import Report
-    from qlib.core.scheme import BitPlan
-    from qlib.learning.calibration import Calibration
-    from qlib.network.model import QuantModel
+from qlib.methods._gradient.method import GradientMethod
 
 
 @dataclass(frozen=True)
-class Nupes(Method):
+class Nupes(GradientMethod):
     """PowerQuant's grids at the start; then codes, free over the whole grid, activation ranges and
     exponents are learned against the float output of each block.
 
@@ -41,7 +34,7 @@ class Nupes(Method):
     act_scale_lr: float = param(1e-3, "Learning rate of input ranges, relative.", low=0.0, high=1.0)
     batch: int = param(32, "Images for each step.", low=1, high=1024)
 
-    def design(self) -> Design:
+    def rounding_design(self) -> Design:
         return Design(
             learn="power",
             exponents=self.by,
@@ -55,10 +48,3 @@ class Nupes(Method):
             act_scale_lr=self.act_scale_lr,
             batch=self.batch,
         )
-
-    def apply(
-        self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
-    ) -> None:
-        from qlib.methods._gradient.fit import fit
-
-        fit(self.design(), model, plan, data, report)

@@ -49,10 +49,7 @@ class PowerQuant(Method):
     def apply(
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
     ) -> None:
-        from qlib.methods._search.exponents import attach, exponents
+        from qlib.methods._search.exponents import power_grids
 
         data.attach(model, plan)
-        searched = exponents(
-            model, plan, data, report, by=self.by, share=self.share, norm=self.norm
-        )
-        attach(model, plan, data, searched)
+        power_grids(model, plan, data, report, by=self.by, share=self.share, norm=self.norm)

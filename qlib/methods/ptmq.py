@@ -9,7 +9,8 @@ from qlib.methods.base import Method
 if TYPE_CHECKING:
     from qlib.core.records import Report
     from qlib.core.scheme import BitPlan
-    from qlib.learning.calibration import Calibration, Unit
+    from qlib.learning.calibration import Calibration
+    from qlib.learning.units import Unit
     from qlib.methods._gradient.multibit_mixer import Groups
     from qlib.network.model import QuantModel
 
@@ -82,17 +83,17 @@ class PTMQ(Method):
     penalty: float = param(0.01, "Weight λ of the term that makes rounding hard.", low=0.0)
     batch: int = param(32, "Images for each step.", low=1, high=1024)
 
-    def widths(self, own: set[int]) -> tuple[int, ...]:
+    def bit_widths(self, own: set[int]) -> tuple[int, ...]:
         """Ascending; the run's own bits are always among them."""
         return tuple(sorted({*range(self.lowest, self.highest + 1), *own}))
 
-    def groups(self, widths: tuple[int, ...]) -> "Groups":
+    def groups(self, bit_widths: tuple[int, ...]) -> "Groups":
         """Low, middle, high; an empty group takes the widths of the one below, or above."""
         if self.learned_at == "highest":
-            widths = widths[-1:]
-        low = tuple(b for b in widths if b < self.middle_from)
-        middle = tuple(b for b in widths if self.middle_from <= b < self.high_from)
-        high = tuple(b for b in widths if b >= max(self.middle_from, self.high_from))
+            bit_widths = bit_widths[-1:]
+        low = tuple(b for b in bit_widths if b < self.middle_from)
+        middle = tuple(b for b in bit_widths if self.middle_from <= b < self.high_from)
+        high = tuple(b for b in bit_widths if b >= max(self.middle_from, self.high_from))
         middle = middle or low or high
         return low or middle, middle, high or middle
 
@@ -106,23 +107,24 @@ class PTMQ(Method):
     def apply(
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
     ) -> None:
+        from qlib.learning.walk import iter_units
         from qlib.network import switching
 
         own = _bits(model, plan)
-        widths = self.widths({*own.values()})
+        bit_widths = self.bit_widths({*own.values()})
         per_width = self.weight_set == "per width"
-        data.attach_weights(model, plan, widths=widths if per_width else ())
-        data.attach_inputs(model, plan, widths=widths)
+        data.attach_weights(model, plan, bit_widths=bit_widths if per_width else ())
+        data.attach_inputs(model, plan, bit_widths=bit_widths)
         if not switching.bit_widths(model):
-            widths = ()
-        turn = {b: lambda b=b: switching.set_bits(model, b) for b in widths}
-        for unit in data.iter_units(model, widths=turn or None):
-            self._learn(unit, self.groups(widths or (0,)), data, report)
-        if widths:
+            bit_widths = ()
+        turn = {b: lambda b=b: switching.set_bits(model, b) for b in bit_widths}
+        for unit in iter_units(model, data, bit_widths=turn or None):
+            self._learn(unit, self.groups(bit_widths or (0,)), data, report)
+        if bit_widths:
             switching.set_bits(model, own["acts"], weights=own["weights"])
 
     def _learn(self, unit: "Unit", groups: "Groups", data: "Calibration", report: "Report") -> None:
-        from qlib.learning.reconstruct import Rate, reconstruct
+        from qlib.learning.reconstruct import FitSettings, Rate, reconstruct
         from qlib.methods._gradient.multibit_mixer import Mixing, mixing
 
         unit.replace_weights(self._soft)
@@ -131,19 +133,11 @@ class PTMQ(Method):
             self.distil_low, self.detach, self.batch, data.generator,
             alone=self.compared == "one width",
         )  # fmt: skip
+        rates = {"rounding": Rate(self.lr), "act_scale": Rate(self.act_scale_lr, cosine=True)}
+        settings = FitSettings(rates, self.steps, self.batch, penalty=self.penalty)
         with mixing(mixed, drop_inside=self.drop_inside):
             reconstruct(
-                unit,
-                learn={
-                    "rounding": Rate(self.lr),
-                    "act_scale": Rate(self.act_scale_lr, cosine=True),
-                },
-                objective=mixed.loss,
-                steps=self.steps,
-                batch=self.batch,
-                penalty=self.penalty,
-                generator=data.generator,
-                report=report,
+                unit, settings, generator=data.generator, report=report, objective=mixed.loss
             )
 
     def _soft(self, fitted, weight):

@@ -1,21 +1,14 @@
 """Learn rounding while activation quantization is dropped at random.  Paper: arXiv 2203.05740"""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from qlib.core.params import param
 from qlib.methods._gradient.design import Design
-from qlib.methods.base import Method
-
-if TYPE_CHECKING:
-    from qlib.core.records import Report
-    from qlib.core.scheme import BitPlan
-    from qlib.learning.calibration import Calibration
-    from qlib.network.model import QuantModel
+from qlib.methods._gradient.method import GradientMethod
 
 
 @dataclass(frozen=True)
-class QDrop(Method):
+class QDrop(GradientMethod):
     """Rounding and activation steps together; each activation element is quantized with chance
     ``quant_prob`` and passes in float otherwise, at the unit's input and inside the unit.
 
@@ -38,7 +31,7 @@ class QDrop(Method):
     penalty: float = param(0.01, "Weight λ of the term that makes rounding hard.", low=0.0)
     batch: int = param(32, "Images for each step.", low=1, high=1024)
 
-    def design(self) -> Design:
+    def rounding_design(self) -> Design:
         return Design(
             learn="up-or-down",
             unit="block",
@@ -50,10 +43,3 @@ class QDrop(Method):
             act_scale_lr=self.act_scale_lr,
             batch=self.batch,
         )
-
-    def apply(
-        self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
-    ) -> None:
-        from qlib.methods._gradient.fit import fit
-
-        fit(self.design(), model, plan, data, report)

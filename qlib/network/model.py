@@ -4,18 +4,18 @@ The network is a copy, rewritten exactly (`attention`, `fold`).
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from qlib.core.records import InvalidSpec
-from qlib.network import partial_forward
 from qlib.network.attention import MatMul, rewrite_attention
 from qlib.network.fold import fold_batch_norm
+from qlib.network.partial_forward import PartialForward
 from qlib.network.points import QuantLayer, QuantMatMul, QuantPoint
-from qlib.network.trace import Call, Trace, removing, trace
+from qlib.network.trace import Call, Trace, trace
 
 PLACEMENTS = ("inputs", "boundary")
 # by name: timm has classes of its own beside PyTorch's
@@ -31,8 +31,8 @@ class QuantModel(nn.Module):
         blocks: names of reconstruction blocks, in order of execution.
         points: name → activation point in use: ``LAYER.input``, ``LAYER.left``, ``LAYER.right``,
             ``BLOCK.boundary``.
-        image_shape: (channels, height, width) of what the network takes.
         macs: layer name → multiply–accumulates for one image.
+        partial: runs of parts of it.
         walkable: can each unit be run on its input alone?
         is_sequential: moreover, does one tensor cross from unit to unit, so that it can be carried?
         notes: what a reader of results should know about the rewriting.
@@ -93,15 +93,15 @@ class QuantModel(nn.Module):
         self.blocks = seen.order(set(blocks))
         self.macs = {name: _macs(seen.of(name), batch) for name in order}
         self.activation = {name: _follower(seen, name) for name in order}
-        self._unit_calls = {name: seen.of(name)[0] for name in self.units()}
-        self.unit_shapes = {n: tuple(c.output.shape[1:]) for n, c in self._unit_calls.items()}
-        self.is_sequential = self._find_sequential(seen)
-        self._place_points(seen)
-        self._unit_calls = {  # keep the extra arguments, let go of the tensors
-            n: Call(n, c.module, (None, *c.args[1:]), c.kwargs) for n, c in self._unit_calls.items()
-        }
+        calls = {name: seen.of(name)[0] for name in self.units()}
+        image_shape = tuple(seen.calls[0].input.shape[1:])
+        self.partial = PartialForward(self.net, calls, image_shape)
+        self.walkable = _one_tensor_each(calls.values(), batch)
+        once = all(len(seen.of(name)) == 1 for name in calls)
+        self.is_sequential = self.walkable and once and self._carries(calls, seen.output)
+        self._place_points(seen, calls)
 
-    def _place_points(self, seen: Trace) -> None:
+    def _place_points(self, seen: Trace, calls: dict[str, Call]) -> None:
         self.boundaries = {name: QuantPoint() for name in self.blocks if self._bounded}
         self.points: dict[str, QuantPoint] = {}
         for name, point in self.boundaries.items():
@@ -109,7 +109,7 @@ class QuantModel(nn.Module):
             module.register_forward_pre_hook(
                 lambda m, args, point=point: (point(args[0]), *args[1:])
             )
-        entering = {id(self._unit_calls[name].input) for name in self.boundaries}
+        entering = {id(calls[name].input) for name in self.boundaries}
         for unit in self.units():
             if unit in self.boundaries:
                 self.points[f"{unit}.boundary"] = self.boundaries[unit]
@@ -155,11 +155,6 @@ class QuantModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
 
-    def call_unit(self, name: str, x: Tensor) -> Tensor:
-        """Run one unit on its input, with the extra arguments that the network gave it."""
-        call = self._unit_calls[name]
-        return self.net.get_submodule(name)(x, *call.args[1:], **call.kwargs)
-
     def switch(self, *, weights: bool, inputs: bool) -> None:
         """Turn all filled weight points and all filled activation points on or off."""
         for layer in self.layers.values():
@@ -185,77 +180,28 @@ class QuantModel(nn.Module):
         """The layers that have a weight."""
         return {n: m for n, m in self.layers.items() if isinstance(m, QuantLayer)}
 
-    def run_between(self, unit: str, output: Tensor, until: str | None) -> Tensor:
-        """Go on from a unit's output to the next unit's input (or to the network's output).
-
-        The network runs with every unit up to ``unit`` replaced by what it would return: a
-        placeholder of the right shape, and ``output`` for ``unit`` itself. Only what lies between
-        the units is computed, so that boundaries move forward at linear cost.
-        """
-        returns = {**self.blanks_before(unit, output), unit: output}
-        images = partial_forward.blank(output, self.image_shape)
-        return partial_forward.resume(self.net, returns, images, until)
-
-    def blanks_before(self, unit: str, like: Tensor) -> dict[str, Tensor]:
-        """A placeholder for what each unit before this one returns, for as many images."""
-        units = self.units()
-        before = units[: units.index(unit)]
-        return {name: partial_forward.blank(like, self.unit_shapes[name]) for name in before}
-
-    def run_until(self, images: Tensor, until: str) -> Tensor:
-        """Run the network on images as far as the input of a unit or of a layer."""
-        return partial_forward.run_until(self.net, images, until)
-
-    def rerun(self, images: Tensor, unit: str, output: Tensor) -> Tensor:
-        """The network's output with ``output`` in place of what a unit returns on these images.
-
-        As `run_between` to the end, also where the network is not sequential; costs a whole pass.
-        """
-        return partial_forward.resume(self.net, {unit: output}, images, None)
-
-    def rerun_layer(
-        self, images: Tensor, layer: str, activation: nn.Module | None, output: Tensor
-    ) -> Tensor:
-        """The network's output with ``output`` in place of what a layer returns.
-
-        Or of what the activation function returns that alone reads the layer.
-        """
-        seen: list[Tensor] = []
-
-        def layer_done(module: nn.Module, args: tuple, y: Tensor) -> Tensor | None:
-            seen.append(y)
-            return output if activation is None else None
-
-        def activation_done(module: nn.Module, args: tuple, y: Tensor) -> Tensor | None:
-            return output if seen and args[0] is seen[-1] else None
-
-        hooks = [self.layers[layer].register_forward_hook(layer_done)]
-        if activation is not None:  # one module may serve several layers
-            hooks.append(activation.register_forward_hook(activation_done))
-        with removing(hooks):
-            return self.net(images)
-
-    def _find_sequential(self, seen: Trace) -> bool:
+    def _carries(self, calls: dict[str, Call], answers: Tensor) -> bool:
         """Does one tensor cross from unit to unit? Tried out on the example."""
-        calls = [self._unit_calls[name] for name in self.units()]
-        self.image_shape = tuple(seen.calls[0].input.shape[1:])
-        simple = all(isinstance(c.input, Tensor) and isinstance(c.output, Tensor) for c in calls)
-        once = all(len(seen.of(c.name)) == 1 for c in calls)
-        batch = len(seen.calls[0].input)
-        extra = [v for c in calls for v in (*c.args[1:], *c.kwargs.values())]
-        self.walkable = simple and not any(torch.is_tensor(v) and len(v) == batch for v in extra)
-        if not self.walkable or not once:
-            return False
+        here = list(calls.values())
         with torch.no_grad():
             try:
-                for here, there in zip(calls, [*calls[1:], None], strict=True):
-                    want = seen.output if there is None else there.input
-                    got = self.run_between(here.name, here.output, there.name if there else None)
+                for one, then in zip(here, [*here[1:], None], strict=True):
+                    want = answers if then is None else then.input
+                    got = self.partial.run_between(one.name, one.output, then and then.name)
                     if not torch.allclose(got, want, rtol=1e-4, atol=1e-5):
                         return False
             except (RuntimeError, ValueError):
                 return False
         return True
+
+
+def _one_tensor_each(calls: Iterable[Call], batch: int) -> bool:
+    """Do all units take one tensor and return one, with nothing of the images beside it?"""
+    extra = [v for c in calls for v in (*c.args[1:], *c.kwargs.values())]
+    beside = any(torch.is_tensor(v) and v.shape[:1] == (batch,) for v in extra)
+    return not beside and all(
+        isinstance(c.input, Tensor) and isinstance(c.output, Tensor) for c in calls
+    )
 
 
 def _quantizable(module: nn.Module) -> bool:

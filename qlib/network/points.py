@@ -4,7 +4,7 @@ Float weights are never written to: a layer is called with its quantized weight 
 float one for that call.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -18,15 +18,21 @@ from qlib.quantizers.switchable import Switchable
 
 
 class QuantPoint(nn.Module):
-    """A place where one tensor can be quantized: identity until filled and switched on."""
+    """A place where one tensor can be quantized: identity until filled and switched on.
+
+    ``stand_in``: what is done to the tensor in the quantizer's place (see `standing_in`).
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.quantizer: Quantizer | None = None
         self.on = False
+        self.stand_in: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.quantizer(x) if self.on and self.quantizer is not None else x
+        if not self.on or self.quantizer is None:
+            return x
+        return (self.stand_in or self.quantizer)(x)
 
     def set_bits(self, bits: int) -> None:
         """Use the grid of one bit-width, where there are several; else nothing changes."""
@@ -55,8 +61,8 @@ class WeightPoint(QuantPoint):
             self.forget()
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.on or self.quantizer is None:
-            return x
+        if not self.on or self.quantizer is None or self.stand_in is not None:
+            return super().forward(x)
         if any(p.requires_grad for p in self.quantizer.parameters()):
             return self.quantizer(x)
         if self._kept is None:
@@ -153,6 +159,18 @@ class QuantMatMul(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return _in(self.arithmetic, self.product, self.left_point(a), self.right_point(b))
+
+
+@contextmanager
+def standing_in(work: Mapping[QuantPoint, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """For a while these points call what is given for them in place of their quantizers."""
+    for point, call in work.items():
+        point.stand_in = call
+    try:
+        yield
+    finally:
+        for point in work:
+            point.stand_in = None
 
 
 @contextmanager

@@ -65,11 +65,12 @@ class PrefixCache:
         if not model.is_sequential:
             yield from ((layer, lambda: self.each(model, images)) for layer in layers)
             return
-        x = self.each(lambda part: model.run_until(part, units[0]), images)
+        x = self.each(lambda part: model.partial.run_until(part, units[0]), images)
         for unit, then in zip(units, [*units[1:], None], strict=True):
 
             def onward(part: Tensor, until: str | None = None, unit: str = unit) -> Tensor:
-                return model.run_between(unit, model.call_unit(unit, part), until)
+                run = model.partial
+                return run.run_between(unit, run.run_unit(unit, part), until)
 
             for layer in model.layers_of(unit):
                 if layer in layers:

@@ -8,7 +8,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from qlib.learning.calibration import Unit
+    from qlib.core.functional import KeepMask
+    from qlib.learning.units import Unit
+    from qlib.quantizers.base import Quantizer
 
 
 @contextmanager
@@ -21,6 +23,7 @@ def dropping(
     draw: an element is either quantized and from the quantized network, or float.
     """
     from qlib.core import functional
+    from qlib.network.points import standing_in
 
     masks = functional.KeepMask(quant_prob, generator)
     entry = None if unit.boundary is None else unit.boundary.quantizer
@@ -31,15 +34,22 @@ def dropping(
             return entry.partly_rows(unit.inputs, unit.float_inputs, at, mask)
         return functional.mixed_rows(unit.inputs, unit.float_inputs, at, mask)
 
-    inner = [p.quantizer for p in unit.points() if p.quantizer and p is not unit.boundary]
+    inner = {p: _partly(p.quantizer, masks) for p in unit.points() if p.quantizer}
+    with entry_off(unit), standing_in(inner):
+        yield mixed
+
+
+def _partly(quantizer: "Quantizer", masks: "KeepMask") -> "Callable[[Tensor], Tensor]":
+    return lambda x: quantizer.partly(x, masks.like(x))
+
+
+@contextmanager
+def entry_off(unit: "Unit") -> "Iterator[None]":
+    """For a while the unit's boundary is off: what enters was quantized, or mixed, before."""
     if unit.boundary is not None:
         unit.boundary.on = False
-    for quantizer in inner:
-        quantizer.forward = lambda x, q=quantizer: q.partly(x, masks.like(x))
     try:
-        yield mixed
+        yield
     finally:
-        for quantizer in inner:
-            del quantizer.forward
         if unit.boundary is not None:
             unit.boundary.on = True

@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from torch import Tensor, nn
 
 from qlib.core.functional import KeepMask, mixed_rows, take
 from qlib.core.records import Report
 from qlib.core.scheme import BitPlan
-from qlib.learning import reconstruct as loop
-from qlib.learning.calibration import Calibration, Unit
+from qlib.learning.calibration import Calibration
+from qlib.learning.reconstruct import BetaSchedule, FitSettings, Rate, reconstruct
+from qlib.learning.units import Unit
+from qlib.learning.walk import iter_units
 from qlib.methods._gradient.design import Design
 from qlib.methods._gradient.dropping import dropping
-from qlib.methods._gradient.losses import measured
-from qlib.methods._gradient.selection import held
+from qlib.methods._gradient.losses import objective
+from qlib.methods._gradient.selection import frozen_weights
+from qlib.methods._search.exponents import power_grids
 from qlib.network.model import QuantModel
 from qlib.quantizers.flex_round import FlexRound
 from qlib.quantizers.free_power import FreePower
@@ -40,30 +42,40 @@ def fit(
         InvalidSpec: the network cannot be cut into the units asked for, or a loss was not finite.
     """
     data.attach(model, plan)
-    bent = design.learn == "power"
-    exponents = _power_grids(design, model, plan, data, report) if bent else {}
-    for unit in data.iter_units(model, by=design.unit, weights=True, inputs=design.quantize_acts):
-        still = held(design, unit, data)
+    exponents: Mapping[str, nn.Parameter] = {}
+    if design.learn == "power":
+        exponents = power_grids(model, plan, data, report, by=design.exponents)
+    settings = _settings(design)
+    for unit in iter_units(model, data, by=design.unit, weights=True, inputs=design.quantize_acts):
+        frozen = frozen_weights(design, unit, data)  # asked of the fitted quantizers
         _free(unit, design, exponents)
-        for layer, mask in zip(unit.weighted, still, strict=True):
+        for layer, mask in zip(unit.weighted, frozen, strict=True):
             if mask is not None:
                 layer.weight_point.quantizer.freeze(mask, layer.weight)
         with _feeding(design, unit, data) as inputs:
-            loop.reconstruct(
+            reconstruct(
                 unit,
-                learn=_rates(design),
-                steps=design.steps,
-                batch=design.batch,
-                penalty=design.penalty,
+                settings,
                 generator=data.generator,
                 report=report,
-                inputs=inputs,
-                **_unusual(design, unit, data, inputs),
+                objective=objective(design, unit, data, inputs),
             )
         del unit, inputs  # nothing of it stays while the next one is prepared
 
 
-def _rates(design: Design) -> dict[str, loop.Rate]:
+def _settings(design: Design) -> FitSettings:
+    return FitSettings(
+        learn=_rates(design),
+        steps=design.steps,
+        batch=design.batch,
+        optimizer=design.optimizer,
+        penalty=design.penalty,
+        beta_schedule=BetaSchedule(cosine=design.beta_schedule == "cosine"),
+        early_stop_undecided=design.early_stop_undecided,
+    )
+
+
+def _rates(design: Design) -> dict[str, Rate]:
     """The rate of each role; the weights' own has a schedule of its own."""
     weights = "shift" if design.learn == "shift" else "rounding"
     others = {
@@ -73,22 +85,8 @@ def _rates(design: Design) -> dict[str, loop.Rate]:
         "zero_point": design.zero_point_lr,
         "exponent": design.exponent_lr,
     }
-    cooled = {role: loop.Rate(rate, cosine=True) for role, rate in others.items() if rate > 0}
-    return {weights: loop.Rate(design.lr, cosine=design.schedule == "cosine"), **cooled}
-
-
-def _unusual(
-    design: Design, unit: Unit, data: Calibration, inputs: Callable[[Tensor], Tensor] | None
-) -> dict[str, Any]:
-    """What the loop is told beyond its defaults."""
-    told = measured(design, unit, data, inputs)
-    if design.beta_schedule == "cosine":
-        told["beta_schedule"] = loop.BetaSchedule(cosine=True)
-    if design.early_stop_undecided:
-        told["early_stop_undecided"] = design.early_stop_undecided
-    if design.optimizer != "adam":
-        told["optimizer"] = design.optimizer
-    return told
+    cooled = {role: Rate(rate, cosine=True) for role, rate in others.items() if rate > 0}
+    return {weights: Rate(design.lr, cosine=design.schedule == "cosine"), **cooled}
 
 
 def _free(unit: Unit, design: Design, exponents: Mapping[str, nn.Parameter]) -> None:
@@ -104,16 +102,6 @@ def _free(unit: Unit, design: Design, exponents: Mapping[str, nn.Parameter]) -> 
         for layer in unit.weighted:
             if layer.weight_point.quantizer is not None:
                 layer.correct_bias()
-
-
-def _power_grids(
-    design: Design, model: QuantModel, plan: BitPlan, data: Calibration, report: Report
-) -> dict[str, nn.Parameter]:
-    """A bent grid for every tensor; a layer's own best exponent, or the best one for all."""
-    from qlib.methods._search import exponents as _power
-
-    best = _power.exponents(model, plan, data, report, by=design.exponents, share="layer", norm=2.0)
-    return _power.attach(model, plan, data, best)
 
 
 def _free_powers(unit: Unit, exponents: Mapping[str, nn.Parameter]) -> None:

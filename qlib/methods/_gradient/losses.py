@@ -1,44 +1,36 @@
-"""How a unit's output error is measured, as arguments of the loop; all on the squared one's scale.
+"""How a unit's output error is measured; all on the scale of the squared one.
 
 A small difference Δ costs Σ wΔ² in every measure; each is scaled so that w is 1 on average.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from qlib.core.functional import take
-from qlib.learning.calibration import Calibration, Unit
-from qlib.learning.reconstruct import share_of
+from qlib.learning.calibration import Calibration
+from qlib.learning.fisher import LEAST, fisher_diagonal
+from qlib.learning.objective import OutputError, share_of
+from qlib.learning.units import Unit
 from qlib.methods._gradient.design import Design
 
 POWERS = {"mse": 2.0, "l1": 1.0, "lp": 2.4}
-LEAST = 1e-30  # of a divisor
 
 
-def measured(
+def objective(
     design: Design, unit: Unit, data: Calibration, inputs: Callable[[Tensor], Tensor] | None
-) -> dict[str, Any]:
-    """What `qlib.learning.reconstruct.reconstruct` is told; nothing for the squared error."""
+) -> Callable[[Tensor], Tensor]:
+    """Indices (batch,) → the error that the design makes small; ``inputs`` as in `OutputError`."""
     if design.error == "fisher":
-        return {"importance": fisher(unit, data)}
+        return OutputError(unit, inputs, importance=fisher_diagonal(unit, data))
     if design.error in POWERS:
-        power = POWERS[design.error]
-        return {} if power == 2 else {"power": power}
+        return OutputError(unit, inputs, POWERS[design.error])
     compare = {"cosine": angle, "kl": divergence}[design.error](unit)
     feed = inputs or (lambda at: take(unit.inputs, at))
     share = share_of(unit, design.batch)
-    return {"objective": lambda at: share * compare(unit(feed(at)), take(unit.targets, at))}
-
-
-def fisher(unit: Unit, data: Calibration) -> Tensor:
-    """The diagonal of the true Fisher matrix for every image, of mean 1; like ``unit.targets``."""
-    importance = data.output_gradients(unit.model, unit).square_()
-    importance /= importance.mean().clamp(min=LEAST)
-    return importance
+    return lambda at: share * compare(unit(feed(at)), take(unit.targets, at))
 
 
 def angle(unit: Unit) -> Callable[[Tensor, Tensor], Tensor]:

@@ -3,7 +3,7 @@
 Paper: PTMQ, Xu et al., AAAI 2024 (multi-bit feature mixer, group-wise distillation loss)
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from qlib.core.functional import KeepMask
-    from qlib.learning.calibration import Unit
+    from qlib.learning.units import Unit
+    from qlib.quantizers.base import Quantizer
 
 Groups = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
@@ -110,7 +111,7 @@ class Mixing:
         self, drawn: list[int], outputs: "dict[int, Tensor]", target: "Tensor"
     ) -> "Tensor":
         from qlib.core import fused
-        from qlib.learning.reconstruct import share_of, squared_error
+        from qlib.learning.objective import share_of, squared_error
 
         share, three = share_of(self.unit, self.batch), [outputs[bits] for bits in drawn]
         if len(outputs) == 3 and fused.rows_fit(target) and fused.runs(*three):
@@ -124,11 +125,15 @@ class Mixing:
                 total = total + squared_error(outputs[bits], teacher, weight * share)
         return total
 
-    def mask(self, point: int, x: "Tensor") -> "Tensor | None":
-        """Dropping inside the unit: the same elements in all passes of a step."""
-        if point not in self._shared:
-            self._shared[point] = self._masks.like(x)
-        return self._shared[point]
+    def dropping(self, point: int, quantizer: "Quantizer") -> "Callable[[Tensor], Tensor]":
+        """What a point inside the unit does: the same elements drop in all passes of a step."""
+
+        def partly(x: "Tensor") -> "Tensor":
+            if point not in self._shared:
+                self._shared[point] = self._masks.like(x)
+            return quantizer.partly(x, self._shared[point])
+
+        return partly
 
 
 def _blend(widths: list[int], shares: Sequence[float], of: "dict[int, Tensor]") -> "Tensor":
@@ -158,16 +163,10 @@ def switch(unit: "Unit", bits: int) -> None:
 @contextmanager
 def mixing(mixed: Mixing, *, drop_inside: bool) -> Iterator[None]:
     """The unit's entry is quantized by `Mixing` itself; inside, points drop if asked to."""
-    unit = mixed.unit
-    inner = [p.quantizer for p in unit.points() if p.quantizer and p is not unit.boundary]
-    if unit.boundary is not None:
-        unit.boundary.on = False
-    for i, quantizer in enumerate(inner if drop_inside else ()):
-        quantizer.forward = lambda x, q=quantizer, i=i: q.partly(x, mixed.mask(i, x))
-    try:
+    from qlib.methods._gradient.dropping import entry_off
+    from qlib.network.points import standing_in
+
+    inner = [p for p in mixed.unit.points() if p.quantizer and p is not mixed.unit.boundary]
+    work = {point: mixed.dropping(i, point.quantizer) for i, point in enumerate(inner)}
+    with entry_off(mixed.unit), standing_in(work if drop_inside else {}):
         yield
-    finally:
-        for quantizer in inner if drop_inside else ():
-            del quantizer.forward
-        if unit.boundary is not None:
-            unit.boundary.on = True

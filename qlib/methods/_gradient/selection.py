@@ -3,13 +3,15 @@
 import torch
 from torch import Tensor
 
-from qlib.learning.calibration import Calibration, Unit
+from qlib.learning.calibration import Calibration
+from qlib.learning.units import Unit
 from qlib.methods._gradient.design import Design
+from qlib.network.points import standing_in
 from qlib.quantizers.power import bend
 
 
 @torch.no_grad()
-def held(design: Design, unit: Unit, data: Calibration) -> list[Tensor | None]:
+def frozen_weights(design: Design, unit: Unit, data: Calibration) -> list[Tensor | None]:
     """For each layer with a weight: True where the weight stays; None where all take part.
 
     To be asked before what is learned replaces the fitted quantizers.
@@ -44,16 +46,12 @@ def _chance(layers: list, unit: Unit, data: Calibration) -> list[Tensor]:
 def _owed(layers: list, unit: Unit, data: Calibration) -> list[Tensor]:
     """|(ŵ − w)·∂E/∂ŵ|: what, to first order, the unit's squared error owes to each rounding."""
     rounded = [la.weight_point.quantizer(la.weight).requires_grad_(True) for la in layers]
-    for layer, value in zip(layers, rounded, strict=True):
-        layer.weight_point.forward = lambda x, value=value: value
-    try:
-        with torch.enable_grad():
-            for start in range(0, len(unit.targets), data.batch):
-                part = slice(start, start + data.batch)
-                (unit(unit.inputs[part]) - unit.targets[part]).square().sum().backward()
-    finally:
-        for layer in layers:
-            del layer.weight_point.forward
+    pairs = zip(layers, rounded, strict=True)
+    given = {layer.weight_point: lambda x, value=value: value for layer, value in pairs}
+    with standing_in(given), torch.enable_grad():
+        for start in range(0, len(unit.targets), data.batch):
+            part = slice(start, start + data.batch)
+            (unit(unit.inputs[part]) - unit.targets[part]).square().sum().backward()
     pairs = zip(layers, rounded, strict=True)
     return [((v - la.weight) * (0 if v.grad is None else v.grad)).abs() for la, v in pairs]
 

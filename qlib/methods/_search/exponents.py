@@ -1,6 +1,6 @@
 """Exponents of power-function grids: who must share one, which is best, and putting them in."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from qlib.core.histogram import Histogram
 from qlib.core.records import Event, Report
 from qlib.core.scheme import BitPlan, Scheme
-from qlib.learning.calibration import Calibration, Unit
+from qlib.learning.calibration import Calibration
+from qlib.learning.units import LayerUnit
+from qlib.learning.walk import iter_units
 from qlib.network.model import QuantModel
 from qlib.network.points import QuantLayer
 from qlib.quantizers.power import EXPONENTS, Power
@@ -37,32 +39,44 @@ class Family:
         return [*self.points, *self.weights][0]
 
 
-def exponents(
+def power_grids(
     model: QuantModel,
     plan: BitPlan,
     data: Calibration,
     report: Report,
     *,
     by: str,
-    share: str,
-    norm: float,
-) -> Callable[[Family], float]:
-    """What `attach` takes: the searched exponent of each family.
+    share: str = "layer",
+    norm: float = 2.0,
+) -> dict[str, nn.Parameter]:
+    """Search exponents, and give every tensor of the plan a power quantizer with its own.
 
     Args:
         by: "weights": see `search`, with ``norm``; "outputs": see `search_outputs`.
         share: "layer": to each family its own; "network": one for all.
-    """
-    if by == "outputs":
-        best, common = search_outputs(model, plan, data, report)
-        return lambda family: best.get(family.key, common) if share == "layer" else common
-    best, common = search(model, plan, data, norm, report)
 
-    def of(family: Family) -> float:
-        own = [best[name] for name in family.weights if name in best]
+    Returns:
+        the exponent of each point and of each layer's weight, by name; a family shares one.
+    """
+    every, seen = families(model), data.histograms(model)
+    if by == "outputs":
+        best, common = search_outputs(model, plan, data, report, every)
+        keys = lambda family: [family.key]  # noqa: E731
+    else:
+        best, common = search(model, plan, data, norm, report)
+        keys = lambda family: family.weights  # noqa: E731
+
+    def exponent_of(family: Family) -> float:
+        own = [best[key] for key in keys(family) if key in best]
         return own[0] if share == "layer" and len(own) == 1 else common
 
-    return of
+    exponents: dict[str, nn.Parameter] = {}
+    for family in every:
+        start = torch.tensor(exponent_of(family), device=data.images.device)
+        shared = nn.Parameter(start, requires_grad=False)
+        exponents |= dict.fromkeys((*family.weights, *family.points), shared)
+        _fill(family, shared, model, plan, data, seen)
+    return exponents
 
 
 def families(model: QuantModel) -> list[Family]:
@@ -119,7 +133,7 @@ def search(
 
 @torch.no_grad()
 def search_outputs(
-    model: QuantModel, plan: BitPlan, data: Calibration, report: Report
+    model: QuantModel, plan: BitPlan, data: Calibration, report: Report, every: list[Family]
 ) -> tuple[dict[str, float], float]:
     """The exponent with the least relative squared error of outputs, on a few calibration images.
 
@@ -133,24 +147,23 @@ def search_outputs(
     """
     seen = data.histograms(model)
     few = replace(data, images=data.images[:IMAGES])
-    found = families(model)
-    family_of = {name: family for family in found for name in family.weights}
-    tables = {family.key: dict.fromkeys(TRIED, 0.0) for family in found}
-    for unit in few.iter_units(model, by="layer", weights=False, inputs=False):
+    family_of = {name: family for family in every for name in family.weights}
+    tables = {family.key: dict.fromkeys(TRIED, 0.0) for family in every}
+    for unit in iter_units(model, few, by="layer", weights=False, inputs=False):
         family, point = family_of[unit.layer], unit.weighted[0].weight_point
         held, want = point.quantizer, unit.weighted[0](unit.float_inputs)
         for a in TRIED:
             tables[family.key][a] += _output_error(unit, want, plan, data, family, seen, a)
         point.fill(held)
         report(Event("calibrate", unit.title, unit.index, unit.of, note="exponents"))
-    for family in (f for f in found if not f.weights):
+    for family in (f for f in every if not f.weights):
         for a in TRIED:
             tables[family.key][a] = _value_error(plan, data, family, seen, a)
     return {key: _best(tried) for key, tried in tables.items()}, _best_of_all(tables, [*TRIED])
 
 
 def _output_error(
-    unit: Unit,
+    unit: LayerUnit,
     want: Tensor,
     plan: BitPlan,
     data: Calibration,
@@ -223,28 +236,23 @@ def _best_of_all(table: dict[str, dict[float, float]], exponents: list[float]) -
 
 
 @torch.no_grad()
-def attach(
-    model: QuantModel, plan: BitPlan, data: Calibration, of: Callable[[Family], float]
-) -> dict[str, nn.Parameter]:
-    """Give every tensor of the plan a power quantizer; a family's exponents are one parameter.
-
-    Returns:
-        the exponent of each point and of each layer's weight, by name.
-    """
-    seen = data.histograms(model)
-    device = data.images.device
-    exponents: dict[str, nn.Parameter] = {}
-    for family in families(model):
-        shared = nn.Parameter(torch.tensor(of(family), device=device), requires_grad=False)
-        for name in family.weights:
-            layer, scheme = model.layers[name], plan.weights.get(name)
-            exponents[name], layer.correction = shared, None
-            layer.weight_point.fill(
-                Power.fit(layer.weight, scheme, data.weight_observer, shared) if scheme else None
-            )
-        for name in family.points:
-            scheme, exponents[name] = plan.inputs.get(name), shared
-            model.points[name].quantizer = None
-            if scheme is not None:
-                model.points[name].quantizer = _fitted(scheme, data, seen[name], shared, device)
-    return exponents
+def _fill(
+    family: Family,
+    exponent: nn.Parameter,
+    model: QuantModel,
+    plan: BitPlan,
+    data: Calibration,
+    seen: dict[str, Histogram],
+) -> None:
+    """Power quantizers with one exponent for all tensors of a family that the plan quantizes."""
+    for name in family.weights:
+        layer, scheme = model.layers[name], plan.weights.get(name)
+        layer.correction = None
+        layer.weight_point.fill(
+            Power.fit(layer.weight, scheme, data.weight_observer, exponent) if scheme else None
+        )
+    for name in family.points:
+        scheme = plan.inputs.get(name)
+        model.points[name].quantizer = (
+            _fitted(scheme, data, seen[name], exponent, data.images.device) if scheme else None
+        )

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from qlib.core.records import Event
 from qlib.learning.calibration import Calibration
+from qlib.learning.fisher import sampled_label_loss
 from qlib.methods._search.obq import as_rows, operand
 from qlib.methods._search.products import Product
 from qlib.network.model import QuantModel
@@ -49,15 +50,10 @@ def products(
             with torch.set_grad_enabled(gradients):
                 logits = model(images.detach().requires_grad_(gradients))
                 if gradients:
-                    _backward(logits, data.generator)
+                    # reaches the hooks of outputs; no parameter has a gradient to write
+                    sampled_label_loss(logits, data.generator).backward()
             data.report(Event("calibrate", "", start, len(data.images), note="rows of layers"))
     return {name: _joined(model.layers[name], kept) for name, kept in found.items()}
-
-
-def _backward(logits: Tensor, generator: torch.Generator) -> None:
-    """Gradients reach the hooks of outputs; no parameter has one, so nothing else is written."""
-    labels = torch.multinomial(logits.detach().softmax(1), 1, generator=generator)
-    nn.functional.cross_entropy(logits, labels[:, 0], reduction="sum").backward()
 
 
 @dataclass

@@ -19,7 +19,7 @@ from qlib.ui.shared import export
 
 RECIPE = """\
 from qlib.noise import profile as noise_profile
-from qlib.plots import {plot}
+from qlib.plots.noise import {plot}
 
 spec = noise_profile.spec_of(specs[0])
 folder = HERE / spec.key

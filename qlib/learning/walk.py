@@ -1,0 +1,195 @@
+"""Goes from unit to unit: two tensors move forward, the float one and the quantized one.
+
+Work grows linearly with depth, memory with one boundary.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from qlib.core.records import InvalidSpec
+from qlib.learning.calibration import Calibration
+from qlib.learning.units import BlockUnit, LayerUnit, NetworkUnit, StageUnit, Unit
+from qlib.network.model import QuantModel
+from qlib.network.points import QuantLayer
+from qlib.network.stages import stages
+
+ONWARD = 16  # images that are carried on at once: between units a pass is what takes most memory
+
+Span = tuple[str, ...]  # units of the network in a row
+
+
+def iter_units(
+    model: QuantModel,
+    data: Calibration,
+    *,
+    by: str = "block",
+    weights: bool = True,
+    inputs: bool = True,
+    bit_widths: Mapping[int, Callable[[], None]] | None = None,
+) -> Iterator[Unit]:
+    """Visit the units in order; what comes before each is quantized as asked.
+
+    While a unit is visited the model is in the state ``weights``, ``inputs``; afterwards the
+    unit's output is computed in that state and carried on.
+
+    Args:
+        by: "layer", "block", "stage" (see `qlib.network.stages.stages`) or "network".
+        bit_widths: bit-widths and what switches the model to each: an input is then carried on for
+            every one of them (`Unit.inputs_by_bits`): a forward pass for each unit and width.
+
+    Raises:
+        InvalidSpec: the network cannot be cut into such units.
+    """
+    _check(model, by)
+    walk = _Walk(model, data, weights, inputs, bit_widths or {0: lambda: None})
+    spans = _spans(model, by)
+    total = len(model.units("layer")) if by == "layer" else len(spans)
+    visited = 0
+    walk.begin(None if by == "network" else spans[0][0])
+    for span, following in zip(spans, [*spans[1:], None], strict=True):
+        targets = walk.targets(span, by)
+        for unit in walk.units(span, by, targets):
+            visited += 1
+            unit.index, unit.of, unit.arithmetic = visited, total, data.arithmetic
+            with model.quantized(weights=weights, inputs=inputs):
+                yield unit
+            del unit  # before the next one takes room
+        if following is not None:
+            walk.advance(span, targets, following[0])
+
+
+def _check(model: QuantModel, by: str) -> None:
+    if by != "network" and not model.walkable:
+        raise InvalidSpec(
+            "This network's blocks exchange several tensors, so it cannot be reconstructed "
+            "block by block; use the method 'nearest'."
+        )
+    if by == "stage" and not model.is_sequential:
+        raise InvalidSpec(
+            "This network's blocks hand more than one tensor on, so they cannot be joined to "
+            "stages; choose the unit 'block' or 'network'."
+        )
+
+
+def _spans(model: QuantModel, by: str) -> Sequence[Span]:
+    if by == "network":
+        return [tuple(model.units())]
+    return stages(model) if by == "stage" else [(name,) for name in model.units()]
+
+
+@dataclass
+class _Walk:
+    """Where the walk stands: what enters the next unit in the float network, and at each width.
+
+    ``switches``: bit-widths and what switches the model to each.
+    """
+
+    model: QuantModel
+    data: Calibration
+    weights: bool
+    inputs: bool
+    switches: Mapping[int, Callable[[], None]]
+    floats: Tensor = field(init=False)
+    quants: dict[int, Tensor] = field(init=False)
+
+    def begin(self, start: str | None) -> None:
+        """Stand before the unit ``start``; None: before the network itself."""
+        run, self.floats = self.model.partial, self.data.images
+        if start is not None:
+            self.floats = self._in_float(lambda x: run.run_until(x, start), self.floats)
+        self.quants = dict.fromkeys(self.switches, self.floats)
+
+    def targets(self, span: Span, by: str) -> Tensor:
+        """What the units return in the float network."""
+        run = self.model.partial
+        call = self.model if by == "network" else lambda x: run.run_units(span, x)
+        return self._in_float(call, self.floats)
+
+    def units(self, span: Span, by: str, targets: Tensor) -> Iterator[Unit]:
+        """The units of the network as one, or each of a unit's layers with weights in turn."""
+        inside = [name for unit in span for name in self.model.layers_of(unit)]
+        x = next(iter(self.quants.values()))
+        if by == "layer":
+            yield from self._layers(span[0], inside, x)
+            return
+        kinds = {"block": BlockUnit, "stage": partial(StageUnit, span=span), "network": NetworkUnit}
+        yield kinds[by](
+            model=self.model,
+            name=span[0],
+            layers={name: self.model.layers[name] for name in inside},
+            inputs=x,
+            float_inputs=self.floats,
+            targets=targets,
+            inputs_by_bits=self.quants,
+            boundary=None if by == "network" else self.model.boundaries.get(span[0]),
+        )
+
+    def _layers(self, unit: str, inside: Sequence[str], x: Tensor) -> Iterator[Unit]:
+        """Each layer with a weight; what enters it is worked out from the unit's input ``x``."""
+        run = self.model.partial
+        for layer in inside:
+            module, activation = self.model.layers[layer], self.model.activation[layer]
+            if not isinstance(module, QuantLayer):
+                continue
+            reach = lambda x, layer=layer: run.layer_input(unit, layer, x)  # noqa: E731
+            float_inputs = self._in_float(reach, self.floats)
+            inputs = self._quantized(reach, x)
+            chain = nn.Sequential(module, activation or nn.Identity())
+            targets = self._in_float(chain, float_inputs)
+            yield LayerUnit(
+                model=self.model,
+                name=unit,
+                layers={layer: module},
+                inputs=inputs,
+                float_inputs=float_inputs,
+                targets=targets,
+                layer=layer,
+                activation=activation,
+            )
+            del float_inputs, inputs, targets  # before those of the next layer take room
+
+    def advance(self, span: Span, targets: Tensor, following: str) -> None:
+        """Carry both tensors on to the unit ``following``."""
+        run, last = self.model.partial, span[-1]
+        if self.model.is_sequential:
+            onward = lambda x: run.run_between(last, x, following)  # noqa: E731
+            self.floats = self._in_float(onward, targets)
+            for bits, switch in self.switches.items():
+                switch()
+                through = lambda x: run.run_units(span, x)  # noqa: E731
+                self.quants[bits] = self._quantized(through, self.quants[bits])
+                self.quants[bits] = self._in_float(onward, self.quants[bits])
+        else:  # run from the images again: slower, never wrong
+            again = lambda x: run.run_until(x, following)  # noqa: E731
+            self.floats = self._in_float(again, self.data.images)
+            for bits, switch in self.switches.items():
+                switch()
+                self.quants[bits] = self._quantized(again, self.data.images)
+
+    def _in_float(self, call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        with self.model.quantized(weights=False, inputs=False):
+            return _batched(call, x, min(self.data.batch, ONWARD))
+
+    def _quantized(self, call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """In the state that the walk was asked for."""
+        with self.model.quantized(weights=self.weights, inputs=self.inputs):
+            return _batched(call, x, min(self.data.batch, ONWARD))
+
+
+@torch.no_grad()
+def _batched(call: Callable[[Tensor], Tensor], x: Tensor, batch: int) -> Tensor:
+    """``call`` on batches of ``x``; results in one tensor."""
+    first = call(x[:batch])
+    if first.data_ptr() == x.data_ptr() and first.shape[1:] == x.shape[1:]:
+        return x  # nothing lies between: no copy
+    y = first.new_empty((len(x), *first.shape[1:]))
+    if first.dim() == 4 and first.is_contiguous(memory_format=torch.channels_last):
+        y = y.to(memory_format=torch.channels_last)
+    y[: len(first)] = first
+    for start in range(batch, len(x), batch):
+        y[start : start + batch] = call(x[start : start + batch])
+    return y
