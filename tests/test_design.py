@@ -238,15 +238,15 @@ def test_importance_is_what_the_error_owes_to_a_rounding() -> None:
 
 
 def test_stages_are_rows_of_blocks_of_one_shape() -> None:
-    assert stages.stages(quantizable()) == [("stem",), ("one",), ("two",), ("fc",)]
+    assert stages.spans(quantizable(), "stage") == [("stem",), ("one",), ("two",), ("fc",)]
     vit = tiny("vit")
     model = QuantModel(vit, images("vit"), find_blocks(vit))
-    assert ("blocks.0", "blocks.1", "blocks.2") in stages.stages(model)
+    assert ("blocks.0", "blocks.1", "blocks.2") in stages.spans(model, "stage")
     net = tiny("cifar-resnet")
     model = QuantModel(net, images("cifar-resnet"), find_blocks(net))
-    longest = [span for span in stages.stages(model) if len(span) > 1]
+    longest = [span for span in stages.spans(model, "stage") if len(span) > 1]
     assert len(longest) == 3 and all(len(span) == 2 for span in longest)
-    assert [u for span in stages.stages(model) for u in span] == model.units()
+    assert [u for span in stages.spans(model, "stage") for u in span] == model.units()
 
 
 @pytest.mark.parametrize("placement", ["inputs", "boundary"])

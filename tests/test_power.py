@@ -402,7 +402,9 @@ def test_by_outputs_each_layer_has_the_exponent_whose_output_is_nearest_to_float
     x = pictures(_power.IMAGES)[0]
     model, data = quantizable(), calibration(x)
     made = plan(model, 3, 3)
-    best, common = _power.search_outputs(model, made, data, ignore, _power.families(model))
+    best, common = _power.search_outputs(
+        model, made, data, ignore, _power.families(model), data.histograms(model)
+    )
     seen = data.histograms(model)
     assert 1.0 in _power.TRIED
     total = dict.fromkeys(_power.TRIED, 0.0)

@@ -129,7 +129,7 @@ class BlockUnit(Unit):
 
 @dataclass(kw_only=True)
 class StageUnit(Unit):
-    """Units in a row (see `qlib.network.stages.stages`); needs a sequential network."""
+    """Units in a row (see `qlib.network.stages.spans`); needs a sequential network."""
 
     span: tuple[str, ...]
 

@@ -15,11 +15,9 @@ from qlib.learning.calibration import Calibration
 from qlib.learning.units import BlockUnit, LayerUnit, NetworkUnit, StageUnit, Unit
 from qlib.network.model import QuantModel
 from qlib.network.points import QuantLayer
-from qlib.network.stages import stages
+from qlib.network.stages import Span, spans
 
 ONWARD = 16  # images that are carried on at once: between units a pass is what takes most memory
-
-Span = tuple[str, ...]  # units of the network in a row
 
 
 def iter_units(
@@ -37,7 +35,7 @@ def iter_units(
     unit's output is computed in that state and carried on.
 
     Args:
-        by: "layer", "block", "stage" (see `qlib.network.stages.stages`) or "network".
+        by: "layer", "block", "stage" (see `qlib.network.stages.spans`) or "network".
         bit_widths: bit-widths and what switches the model to each: an input is then carried on for
             every one of them (`Unit.inputs_by_bits`): a forward pass for each unit and width.
 
@@ -46,11 +44,11 @@ def iter_units(
     """
     _check(model, by)
     walk = _Walk(model, data, weights, inputs, bit_widths or {0: lambda: None})
-    spans = _spans(model, by)
-    total = len(model.units("layer")) if by == "layer" else len(spans)
+    steps = spans(model, by)
+    total = len(model.weighted()) if by == "layer" else len(steps)
     visited = 0
-    walk.begin(None if by == "network" else spans[0][0])
-    for span, following in zip(spans, [*spans[1:], None], strict=True):
+    walk.begin(None if by == "network" else steps[0][0])
+    for span, following in zip(steps, [*steps[1:], None], strict=True):
         targets = walk.targets(span, by)
         for unit in walk.units(span, by, targets):
             visited += 1
@@ -73,12 +71,6 @@ def _check(model: QuantModel, by: str) -> None:
             "This network's blocks hand more than one tensor on, so they cannot be joined to "
             "stages; choose the unit 'block' or 'network'."
         )
-
-
-def _spans(model: QuantModel, by: str) -> Sequence[Span]:
-    if by == "network":
-        return [tuple(model.units())]
-    return stages(model) if by == "stage" else [(name,) for name in model.units()]
 
 
 @dataclass

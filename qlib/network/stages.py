@@ -1,16 +1,25 @@
-"""Which units of a network form a stage: blocks in a row whose outputs have one shape."""
+"""Where a network is cut into units that are fitted at once."""
 
 from qlib.network.model import QuantModel
 
+Span = tuple[str, ...]  # units of the network in a row
 
-def stages(model: QuantModel) -> list[tuple[str, ...]]:
-    """All units, in order; neighbouring blocks whose outputs have one shape stand together."""
-    found: list[tuple[str, ...]] = []
-    shapes = model.partial.shapes
-    for unit in model.units():
+
+def spans(model: QuantModel, by: str) -> list[Span]:
+    """The units that are fitted at once, in order, each as the network's units that it spans.
+
+    Args:
+        by: "block" (and "layer", whose layers are visited block by block): each unit of the
+            network; "stage": neighbouring blocks whose outputs have one shape stand together;
+            "network": all of it.
+    """
+    units, shapes, found = model.units(), model.partial.shapes, list[Span]()
+    if by == "network":
+        return [tuple(units)]
+    for unit in units:
         last = found[-1][-1] if found else unit
         both = {last, unit} <= set(model.blocks)
-        if found and both and shapes[last] == shapes[unit]:
+        if by == "stage" and found and both and shapes[last] == shapes[unit]:
             found[-1] += (unit,)
         else:
             found.append((unit,))

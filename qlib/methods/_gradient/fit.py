@@ -1,11 +1,9 @@
 """Fits a network as a design says: every gradient-based method goes through here."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import nn
 
-from qlib.core.functional import KeepMask, mixed_rows, take
 from qlib.core.records import Report
 from qlib.core.scheme import BitPlan
 from qlib.learning.calibration import Calibration
@@ -13,7 +11,7 @@ from qlib.learning.reconstruct import BetaSchedule, FitSettings, Rate, reconstru
 from qlib.learning.units import Unit
 from qlib.learning.walk import iter_units
 from qlib.methods._gradient.design import Design
-from qlib.methods._gradient.dropping import dropping
+from qlib.methods._gradient.feeding import feeding
 from qlib.methods._gradient.losses import objective
 from qlib.methods._gradient.selection import frozen_weights
 from qlib.methods._search.exponents import power_grids
@@ -52,7 +50,7 @@ def fit(
         for layer, mask in zip(unit.weighted, frozen, strict=True):
             if mask is not None:
                 layer.weight_point.quantizer.freeze(mask, layer.weight)
-        with _feeding(design, unit, data) as inputs:
+        with feeding(design, unit, data) as inputs:
             reconstruct(
                 unit,
                 settings,
@@ -113,20 +111,3 @@ def _free_powers(unit: Unit, exponents: Mapping[str, nn.Parameter]) -> None:
     for point in unit.points():
         if point.quantizer is not None:
             point.quantizer.hold_reach()
-
-
-@contextmanager
-def _feeding(
-    design: Design, unit: Unit, data: Calibration
-) -> Iterator[Callable[[Tensor], Tensor] | None]:
-    """Indices → the unit's input; None: from the quantized units before it."""
-    if design.inputs == "quantized":
-        yield None
-    elif design.inputs == "float":
-        yield lambda at: take(unit.float_inputs, at)
-    elif design.quantize_acts:
-        with dropping(unit, design.quant_prob, data.generator) as mixed:
-            yield mixed
-    else:  # nothing is quantized inside that could be dropped
-        masks, pair = KeepMask(design.quant_prob, data.generator), (unit.inputs, unit.float_inputs)
-        yield lambda at: mixed_rows(*pair, at, masks.rows(unit.inputs, len(at)))

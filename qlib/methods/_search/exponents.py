@@ -60,7 +60,7 @@ def power_grids(
     """
     every, seen = families(model), data.histograms(model)
     if by == "outputs":
-        best, common = search_outputs(model, plan, data, report, every)
+        best, common = search_outputs(model, plan, data, report, every, seen)
         keys = lambda family: [family.key]  # noqa: E731
     else:
         best, common = search(model, plan, data, norm, report)
@@ -133,7 +133,12 @@ def search(
 
 @torch.no_grad()
 def search_outputs(
-    model: QuantModel, plan: BitPlan, data: Calibration, report: Report, every: list[Family]
+    model: QuantModel,
+    plan: BitPlan,
+    data: Calibration,
+    report: Report,
+    every: list[Family],
+    seen: dict[str, Histogram],
 ) -> tuple[dict[str, float], float]:
     """The exponent with the least relative squared error of outputs, on a few calibration images.
 
@@ -145,7 +150,6 @@ def search_outputs(
     Returns:
         the best one of each family, by its key, and the best for all together.
     """
-    seen = data.histograms(model)
     few = replace(data, images=data.images[:IMAGES])
     family_of = {name: family for family in every for name in family.weights}
     tables = {family.key: dict.fromkeys(TRIED, 0.0) for family in every}
