@@ -65,8 +65,8 @@ def fake_quantize(
         keep: optional mask shaped like ``x`` (see `KeepMask`): where 0, ``x`` passes untouched.
     """
     if torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad):
-        function = fused.FakeQuantizeFn if fused.fits(x, scale) else _FakeQuantize
-        return function.apply(x, scale, low, high, keep)
+        given = (x, scale, low, high, keep)
+        return fused.run(fused.FakeQuantizeFn, *given, plain=lambda: _FakeQuantize.apply(*given))
     y = (x / scale).round_().clamp_(low, high).mul_(scale)
     return mixed(x, y, keep)
 
@@ -75,9 +75,7 @@ def mixed(x: Tensor, y: Tensor, keep: Tensor | None) -> Tensor:
     """``y`` where ``keep`` is 1, ``x`` where it is 0; None: ``y`` everywhere."""
     if keep is None:
         return y
-    if torch.is_grad_enabled() and y.requires_grad and not x.requires_grad and fused.runs(x, y):
-        return fused.SelectFn.apply(x, y, keep)
-    return torch.lerp(x, y, keep.to(y.dtype))
+    return fused.run(fused.SelectFn, x, y, keep, plain=lambda: torch.lerp(x, y, keep.to(y.dtype)))
 
 
 class _FakeQuantize(torch.autograd.Function):

@@ -62,11 +62,10 @@ class FlexRound(Quantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         split, by = map(self.scheme.granularity.split, (x, self.divisors(x)))
-        learned = torch.is_grad_enabled() and by.requires_grad and not x.requires_grad
-        if learned and fused.whole_rows(split, self.scale) and by.is_contiguous():
-            y = fused.DivideFn.apply(split, by, self.scale, self.low, self.high)
-        else:
-            y = fake_quantize(split / by, self.scale, self.low, self.high)
+        grid = (self.scale, self.low, self.high)
+        y = fused.run(
+            fused.DivideFn, split, by, *grid, plain=lambda: fake_quantize(split / by, *grid)
+        )
         return y.reshape(x.shape)
 
     def codes(self, x: Tensor) -> Tensor:

@@ -63,12 +63,11 @@ class FreePower(Power):
     def forward(self, x: Tensor) -> Tensor:
         if self.latent is None:
             self.start(x)
-        learned = torch.is_grad_enabled() and self.latent.requires_grad
-        held = self.reach is not None and self._grid[2] - self._grid[1] < fused.LEVELS
-        if learned and held and fused.whole_rows(self.latent, self.reach):
-            y = fused.RoundFn.apply(self.latent, self.reach, self.exponent, *self._grid)
-        else:
-            y = _Free.apply(self.latent, self._scale(), self.exponent, self.low, self.high)
+        grid = (self.latent, self._scale(), self.exponent, self.low, self.high)
+        y = fused.run(
+            fused.RoundFn, self.latent, self.reach, self.exponent, *self._grid,
+            plain=lambda: _Free.apply(*grid),
+        )  # fmt: skip
         return y.reshape(x.shape)
 
     @cached_property

@@ -82,11 +82,9 @@ class Power(Quantizer):
         return y.reshape(x.shape)
 
     def _learned(self, x: Tensor) -> Tensor:
-        held = self.reach is not None and self.scheme.steps < fused.LEVELS
-        if held and fused.fits(x, self.reach):
-            grid = self.reach, self.stretch, self.exponent, float(self._far()), self.low, self.high
-            return fused.PowerFn.apply(x, *grid, LEAST, TINY)
-        return _Bent.apply(x, self._scale(), self.exponent, self.low, self.high)
+        grid = self.reach, self.stretch, self.exponent, self._far(), self.low, self.high
+        plain = lambda: _Bent.apply(x, self._scale(), self.exponent, self.low, self.high)  # noqa: E731
+        return fused.run(fused.PowerFn, x, *grid, LEAST, TINY, plain=plain)
 
     def nearest(self, x: Tensor) -> Tensor:
         steps = self._steps(self.scheme.granularity.split(x), self._scale())

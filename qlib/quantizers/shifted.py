@@ -45,11 +45,13 @@ class Shifted(Quantizer):
         self.frozen = self.scheme.granularity.split(mask)
 
     def forward(self, x: Tensor) -> Tensor:
-        learned = torch.is_grad_enabled() and self.soft and self.shift is None
-        if learned and fused.fits(x, self.scale):
-            scale = self.scale * self.stretch
-            return fused.FakeQuantizeFn.apply(x, scale, *self._ends(), None, self.zero)
-        return self._rounded(x)[0].reshape(x.shape)
+        plain = lambda: self._rounded(x)[0].reshape(x.shape)  # noqa: E731
+        if not self.soft or self.shift is not None:
+            return plain()
+        scale = self.scale * self.stretch
+        return fused.run(
+            fused.FakeQuantizeFn, x, scale, *self._ends(), None, self.zero, plain=plain
+        )
 
     def codes(self, x: Tensor) -> Tensor:
         with torch.no_grad():

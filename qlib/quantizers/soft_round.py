@@ -77,9 +77,8 @@ class SoftRound(Quantizer):
 
     def _learned(self, base: Tensor, step: Tensor) -> Tensor:
         """base + h(V)·step with the gradient for V alone."""
-        if fused.runs(self.up, base, step) and self.up.stride() == base.stride() == step.stride():
-            return fused.SoftRoundFn.apply(self.up, base, step, STRETCH)
-        return _SoftRound.apply(self.up, base, step)
+        plain = lambda: _SoftRound.apply(self.up, base, step)  # noqa: E731
+        return fused.run(fused.SoftRoundFn, self.up, base, step, STRETCH, plain=plain)
 
     def _line(self) -> tuple[Tensor, Tensor]:
         """ŵ = base + h·step, worked out once: whether a weight is clipped does not depend on h.
@@ -108,8 +107,7 @@ class SoftRound(Quantizer):
     @torch.no_grad()
     def add_penalty_grad(self, beta: float, weight: float) -> None:
         """Add the gradient of ``weight · penalty(beta)`` to V's, without building a graph."""
-        if fused.runs(self.up, self.up.grad):
-            fused.harder(self.up, self.up.grad, beta, weight, STRETCH)
+        if fused.add_penalty_grad(self.up, beta, weight, STRETCH):
             return
         sigma = torch.sigmoid(self.up)
         h = _stretched(sigma)

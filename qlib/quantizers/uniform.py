@@ -3,7 +3,6 @@
 Paper: Learned step size quantization, Esser et al., ICLR 2020, arXiv 1902.08153
 """
 
-import torch
 from torch import Tensor
 
 from qlib.core import fused
@@ -25,9 +24,7 @@ class Uniform(Quantizer):
         return fake_quantize(split, self.scale, self.low, self.high, keep=keep).reshape(x.shape)
 
     def partly_rows(self, x: Tensor, other: Tensor, at: Tensor, keep: Tensor | None) -> Tensor:
-        learned = torch.is_grad_enabled() and self.scale.requires_grad and keep is not None
-        if learned and fused.fits(x, self.scale) and fused.rows_fit(x, other):
-            return fused.MixedFakeQuantizeFn.apply(
-                x, other, at, self.scale, self.low, self.high, keep
-            )
-        return super().partly_rows(x, other, at, keep)
+        return fused.run(
+            fused.MixedFakeQuantizeFn, x, other, at, self.scale, self.low, self.high, keep,
+            plain=lambda: super(Uniform, self).partly_rows(x, other, at, keep),
+        )  # fmt: skip

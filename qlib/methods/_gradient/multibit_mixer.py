@@ -113,17 +113,23 @@ class Mixing:
         from qlib.core import fused
         from qlib.learning.objective import share_of, squared_error
 
-        share, three = share_of(self.unit, self.batch), [outputs[bits] for bits in drawn]
-        if len(outputs) == 3 and fused.rows_fit(target) and fused.runs(*three):
-            weights, whole = (self.low, self.middle), not self.detach
-            return fused.DistillFn.apply(*three, target, self.shares, weights, whole, share)
-        total = squared_error(_blend(drawn, self.shares, outputs), target, share)
-        low, middle, high = drawn
-        teacher = outputs[high].detach() if self.detach else outputs[high]
-        for bits, weight in ((middle, self.middle), (low, self.low)):
-            if bits != high and weight:
-                total = total + squared_error(outputs[bits], teacher, weight * share)
-        return total
+        share, (low, middle, high) = share_of(self.unit, self.batch), drawn
+
+        def plain() -> "Tensor":
+            total = squared_error(_blend(drawn, self.shares, outputs), target, share)
+            teacher = outputs[high].detach() if self.detach else outputs[high]
+            for bits, weight in ((middle, self.middle), (low, self.low)):
+                if bits != high and weight:
+                    total = total + squared_error(outputs[bits], teacher, weight * share)
+            return total
+
+        if len(outputs) < 3:
+            return plain()
+        weights, whole = (self.low, self.middle), not self.detach
+        return fused.run(
+            fused.DistillFn, *(outputs[bits] for bits in drawn), target, self.shares, weights,
+            whole, share, plain=plain,
+        )  # fmt: skip
 
     def dropping(self, point: int, quantizer: "Quantizer") -> "Callable[[Tensor], Tensor]":
         """What a point inside the unit does: the same elements drop in all passes of a step."""
