@@ -23,6 +23,7 @@ from qlib.sensitivity import profile
 
 LISTS = ("models", "datasets", "methods", "observers", "quantizers", "allocators")
 DONE, WRONG, FAULT, CANCELLED = 0, 2, 1, 130
+ABOUT = "Post-training quantization you can see. `quant-explorer` without a verb opens the app."
 HELP = {  # of the fields that say nothing of themselves
     "model": "network: a key of `list models`",
     "data": "test images: a key of `list datasets`",
@@ -66,7 +67,7 @@ def _say(sentence: str) -> None:
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = _Parser(prog, description="Post-training quantization you can see.")
+    parser = _Parser(prog, description=ABOUT)
     verbs = parser.add_subparsers(
         required=True, metavar="list|run|sensitivity|noise|show", parser_class=_Parser
     )
