@@ -23,6 +23,7 @@ from qlib.sensitivity import profile
 
 LISTS = ("models", "datasets", "methods", "observers", "quantizers", "allocators")
 DONE, WRONG, FAULT, CANCELLED = 0, 2, 1, 130
+PROG = "python -m qlib"
 ABOUT = "Post-training quantization you can see. `quant-explorer` without a verb opens the app."
 HELP = {  # of the fields that say nothing of themselves
     "model": "network: a key of `list models`",
@@ -43,7 +44,7 @@ class _Parser(argparse.ArgumentParser):
         raise InvalidSpec(f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.")
 
 
-def main(argv: list[str] | None = None, prog: str = "python -m qlib") -> int:
+def main(argv: list[str] | None = None, prog: str = PROG) -> int:
     """0 done; 2 wrong input, one sentence on standard error; 130 cancelled."""
     try:
         args = _parser(prog).parse_args(argv)
@@ -66,7 +67,7 @@ def _say(sentence: str) -> None:
 # ---- what can be said ---------------------------------------------------------------------------
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
+def _parser(prog: str = PROG) -> argparse.ArgumentParser:
     parser = _Parser(prog, description=ABOUT)
     verbs = parser.add_subparsers(
         required=True, metavar="list|run|sensitivity|noise|show", parser_class=_Parser
@@ -244,7 +245,7 @@ def _show(args: argparse.Namespace) -> int:
     return DONE
 
 
-def start(prog: str = "python -m qlib") -> int:
+def start(prog: str = PROG) -> int:
     """`main` as a process of its own, which tidies up when it is told to end."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells switch it off in scripts
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # tidy up, then go
