@@ -28,7 +28,7 @@ def main() -> None:
         print(f"python -m benchmarks.{name}\n    {told}")
         if files:
             print(f"    rows: {', '.join(files)}")
-    print("\nEach takes --help. What was measured: benchmarks/README.md")
+    print("\nOptions: --help after any of them. What was measured: benchmarks/README.md")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import csv
 import os
 import platform
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
@@ -36,7 +36,7 @@ class Table:
             csv.DictWriter(out, self.columns).writerow({**row, "machine": hardware()})
 
 
-def markdown(rows: list[Mapping[str, object]]) -> str:
+def markdown(rows: Sequence[Mapping[str, object]]) -> str:
     """The rows as a Markdown table; columns as in the first row."""
     if not rows:
         return "(no rows)"

@@ -97,7 +97,7 @@ def parse(owner: type, texts: dict[str, Any]) -> dict[str, Any]:
 
 def _instead(name: str, known: Iterable[str]) -> str:
     """What to write in place of an unknown name."""
-    if (now := renamed.SETTINGS.get(name)) in known:
+    if (now := renamed.SETTINGS.get(name, "")) in known:
         return f"it is called {now} now"
     return f"it has {', '.join(known) or 'none'}"
 
