@@ -19,6 +19,7 @@ from qlib.core.records import RunSpec
 from qlib.measure.metrics import wilson
 from qlib.pipeline.provenance import versions
 
+WRITES = ("accuracy",)  # files of benchmarks/results
 IDENTITY = ("model", "weight_bits", "act_bits", "method", "settings", "steps", "observer",
             "placement")  # fmt: skip
 NUMBERS = ("top1", "low", "high", "top1_float", "top1_nearest", "agreement")
@@ -170,8 +171,8 @@ def summary(rows: list[dict[str, str]]) -> list[dict[str, object]]:
                 "ranges": observer,
                 "seeds": max(map(len, found.values())),
                 "n": every[0]["n"],
-                "float": f"{_mean(every, 'top1_float'):.2f}",
-                **{f"W{w}A{a}": _cell(found.get((w, a), [])) for w, a in widths},
+                "float": f"{mean(every, 'top1_float'):.2f}",
+                **{f"W{w}A{a}": cell(found.get((w, a), [])) for w, a in widths},
                 "seconds": f"{seconds:.0f}",
             }
         )
@@ -188,17 +189,17 @@ def _place(row: dict[str, str], rows: list[dict[str, str]]) -> tuple[int, int, i
     return network, METHODS.index(row["method"]), int(row["steps"]), row["settings"]
 
 
-def _mean(rows: list[dict[str, str]], column: str) -> float:
+def mean(rows: list[dict[str, str]], column: str) -> float:
     return statistics.fmean(float(row[column]) for row in rows)
 
 
-def _cell(rows: list[dict[str, str]]) -> str:
+def cell(rows: list[dict[str, str]]) -> str:
     """Of one line at one width; empty where nothing was measured."""
     if not rows:
         return ""
-    top1, n = _mean(rows, "top1"), int(rows[0]["n"])
+    top1, n = mean(rows, "top1"), int(rows[0]["n"])
     low, high = wilson(round(top1 / 100 * n), n)
-    below = " ↓" if round(top1, 2) < round(_mean(rows, "top1_nearest"), 2) else ""
+    below = " ↓" if round(top1, 2) < round(mean(rows, "top1_nearest"), 2) else ""
     return f"{top1:.2f}{below} ({100 * low:.1f}–{100 * high:.1f})"
 
 

@@ -1,9 +1,10 @@
-"""Makes the stored runs that fill the pages: ``python -m benchmarks.demo [--jobs 2]``.
+"""Makes the stored runs that fill the pages.
 
-Three embedded networks × four methods × a grid of bit-widths, into ``assets/demo``, and the
-sensitivity of most of them layer by layer, and what noise does to each layer. Every run is an
-ordinary run; finished ones are kept, so the command can be stopped and started again. With
-``--shared DIR`` (see the README) also the noise analysis of DeiT-tiny; it is kept without.
+``python -m benchmarks.demo [--jobs 2]``: three embedded networks × four methods × a grid of
+bit-widths, into ``assets/demo``, and the sensitivity of most of them layer by layer, and what noise
+does to each layer. Every run is an ordinary run; finished ones are kept, so the command can be
+stopped and started again. With ``--shared DIR`` (see the README) also the noise analysis of
+DeiT-tiny; it is kept without.
 """
 
 import argparse

@@ -20,6 +20,7 @@ from benchmarks.accuracy import DIGITS
 from benchmarks.multibit import Line, Lines, Network
 from qlib.measure.statistics import paired_difference
 
+WRITES = ("design_space",)  # files of benchmarks/results
 BASE = "base"
 LONG = 1200  # steps of a whole network, which is one unit where others have six or more
 IDENTITY = ("model", "weight_bits", "act_bits", "steps", "axis", "choice", "seed")

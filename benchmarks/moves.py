@@ -1,10 +1,10 @@
-"""How soon a page has followed a change of layer or bits: ``python -m benchmarks.moves``.
+"""How soon a page has followed a change of layer or bits.
 
-In a real browser on the stored runs: from the press of *Next* (layer) or of an arrow key on the
-bits (on the NoisyQuant page: on the reach of the noise), until the figures on the page are others
-than before and the app is at rest. One row a page and kind of move: median and slowest. Last, Start
-with *Try it now* on: until the network that the bits switch has said something else of a dozen
-images. Needs Chromium and the test requirements.
+``python -m benchmarks.moves``, in a real browser on the stored runs: from the press of *Next*
+(layer) or of an arrow key on the bits (on the NoisyQuant page: on the reach of the noise), until
+the figures on the page are others than before and the app is at rest. One row a page and kind of
+move: median and slowest. Last, Start with *Try it now* on: until the network that the bits switch
+has said something else of a dozen images. Needs Chromium and the test requirements.
 """
 
 import argparse

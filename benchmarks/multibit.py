@@ -21,6 +21,7 @@ from benchmarks._table import Table, machine, markdown
 from benchmarks.accuracy import DIGITS
 from qlib.core.records import RunSpec, ignore
 
+WRITES = ("multibit", "multibit_choices", "multibit_ablations")  # files of benchmarks/results
 WIDTHS = (8, 7, 6, 5, 4, 3)
 FIXED = 4  # bits of the weights where only activations are switched
 IDENTITY = ("model", "line", "weight_bits", "act_bits", "seed", "steps")

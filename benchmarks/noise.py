@@ -1,10 +1,11 @@
-"""What NoisyQuant adds to other methods: ``python -m benchmarks.noise --shared DIR``.
+"""What NoisyQuant adds to other methods.
 
-DeiT-tiny on 650 ImageNet photographs (see the README), 32 calibration images, mean-squared-error
-ranges; W8A8, W6A6, W4A4 with the first and the last layer at 8 bits. A base is calibrated once for
-each width; then noise is added to it, alone (three draws) and with a common shift. Rows go to
-``benchmarks/results/noise.csv`` as they are measured, each layer's predicted and measured error to
-``noise_layers.csv``; a second call goes on where the first one stopped. `--fresh` begins again.
+``python -m benchmarks.noise --shared DIR``: DeiT-tiny on 650 ImageNet photographs (see the README),
+32 calibration images, mean-squared-error ranges; W8A8, W6A6, W4A4 with the first and the last layer
+at 8 bits. A base is calibrated once for each width; then noise is added to it, alone (three draws)
+and with a common shift. Rows go to ``benchmarks/results/noise.csv`` as they are measured, each
+layer's predicted and measured error to ``noise_layers.csv``; a second call goes on where the first
+one stopped. `--fresh` begins again.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from qlib.pipeline.experiment import Experiment, load_experiment
 from qlib.pipeline.quantize import bit_plan
 from qlib.quantizers.noisy import Noisy
 
+WRITES = ("noise", "noise_layers")  # files of benchmarks/results
 WIDTHS = (6, 4, 8)
 # what noise is added, and how many draws: a shift alone does not depend on them
 VARIANTS = {"noise": ({}, 3), "noise and shift": ({"shift": True}, 1)}

@@ -1,10 +1,8 @@
 """How soon a page shows its first figure, through a real browser, on the stored demo runs.
 
-``python -m benchmarks.pages [--visits 9] [--picture FILE]``: seconds from opening the address to
-the figure being drawn: the first visit to a fresh server, visits by new browser profiles (which
-load all scripts anew), and by one that was there before. Needs Chromium and the test
-requirements. ``--picture`` stores a screenshot
-of the Start page at 1280×720.
+``python -m benchmarks.pages [--visits 9]``: seconds from opening the address to the figure being
+drawn: the first visit to a fresh server, visits by new browser profiles (which load all scripts
+anew), and by one that was there before. Needs Chromium and the test requirements.
 """
 
 import argparse
@@ -25,13 +23,10 @@ def main() -> None:
     """Measure and print one row a page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pages", description=__doc__)
     parser.add_argument("--visits", type=int, default=9)
-    parser.add_argument("--picture", type=Path)
     args = parser.parse_args()
     with launched() as browser:
         window = Window(browser)
         print(markdown([_measured(window, path, args.visits) for path in PAGES]))
-        if args.picture:
-            _picture(window, args.picture)
 
 
 def _measured(window: Window, path: str, visits: int) -> dict[str, object]:
@@ -68,14 +63,6 @@ def _seconds(page: object, url: str) -> float:
     page.goto(url)
     page.wait_for_selector(FIGURE)
     return time.perf_counter() - start
-
-
-def _picture(window: Window, file: Path) -> None:
-    with tempfile.TemporaryDirectory() as home, serving(Path(home), store.demo_dir()) as server:
-        page = window.open(server.url("start"))
-        page.wait_for_selector(FIGURE)
-        page.wait_for_timeout(1500)
-        page.screenshot(path=str(file))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Puts the measured tables into the README: ``python -m benchmarks.readme``.
+"""Puts the measured tables into README.md and benchmarks/README.md.
 
-Each table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; what is between is replaced
-by the rows of ``benchmarks/results/accuracy.csv`` whose network begins with NAME; the tables
-``noise``, ``multibit``, ``multibit_ablations``, ``design_space``, ``steps``, ``memory`` and
-``goals`` are those of the files with these names.
+``python -m benchmarks.readme``. Each table stands between ``<!-- table NAME -->`` and
+``<!-- end -->``; what is between is replaced by the rows of ``benchmarks/results/accuracy.csv``
+whose network begins with NAME; the table ``chosen`` holds the rows `CHOSEN` of it, and ``noise``,
+``multibit``, ``multibit_ablations``, ``design_space``, ``steps``, ``memory`` and ``goals`` are
+those of the files with these names.
 """
 
 import re
@@ -12,12 +13,25 @@ from pathlib import Path
 
 from benchmarks import design_space, multibit, noise, reconstruction
 from benchmarks._table import Table, markdown
-from benchmarks.accuracy import COLUMNS, summary
+from benchmarks.accuracy import COLUMNS, cell, mean, summary
+from qlib.core.registry import discover
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+FOLDER = Path(__file__).resolve().parent
+FILES = (FOLDER.parent / "README.md", FOLDER / "README.md")
 BLOCK = re.compile(r"<!-- table (\S+) -->\n.*?<!-- end -->", re.DOTALL)
+DIGITS = "python -m benchmarks.accuracy --only digits"
+CIFAR = "python -m benchmarks.accuracy --only cifar --steps 300 --shared DIR"
+# the front page's: network, method, its steps, bits of weights and activations, what measures it
+CHOSEN = (
+    ("cifar10-resnet20", "gptq", 0, 3, 3, CIFAR),
+    ("cifar10-resnet20", "qdrop", 300, 3, 3, CIFAR),
+    ("cifar10-resnet20", "nupes", 300, 3, 3, CIFAR),
+    ("cifar10-resnet20", "flexround", 300, 2, 4, CIFAR),
+    ("digits-vit", "qdrop", 500, 3, 3, DIGITS),
+    ("digits-mobilenet", "brecq", 500, 2, 4, DIGITS),
+)
 
-
+Row = dict[str, str]
 Lines = list[dict[str, object]]
 
 
@@ -26,9 +40,31 @@ def measured() -> tuple[Lines, dict[str, Lines]]:
     whole = {"noise": noise, "multibit": multibit, "multibit_ablations": multibit}
     whole["design_space"] = design_space
     others = {name: (of.COLUMNS, of.summary) for name, of in whole.items()} | reconstruction.TABLES
-    return summary(Table("accuracy", COLUMNS, fresh=False).rows()), {
+    rows = Table("accuracy", COLUMNS, fresh=False).rows()
+    return summary(rows), {"chosen": [_chosen(rows, *which) for which in CHOSEN]} | {
         name: told(Table(name, columns, fresh=False).rows())
         for name, (columns, told) in others.items()
+    }
+
+
+def _chosen(rows: list[Row], network: str, method: str, steps: int, weights: int, acts: int,
+            command: str) -> dict[str, object]:  # fmt: skip
+    """One line of the table ``chosen``: a method at one width, beside rounding to nearest."""
+    want = (network, method, str(steps), str(weights), str(acts), "")
+    keys = ("model", "method", "steps", "weight_bits", "act_bits", "settings")
+    found = [row for row in rows if tuple(row[key] for key in keys) == want]
+    n, seeds = found[0]["n"], ", ".join(sorted(row["seed"] for row in found))
+    float_top1, nearest = (f"{mean(found, c):.2f}" for c in ("top1_float", "top1_nearest"))
+    return {
+        "network": network,
+        "bits": f"W{weights}A{acts}",
+        "float": float_top1,
+        "nearest": nearest,
+        "method": discover("methods")[method].title,
+        "top-1 (95 %)": cell(found),
+        "n": n,
+        "seeds": seeds,
+        "measured by": f"`{command}`",
     }
 
 
@@ -60,8 +96,10 @@ def _said(rows: Lines) -> Lines:
 
 
 def main() -> None:
-    """Rewrite the README in place."""
-    README.write_text(filled(README.read_text(), *measured()))
+    """Rewrite both files in place."""
+    tables = measured()
+    for file in FILES:
+        file.write_text(filled(file.read_text(), *tables))
 
 
 if __name__ == "__main__":

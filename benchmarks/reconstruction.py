@@ -34,6 +34,7 @@ from benchmarks._table import Table, machine, markdown
 from qlib.core.records import ignore
 from qlib.core.registry import discover
 
+WRITES = ("steps", "memory", "goals")  # files of benchmarks/results
 KINDS = {
     "AdaRound": Kind("adaround", unit="layer"),
     "BRECQ, weights": Kind("brecq", {"acts": "after", "act_steps": 0}),

@@ -1,9 +1,10 @@
-"""How long searches for grids and for noise take: ``python -m benchmarks.search --shared DIR``.
+"""How long searches for grids and for noise take.
 
-DeiT-tiny, W6A6, real images (see the README). For 16, 32 and 64 calibration images, and for the
-first 3, 6 and all 12 blocks with 32 images: seconds of the observers' ranges, of NoisyQuant's
-search over all its layers when the ranges are there, and of the whole of PTQ4ViT. Each is told
-twice: by the clock, and in seconds of processor time, which a busy machine does not lengthen.
+``python -m benchmarks.search --shared DIR``: DeiT-tiny, W6A6, real images (see the README). For 16,
+32 and 64 calibration images, and for the first 3, 6 and all 12 blocks with 32 images: seconds of
+the observers' ranges, of NoisyQuant's search over all its layers when the ranges are there, and of
+the whole of PTQ4ViT. Each is told twice: by the clock, and in seconds of processor time, which a
+busy machine does not lengthen.
 """
 
 import argparse

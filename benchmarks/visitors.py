@@ -1,9 +1,10 @@
-"""A class on one server: ``python -m benchmarks.visitors [--visitors 12] [--seconds 120]``.
+"""How long each of twelve visitors of one server waits while a job runs.
 
-Each visitor holds a session of its own, opens a page with its own view, looks at it for some
-seconds, and goes on to the next one, while one reconstruction job runs. A visit lasts from the
-request until the server has run the page to its end, measured where a browser would stand: on the
-app's own WebSocket. Drawing in the browser is not in it (see ``benchmarks.pages``).
+``python -m benchmarks.visitors [--visitors 12] [--seconds 120]``. Each visitor holds a session of
+its own, opens a page with its own view, looks at it for some seconds, and goes on to the next one,
+while one reconstruction job runs. A visit lasts from the request until the server has run the page
+to its end, measured where a browser would stand: on the app's own WebSocket. Drawing in the browser
+is not in it (see ``benchmarks.pages``).
 """
 
 import argparse

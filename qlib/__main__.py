@@ -23,6 +23,8 @@ from qlib.sensitivity import profile
 
 LISTS = ("models", "datasets", "methods", "observers", "quantizers", "allocators")
 DONE, WRONG, FAULT, CANCELLED = 0, 2, 1, 130
+PROG = "python -m qlib"
+ABOUT = "Post-training quantization you can see. `quant-explorer` without a verb opens the app."
 HELP = {  # of the fields that say nothing of themselves
     "model": "network: a key of `list models`",
     "data": "test images: a key of `list datasets`",
@@ -42,10 +44,10 @@ class _Parser(argparse.ArgumentParser):
         raise InvalidSpec(f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = PROG) -> int:
     """0 done; 2 wrong input, one sentence on standard error; 130 cancelled."""
     try:
-        args = _parser().parse_args(argv)
+        args = _parser(prog).parse_args(argv)
         return args.do(args)
     except InvalidSpec as error:
         _say(str(error))
@@ -65,8 +67,8 @@ def _say(sentence: str) -> None:
 # ---- what can be said ---------------------------------------------------------------------------
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser("python -m qlib", description="Post-training quantization you can see.")
+def _parser(prog: str = PROG) -> argparse.ArgumentParser:
+    parser = _Parser(prog, description=ABOUT)
     verbs = parser.add_subparsers(
         required=True, metavar="list|run|sensitivity|noise|show", parser_class=_Parser
     )
@@ -243,7 +245,12 @@ def _show(args: argparse.Namespace) -> int:
     return DONE
 
 
-if __name__ == "__main__":
+def start(prog: str = PROG) -> int:
+    """`main` as a process of its own, which tidies up when it is told to end."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells switch it off in scripts
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # tidy up, then go
-    sys.exit(main())
+    return main(prog=prog)
+
+
+if __name__ == "__main__":
+    sys.exit(start())

@@ -34,6 +34,7 @@ LAYERS = (
     "worker",
     "ui",
     "__main__",
+    "launch",
     "app",
     "pages",
     "__init__",  # the door itself: it opens what is asked for, when it is asked for

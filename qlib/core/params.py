@@ -1,8 +1,11 @@
 """Fields that describe themselves: default, limits and help on a dataclass field."""
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+
+from qlib.core import renamed
 
 
 @dataclass(frozen=True)
@@ -80,17 +83,23 @@ def parse(owner: type, texts: dict[str, Any]) -> dict[str, Any]:
     """Turn texts such as ``{"steps": "500"}`` into values of the fields' types.
 
     Raises:
-        ValueError: an unknown name (the known ones are listed) or a text of the wrong type.
+        ValueError: an unknown name (its new one or the known ones are told), or a text of the
+            wrong type.
     """
     known = params(owner)
     values = {}
     for name, text in texts.items():
         if name not in known:
-            raise ValueError(
-                f"{owner.__name__} has no setting {name!r}; it has {', '.join(known) or 'none'}."
-            )
+            raise ValueError(f"{owner.__name__} has no setting {name!r}; {_instead(name, known)}.")
         values[name] = _read(owner, known[name], text)
     return values
+
+
+def _instead(name: str, known: Iterable[str]) -> str:
+    """What to write in place of an unknown name."""
+    if (now := renamed.SETTINGS.get(name, "")) in known:
+        return f"it is called {now} now"
+    return f"it has {', '.join(known) or 'none'}"
 
 
 def _read(owner: type, p: Param, text: Any) -> Any:
