@@ -86,7 +86,7 @@ def test_text_is_readable(dark):
 
 
 def test_methods_differ_in_more_than_color():
-    looks = list(theme.STYLES.values())
+    looks = [theme.style(key) for key in catalogue.looks()]
     for one in looks:
         for two in looks:
             apart = one.dash != two.dash or one.color != two.color
