@@ -9,6 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
+from qlib.core import catalogue
 from qlib.core.records import RunRecord, RunSpec
 from qlib.plots.bits import _width_marks, accuracy_bits
 from qlib.plots.compare import accuracy_vs_size
