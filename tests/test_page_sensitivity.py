@@ -67,7 +67,9 @@ def test_answer_figures_and_table(demo):
     assert titles(at)[0].startswith("blocks.5.mlp.fc2 does most damage alone")
     assert len(figures(at)) == 4
     assert all(chart.proto.alt for chart in at.get("plotly_chart"))
-    assert "simulated quantization" in str(at.get("badge") or said) or at.get("badge") is not None
+    assert [m.value for m in at.markdown if "badge" in m.value] == [
+        ":gray-badge[:material/science: simulated quantization]"
+    ]
     assert "128 held-out images" in said
 
 
@@ -392,7 +394,8 @@ def test_boundary_counts_for_the_first_layer_of_its_block():
     ("weights", "inputs", "words"),
     [
         (0.3, 0.1, "Rounding the weights does more than rounding the inputs (KL 0.30 against 0.10"),
-        (0.3, 0.31, "Weights and inputs do about the same"),
+        (0.1, 0.3, "Rounding the inputs does more than rounding the weights (KL 0.30 against 0.10"),
+        (0.3, 0.31, "Weights and inputs do about the same (KL 0.30 against 0.31"),
         (0.001, 0.002, ""),
     ],
 )
