@@ -64,7 +64,7 @@ def test_facts_of_a_run(tmp_path):
     assert (found.bits, found.n) == ("W4A4", 597)
     row = {(r["layer"], r["tensor"]): r for r in record.layers}
     assert found.weight.sqnr_db == row["blocks.1.mlp.fc2", "weight"]["sqnr_db"]
-    assert found.layers["head"].weight.mse == row["head", "weight"]["mse"]
+    assert found.layers["head"].weight.sqnr_db == row["head", "weight"]["sqnr_db"]
     alone = {r["layer"]: r["kl"] for r in rows if (r["mode"], r["split"]) == ("alone", "both")}
     assert found.worst.profile == max(alone, key=alone.__getitem__)
     told = [r for r in record.layers if r["tensor"] == "output"]
