@@ -34,6 +34,7 @@ OBSERVERS = discover("observers")
 ALLOCATORS = discover("allocators")
 KINDS = ("methods", "observers", "quantizers", "allocators", "models", "datasets")
 EVERYTHING = [(kind, name) for kind in KINDS for name in names(kind)]
+SOURCE = r"(?:arXiv )?\d{4}\.\d{4,5}\.?|AAAI 20\d\d\.|[A-Z].*\S\."
 RECIPES = [(k, n) for k, n in EVERYTHING if k in ("methods", "observers", "allocators")]
 
 
@@ -49,9 +50,36 @@ def test_has_a_title_and_a_first_line(kind: str, name: str) -> None:
     cls = discover(kind)[name]
     assert 2 <= len(cls.title) <= 60
     assert "\n" not in cls.title
-    first = (inspect.getmodule(cls).__doc__ or "").splitlines()[0]
-    assert first.rstrip().endswith((".", "426", "568", "740")) or re.search("arXiv|AAAI", first)
+    assert says_what_it_is(inspect.getmodule(cls).__doc__ or "")
     assert inspect.getdoc(cls)
+
+
+def says_what_it_is(text: str) -> bool:
+    """Is the first line a sentence, with nothing behind it but where it comes from?"""
+    first = (text.splitlines() or [""])[0]
+    sentence, _, source = first.partition("  ")
+    source = source.removeprefix("Paper: ").removeprefix("Study: ")
+    told = re.fullmatch(r"[A-Z]\S* .*\S\.", sentence) is not None
+    return told and (not source or re.fullmatch(SOURCE, source) is not None)
+
+
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [
+        ("Learn to round each weight up or down.", True),
+        ("Learn to round each weight up or down.  Paper: arXiv 2004.10568\n\nMore.", True),
+        ("One network for many bit-widths.  Paper: AAAI 2024.", True),
+        ("", False),
+        ("426", False),
+        ("A method, found on page 426", False),
+        ("Learn to round each weight (arXiv 2004.10568)", False),
+        ("Learn to round each weight  arXiv 2004.10568", False),
+        ("Learn to round each weight.  To be written", False),
+        ("Something.", False),
+    ],
+)
+def test_a_first_line_is_a_sentence_and_its_source(text: str, good: bool) -> None:
+    assert says_what_it_is(text) is good
 
 
 def test_titles_are_told_apart() -> None:

@@ -53,13 +53,12 @@ def status(of: RunSpec, runs: Path) -> Job:
     return jobs.status(of.key, runs, command=COMMAND)
 
 
-def wait(until: Callable[[], object], seconds: float = 10.0) -> float:
-    """Seconds until it came true."""
-    start = time.monotonic()
+def wait(until: Callable[[], object], seconds: float = 60.0) -> None:
+    """Look until it came true; ``seconds`` end a test that waits in vain and decide nothing."""
+    end = time.monotonic() + seconds
     while not until():
-        assert time.monotonic() - start < seconds, "waited in vain"
+        assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)
-    return time.monotonic() - start
 
 
 def stepping(of: RunSpec, runs: Path) -> Callable[[], bool]:
@@ -194,7 +193,7 @@ def test_a_killed_worker_is_seen_as_crashed_with_its_last_event(runs: Path) -> N
     submit(waiting, runs)
     wait(stepping(of, runs))
     os.kill(status(of, runs).pid, signal.SIGKILL)
-    assert wait(lambda: status(of, runs).state == "crashed") < 2
+    wait(lambda: status(of, runs).state == "crashed")
     job = status(of, runs)
     assert job.last["unit"] == "blocks.0"
     assert job.last["step"] >= 1
@@ -292,12 +291,13 @@ def test_a_result_that_came_another_way_counts(runs: Path) -> None:
 
 @pytest.mark.parametrize("older", [False, True], ids=["new", "over an older result"])
 def test_killed_at_any_moment_a_run_is_whole_or_absent(runs: Path, older: bool) -> None:
-    of, chance, whole, absent = spec(steps=2, pause=0.01), random.Random(7 + older), 0, 0
+    """``chance`` picks the moment; that there were some before and some after is made sure of."""
+    of, chance, ends = spec(steps=2, pause=0.01), random.Random(7 + older), {True: 0, False: 0}
     folder, target = runs / ".jobs" / of.key, runs / of.key
     if older:
         submit(of, runs)
         wait(lambda: status(of, runs).over)
-    for _ in range(25):
+    while min(ends.values()) < 2 or sum(ends.values()) < 25:
         if not older:
             shutil.rmtree(target, ignore_errors=True)
         with queue.moving(runs):
@@ -305,7 +305,10 @@ def test_killed_at_any_moment_a_run_is_whole_or_absent(runs: Path, older: bool) 
             (job,) = queue.settle(runs, COMMAND)
         gone = partial(lambda proc: not process.alive(proc), job.proc)
         wait(lambda: (folder / "events.jsonl").exists() or gone())  # noqa: B023 (called here)
-        time.sleep(chance.uniform(0, 0.04))
+        if ends[True] >= 2 or ends[False] < 2:
+            time.sleep(chance.uniform(0, 0.04))
+        else:  # a slow machine: wait for the end
+            wait(gone)
         published = not (folder / "events.jsonl").exists()
         process.kill(job.proc)
         wait(gone)
@@ -315,21 +318,21 @@ def test_killed_at_any_moment_a_run_is_whole_or_absent(runs: Path, older: bool) 
             assert len(store.events(target)) == 3
         assert all(entry.record for entry in store.list_runs(runs))
         assert status(of, runs).state == ("done" if target.exists() else "crashed")
-        whole, absent = whole + published, absent + (not published)
-    assert whole >= 2  # the moments lie before and after
-    assert absent >= 2
+        ends[published] += 1
 
 
 # ---- stopping, and failing ----------------------------------------------------------------------
 
 
-def test_cancel_ends_a_job_within_two_seconds(runs: Path) -> None:
+def test_cancel_ends_a_job_at_its_next_step(runs: Path) -> None:
     of, waiting = spec(**SLOW), spec(n=2)
     submit(of, runs)
     submit(waiting, runs)
     wait(stepping(of, runs))
     assert jobs.cancel(of.key, runs, command=COMMAND).state in ("cancelling", "cancelled")
-    assert wait(lambda: status(of, runs).state == "cancelled") < 2
+    done = len(jobs.events(of.key, runs))
+    wait(lambda: status(of, runs).state == "cancelled")
+    assert len(jobs.events(of.key, runs)) <= done + 1
     assert (status(of, runs).message, status(of, runs).last["phase"]) == ("", "reconstruct")
     wait(lambda: (runs / waiting.key).exists())  # the worker itself started the next
     assert not (runs / of.key).exists()
@@ -346,7 +349,7 @@ def test_a_cancelled_analysis_keeps_what_it_measured(runs: Path) -> None:
     wait(lambda: len(profile.partial(runs / ".jobs" / of.key)) >= 2)
     assert submit(base, runs).place == 1
     jobs.cancel(of.key, runs, command=COMMAND)
-    assert wait(lambda: status(of, runs).state == "cancelled") < 2
+    wait(lambda: status(of, runs).state == "cancelled")
     rows = profile.partial(status(of, runs).folder)
     assert [(r["mode"], r["split"], r["layer"]) for r in rows[:2]] == [
         ("alone", "both", "blocks.1"), ("alone", "both", "blocks.2"),
@@ -406,7 +409,7 @@ def test_who_does_not_listen_is_killed_after_a_while(
     wait(lambda: status(of, runs).over)
     assert status(of, runs).state == "cancelled"
     assert status(of, runs).message == "It did not stop within 0.5 s and was killed."
-    assert wait(lambda: not process.alive(job.proc)) < 1
+    wait(lambda: not process.alive(job.proc))
 
 
 def test_kill_takes_the_whole_group(runs: Path) -> None:
@@ -418,7 +421,7 @@ def test_kill_takes_the_whole_group(runs: Path) -> None:
     (child,) = psutil.Process(job.pid).children()
     assert jobs.kill(of.key, runs, command=COMMAND).state == "cancelled"
     assert status(of, runs).message == "It was killed on request."
-    wait(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 2)
+    wait(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
     wait(lambda: status(waiting, runs).state == "done")
     assert jobs.kill(waiting.key, runs, command=COMMAND).state == "done"  # too late
 

@@ -1,6 +1,5 @@
 """Lessons: what a file may say, numbers from runs, guess and reveal, and that all fit the demo."""
 
-import json
 import re
 from pathlib import Path
 
@@ -13,18 +12,17 @@ from qlib import store
 from qlib.core.records import InvalidSpec, RunSpec
 from qlib.core.specs import checked
 from qlib.guide import facts, lessons
-from qlib.guide._expressions import filled, value
 from qlib.ui.shared import lessons as shown
 from qlib.ui.shared import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
-STEP = {
-    "page": "start",
-    "text": "Look: {top1:.0f} %.",
-    "question": "How much was lost?",
-    "choices": ["nothing", "{drop:.1f} points"],
-    "right": ["top1 >= top1_float", "top1 < top1_float"],
-    "reveal": "It lost {drop:.1f} points with {method} at {bits}.",
+STEP = {  # field → its source
+    "page": "'start'",
+    "text": "lambda f: f'Look: {f.top1:.0f} %.'",
+    "question": "'How much was lost?'",
+    "choices": "('nothing', lambda f: f'{f.drop:.1f} points')",
+    "right": "lambda f: (f.top1 >= f.top1_float, f.top1 < f.top1_float)",
+    "reveal": "lambda f: f'It lost {f.drop:.1f} points with {f.method} at {f.bits}.'",
 }
 
 
@@ -37,60 +35,20 @@ def folder(tmp_path, monkeypatch) -> Path:
     return made
 
 
-def write(folder: Path, *steps: dict, name: str = "one", **changes) -> str:
-    body = {"title": "One", "promise": "A promise.", "steps": list(steps)} | changes
-    (folder / f"{name}.json").write_text(json.dumps(body))
+def write(folder: Path, *steps: dict[str, str], name: str = "one", **changes) -> str:
+    """A lesson's file; ``steps``: the source of each field."""
+    called = ["Step(" + ", ".join(f"{k}={v}" for k, v in step.items()) + ")" for step in steps]
+    given = {"title": "One", "promise": "A promise."} | changes
+    words = "".join(f"{key}={value!r}, " for key, value in given.items())
+    (folder / f"{name}.py").write_text(
+        "from qlib.guide.lessons.base import Lesson, Step\n"
+        f"LESSON = Lesson({words}steps=({''.join(f'{c}, ' for c in called)}))\n"
+    )
     return name
 
 
-# ---- expressions ----------------------------------------------------------------------------
-
-NAMES = {"a": 7.25, "n": 1000, "deep": {"b": 2.0, "none": None}, "rows": {"x.y": {"z": 0.031}}}
-
-
-@pytest.mark.parametrize(
-    ("text", "result"),
-    [
-        ("a - deep.b * 2", 3.25),
-        ('rows["x.y"].z * 100', 3.1),
-        ("-a / 2", -3.625),
-        ("1 < a <= 7.25", True),
-        ("a > 9 or not (n == 1000 and a != 1)", False),
-        ("max(a, deep.b, 9) + abs(-1) + round(2.4)", 12),
-        ("'x' == 'x'", True),
-    ],
-)
-def test_expressions(text, result):
-    assert value(text, NAMES) == pytest.approx(result)
-
-
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        ("missing", "'missing'"),
-        ("deep.none", "'none'"),
-        ("a.real", "plain value"),
-        ("().__class__", "not allowed"),
-        ("__import__('os')", "not allowed"),
-        ("open('x')", "not allowed"),
-        ("[1]", "not allowed"),
-        ("a ** 2", "not allowed"),
-        ("lambda: 1", "not allowed"),
-        ("a / (deep.b - 2)", "division by zero"),
-        ("a +", "invalid syntax"),
-        ("'x' < 1", "not supported"),
-    ],
-)
-def test_expressions_that_are_refused(text, why):
-    with pytest.raises(InvalidSpec, match=re.escape(why)):
-        value(text, NAMES)
-
-
-def test_texts_are_filled():
-    text = 'A {a}, {a:.2f}, {n:,} and {rows["x.y"].z:.1%}; {1 < a}'
-    assert filled(text, NAMES) == "A 7.2, 7.25, 1,000 and 3.1%; True"
-    with pytest.raises(InvalidSpec, match="cannot be written"):
-        filled("{n:.1q}", NAMES)
+def some(**numbers) -> facts.Facts:
+    return facts.Facts("this run", numbers)
 
 
 # ---- numbers of a run -----------------------------------------------------------------------
@@ -102,75 +60,124 @@ def test_facts_of_a_run(tmp_path):
     rows = fake_profiles.profile()
     found = facts.of(record, layer="blocks.1.mlp.fc2", profile=rows)
     m = record.metrics
-    assert (
-        found["drop"] == m["top1_float"] - m["top1"]
-        and found["won"] == m["top1"] - m["top1_nearest"]
-    )
-    assert (found["bits"], found["n"]) == ("W4A4", 597)
-    assert found["weight"]["layer"] == "blocks.1.mlp.fc2"
-    assert found["layers"]["head"]["weight"]["tensor"] == "weight"
+    assert (found.drop, found.won) == (m["top1_float"] - m["top1"], m["top1"] - m["top1_nearest"])
+    assert (found.bits, found.n) == ("W4A4", 597)
+    row = {(r["layer"], r["tensor"]): r for r in record.layers}
+    assert found.weight.sqnr_db == row["blocks.1.mlp.fc2", "weight"]["sqnr_db"]
+    assert found.layers["head"].weight.sqnr_db == row["head", "weight"]["sqnr_db"]
     alone = {r["layer"]: r["kl"] for r in rows if (r["mode"], r["split"]) == ("alone", "both")}
-    assert found["worst"]["profile"] == max(alone, key=alone.get)
+    assert found.worst.profile == max(alone, key=alone.__getitem__)
     told = [r for r in record.layers if r["tensor"] == "output"]
-    assert found["worst"]["local"] == min(told, key=lambda r: r["local_sqnr_db"])["layer"]
-    assert found["profile"]["float"] >= found["profile"]["both"]
-    plain = facts.of(record)
-    assert "weight" not in plain and plain["worst"]["profile"] is None and plain["profile"] == {}
+    assert found.worst.local == min(told, key=lambda r: r["local_sqnr_db"])["layer"]
+    assert found.profile.in_float >= found.profile.both
+
+
+MISSING = [
+    (lambda f: f.weight.mse, "'weight' of this run is not known"),
+    (lambda f: f.worst.profile, "'profile' of the worst layer"),
+    (lambda f: f.profile.both, "'both' of the sensitivity run"),
+    (lambda f: f.noise.b6.half, "'b6' of the noise analysis"),
+    (lambda f: f.noise["head"].b6, "'layers' of the noise analysis"),
+    (lambda f: f.units.worst, "'worst' of the units"),
+    (lambda f: f.widths["W3A3"].kl, "no pair of widths 'W3A3'"),
+    (lambda f: f.layers["nowhere"].weight, "no layer 'nowhere'"),
+    (lambda f: f.layers["head"].weight.outlier_ratio, "'outlier_ratio' of head.weight"),
+    (lambda f: f.runs["near"].kl, "no other run 'near'"),
+]
+
+
+@pytest.mark.parametrize(("read", "why"), MISSING)
+def test_a_number_that_is_missing_is_named(tmp_path, read, why):
+    spec = checked(RunSpec("digits-vit", "digits", "brecq"))
+    plain = facts.of(store.load(fake_profiles.write_base(tmp_path, spec)))
+    with pytest.raises(InvalidSpec, match=re.escape(why)):
+        read(plain)
+
+
+def test_a_name_that_no_run_has_is_a_mistake_of_the_lesson():
+    with pytest.raises(AttributeError, match="Facts has no 'top_one'"):
+        getattr(some(top_one=1), "top_one")  # noqa: B009 (type checkers know better)
 
 
 # ---- files ----------------------------------------------------------------------------------
 
 
 def test_a_lesson_is_read(folder):
-    name = write(folder, STEP | {"set": {"b": 4, "flag": True}}, set={"m": "x", "b": 8}, order=2)
+    step = STEP | {"set": "{'b': 4, 'flag': True}"}
+    name = write(folder, step, set={"m": "x", "b": 8}, order=2)
     lesson = lessons.load(name)
     (step,) = lesson.steps
     assert step.params == {"m": "x", "b": "4", "flag": "true"}  # a step's own word wins
-    assert (lesson.title, lesson.order, step.choices[0]) == ("One", 2, "nothing")
+    assert (lesson.name, lesson.title, lesson.order) == ("one", "One", 2)
+    assert step.choices[0] == "nothing"
 
 
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"text": ""}, "text is not empty"),
-        ({"text": "x" * 301}, "has 301 characters"),
-        ({"question": ""}, "a question needs"),
-        ({"reveal": ""}, "a question needs"),
-        ({"choices": ["one"], "right": 0}, "two choices or more"),
-        ({"right": 2}, "right is 2, and there are 2 choices"),
-        ({"right": ["top1"]}, "one expression per choice"),
-        ({"hide": ["q"], "show": ["b"]}, "show names only what hide names"),
-        ({"set": {"step": 3}}, "does not name the lesson"),
-        ({"colour": "red"}, "colour"),
+        ({"text": "''"}, "text is empty"),
+        ({"text": repr("x" * 301)}, "has 301 characters"),
+        ({"question": "''"}, "a question needs"),
+        ({"reveal": "''"}, "a question needs"),
+        ({"choices": "('one',)", "right": "0"}, "two choices or more"),
+        ({"right": "2"}, "right is 2, and there are 2 choices"),
+        ({"hide": "('q',)", "show": "('b',)"}, "show names only what hide names"),
+        ({"set": "{'step': 3}"}, "does not name the lesson"),
+        ({"colour": "'red'"}, "colour"),
+        ({"text": "unheard_of"}, "unheard_of"),
     ],
 )
 def test_wrong_steps_are_named(folder, change, why):
-    with pytest.raises(InvalidSpec, match=why):
+    with pytest.raises(InvalidSpec, match=f"one.py cannot be used: .*{why}"):
         lessons.load(write(folder, STEP | change))
 
 
 def test_files_that_are_no_lessons(folder):
-    (folder / "cut.json").write_text('{"title": ')
-    (folder / "list.json").write_text("[]")
+    (folder / "cut.py").write_text("LESSON = Lesson(")
+    (folder / "list.py").write_text("LESSON = []")
+    (folder / "none.py").write_text("x = 1")
+    (folder / "stops.py").write_text("1 / 0")
+    (folder / "_private.py").write_text("1 / 0")
     write(folder, name="empty")
     write(folder, STEP, name="good")
     found, problems = lessons.every()
     assert [lesson.name for lesson in found] == ["good"]
-    assert [p.split()[2] for p in problems] == ["cut.json", "empty.json", "list.json"]
-    with pytest.raises(InvalidSpec, match="choose one of cut, empty, good, list"):
+    bad = ["cut.py", "empty.py", "list.py", "none.py", "stops.py"]
+    assert [p.split()[2] for p in problems] == bad
+    assert "it has no steps" in problems[1] and "it has no 'LESSON'" in problems[3]
+    with pytest.raises(InvalidSpec, match="choose one of cut, empty, good, list, none, stops"):
         lessons.load("gone")
 
 
 def test_the_right_choice_is_computed(folder):
     (step,) = lessons.load(write(folder, STEP)).steps
-    names = {"top1": 90.0, "top1_float": 95.0, "drop": 5.0, "method": "qdrop", "bits": "W2A2"}
-    told = lessons.tell(step, names)
+    numbers = {"top1": 90.0, "top1_float": 95.0, "drop": 5.0, "method": "qdrop", "bits": "W2A2"}
+    told = lessons.tell(step, some(**numbers))
     assert told.text == "Look: 90 %." and told.choices == ("nothing", "5.0 points")
     assert told.right == 1 and told.reveal == "It lost 5.0 points with qdrop at W2A2."
-    assert lessons.tell(step, names | {"top1": 95.0}).right == 0
-    write(folder, STEP | {"right": ["top1", "top1"]})
-    with pytest.raises(InvalidSpec, match="More than one choice"):
-        lessons.tell(lessons.load("one").steps[0], names)
+    assert lessons.tell(step, some(**numbers | {"top1": 95.0})).right == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"right": "lambda f: (f.top1, f.top1)"}, "More than one choice"),
+        ({"right": "lambda f: (1, 2, 3)"}, "2 choices, and 3 values"),
+        (
+            {"text": "lambda f: f'{f.top1 / (f.drop - 5):.1f}'"},
+            "be computed: float division",
+        ),
+        ({"text": "lambda f: f'{f.bits:.1f}'"}, "cannot be computed: Unknown format code"),
+        ({"text": "lambda f: f'{f.topp1}'"}, "Facts has no 'topp1'"),
+        ({"text": "lambda f: f'{f.kl}'"}, "'kl' of this run is not known"),
+    ],
+)
+def test_words_that_cannot_be_told_are_one_sentence(folder, change, why):
+    (step,) = lessons.load(write(folder, STEP | change)).steps
+    numbers = {"top1": 90.0, "top1_float": 95.0, "drop": 5.0, "method": "qdrop", "bits": "W2A2"}
+    with pytest.raises(InvalidSpec, match=re.escape(why)) as caught:
+        lessons.tell(step, some(**numbers))
+    assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
 
 
 def test_only_keys_are_hidden():
@@ -190,10 +197,11 @@ def app(folder, tmp_path, monkeypatch) -> AppTest:
     monkeypatch.setenv("QLIB_RUNS", str(tmp_path / "runs"))
     write(
         folder,
-        STEP | {"set": {"b": "W4A4"}, "hide": ["q", "try-this"]},
-        STEP | {"set": {"q": "brecq"}, "page": "compare", "runs": {"plain": {"q": "nearest"}},
-                "reveal": "{plain.top1 - top1:+.1f}"},
-        {"page": "start", "text": "The end."},
+        STEP | {"set": "{'b': 'W4A4'}", "hide": "('q', 'try-this')"},
+        STEP | {"set": "{'q': 'brecq'}", "page": "'compare'",
+                "runs": "{'plain': {'q': 'nearest'}}",
+                "reveal": "lambda f: f'{f.runs[\"plain\"].top1 - f.top1:+.1f}'"},
+        {"page": "'start'", "text": "'The end.'"},
         set={"m": "digits-vit", "b": "W8A8"},
     )  # fmt: skip
     return AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
@@ -239,7 +247,7 @@ def test_guess_then_reveal(app):
 
 
 def test_the_evidence_appears_with_the_answer(app, folder):
-    hide = {"hide": ["answer", "strip-figure", "bits-figure"], "show": ["strip-figure"]}
+    hide = {"hide": "('answer', 'strip-figure', 'bits-figure')", "show": "('strip-figure',)"}
     write(folder, STEP | hide, name="two")
     at = follow(app, lesson="two", step="1")
     assert ".st-key-answer, .st-key-strip-figure, .st-key-bits-figure {" in styles(at)
@@ -297,7 +305,7 @@ def test_unknown_lesson_lists_the_others(app):
 
 
 def test_numbers_that_are_missing_are_told(app, folder):
-    write(folder, STEP | {"text": "{input.nothing}"}, name="two")
+    write(folder, STEP | {"text": "lambda f: f'{f.input.sqnr_db}'"}, name="two")
     at = follow(app, lesson="two", step="1")
     assert any("cannot be told from the runs" in c.value for c in at.caption)
 

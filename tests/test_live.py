@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import fake_live
@@ -72,14 +73,29 @@ def fake():
     network.close()
 
 
-def gone(pid: int, patience: float = 10.0) -> bool:
-    """Whether a process ends soon; a zombie has ended."""
+def comes_true(what: Callable[[], object], patience: float = 60.0) -> bool:
+    """Whether something becomes true; ``patience`` ends a test that waits in vain."""
     until = time.monotonic() + patience
-    while time.monotonic() < until:
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-            return True
+    while not what() and time.monotonic() < until:
         time.sleep(0.02)
-    return False
+    return bool(what())
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends; a zombie has ended."""
+
+    def ended() -> bool:
+        try:
+            return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    return comes_true(ended)
+
+
+def asked(folder: Path) -> bool:
+    """Whether the long question to a slow network of `fake_live` has been begun."""
+    return comes_true((folder / "asked").exists)
 
 
 # ---- the real network ------------------------------------------------------------------------
@@ -183,20 +199,22 @@ def test_nothing_runs_before_it_is_started(fake, tmp_path):
 def test_a_killed_process_is_one_sentence_and_starts_again(fake, tmp_path):
     fake.start(tmp_path)
     assert fake.ask(tmp_path, 3).top5.tolist() == [[3], [4]]
-    fake.start(tmp_path / "slow")
+    slow = tmp_path / "slow"
+    slow.mkdir()
+    fake.start(slow)
     told = []
 
     def wait() -> None:
         try:
-            fake.ask(tmp_path / "slow", 3, "test")
+            fake.ask(slow, 3, "test")
         except InvalidSpec as error:
             told.append(str(error))
 
     waiting = threading.Thread(target=wait)
     waiting.start()
-    time.sleep(0.2)
+    assert asked(slow)
     psutil.Process(fake.pid).kill()
-    waiting.join(10)
+    waiting.join(60)
     assert told == [
         "The live network was killed, often because memory ran out. Start it again, or go on with "
         "stored results."
@@ -232,8 +250,9 @@ def test_a_run_that_cannot_be_loaded_does_not_end_it(fake, tmp_path):
 
 def test_the_same_persons_newest_question_wins(fake, tmp_path):
     slow = tmp_path / "slow"
+    slow.mkdir()
     fake.start(slow)
-    fake.opened(slow, 10)
+    fake.opened(slow, 60)
     first: queue.SimpleQueue[object] = queue.SimpleQueue()
 
     def ask() -> None:
@@ -243,9 +262,9 @@ def test_the_same_persons_newest_question_wins(fake, tmp_path):
             first.put(error)
 
     threading.Thread(target=ask).start()
-    time.sleep(0.4)
+    assert asked(slow)
     assert fake.ask(slow, 3, "test", asker="me").top5[:, 0].tolist() == [3, 4, 5, 6]
-    assert isinstance(first.get(timeout=5), Superseded)
+    assert isinstance(first.get(timeout=60), Superseded)
 
 
 def test_it_ends_when_nobody_asks(tmp_path):

@@ -16,6 +16,7 @@ METHOD = '''
 
 from dataclasses import dataclass
 
+from qlib.core.catalogue import Ingredient, Look, Variant
 from qlib.core.params import param
 from qlib.methods.base import Method
 
@@ -28,6 +29,10 @@ class Dropped(Method):
     paper = "Nobody et al., 2020, arXiv 1712.05877"
     promise = "Rounds to nearest, and has a number that does nothing."
     cost = "seconds"
+    learns = True
+    look = Look("green", "dot", "star")
+    ingredient = Ingredient(9, "one file<br>more")
+    variants = (Variant("strength", 0.25, "weak", "{title}, weak", contrast=True),)
 
     strength: float = param(0.5, "A number that does nothing.", low=0.0, high=1.0)
 
@@ -67,6 +72,34 @@ print(json.dumps({"form": form, "card": said(at), "compare": said(compare), "sta
 """
 
 
+DRAWN = """
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from qlib import store
+from qlib.plots.bits import width_lines
+from qlib.plots.reconstruction import waterfall
+from qlib.plots.shared import theme
+from qlib.ui.shared import per_width
+
+(record,) = [e.record for e in store.list_runs(Path("runs"))]
+titles = {"dropped": "Dropped In"}
+rows = [record.metrics | {"weight_bits": b, "act_bits": b} for b in (4, 3)]
+many = replace(record, bit_widths=rows)
+(line,) = width_lines.lines_of([many], titles)
+entry = store.Entry(Path("k"), many)
+plain = replace(entry, record=replace(many, spec=replace(many.spec, settings={})))
+steps = waterfall.info({"dropped": record}, titles=titles)
+print(json.dumps({
+    "line": [line.key, line.title, line.one],
+    "style": vars(theme.style("dropped")),
+    "step": [steps.steps[-1].title, steps.steps[-1].ingredient],
+    "last": per_width.entries([entry, plain])[0] is plain,
+}))
+"""
+
+
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory) -> Path:
     """The program in a folder of its own, with one file more."""
@@ -103,3 +136,9 @@ def test_a_dropped_in_method_is_everywhere(copy: Path) -> None:
     assert "has a number that does nothing" in seen["card"]
     for page in ("compare", "start"):
         assert "Dropped In" in seen[page], page
+
+    drawn = json.loads(called(copy, "-c", DRAWN).splitlines()[-1])
+    assert drawn["line"] == ["dropped_weak", "Dropped In, weak", True]
+    assert drawn["style"] == {"color": "#2E9E5D", "dash": "dot", "symbol": "star"}
+    assert drawn["step"] == ["Dropped In", "one file<br>more"]
+    assert drawn["last"], "what shows a fault comes last"

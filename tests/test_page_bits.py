@@ -449,22 +449,24 @@ def test_lessons_know_every_width_and_the_worst_unit(demo, made):
     record = store.load(made / fake.spec_of().key)
     found = facts.of(record)
     row = fake.row(fake.spec_of(), 8, 3)
-    assert found["widths"]["W8A3"]["top1"] == row["top1"]
-    assert found["widths"]["W8A3"]["drop"] == record.metrics["top1_float"] - row["top1"]
+    assert found.widths["W8A3"].top1 == row["top1"]
+    assert found.widths["W8A3"].drop == record.metrics["top1_float"] - row["top1"]
     low = {r["unit"]: r["kl"] for r in fake.blocks() if r["bits"] == 3}
-    units = found["units"]
-    assert (units["n"], units["bits"], units["worst"]) == (6, 3, "blocks.5")
-    assert units["sum"] == pytest.approx(sum(low.values())) and units["kl"] == max(low.values())
+    units = found.units
+    assert (units.n, units.bits, units.worst) == (6, 3, "blocks.5")
+    assert units.sum == pytest.approx(sum(low.values())) and units.kl == max(low.values())
     plain = facts.of(store.load(made / single(8, 8).key))
-    assert plain["widths"] == {} and plain["units"] == {}
+    for number in (lambda: plain.widths["W8A8"], lambda: plain.units.n):
+        with pytest.raises(InvalidSpec):
+            number()
 
 
 def test_a_lesson_speaks_of_the_width_of_its_step(demo):
     params = {"m": "digits-vit", "q": "ptmq", "b": "W3A3"}
-    assert lessons._of(params)["top1"] == fake.row(fake.spec_of(), 3, 3)["top1"]
-    assert lessons._of(params)["bits"] == "W3A3"
+    assert lessons._of(params).top1 == fake.row(fake.spec_of(), 3, 3)["top1"]
+    assert lessons._of(params).bits == "W3A3"
     naive = lessons._of(params | {"run": fake.naive().key})
-    assert naive["top1"] == fake.row(fake.naive(), 3, 3)["top1"]
+    assert naive.top1 == fake.row(fake.naive(), 3, 3)["top1"]
     with pytest.raises(InvalidSpec, match="PTMQ is not stored at W2A2"):
         lessons._of(params | {"b": "W2A2"})
 

@@ -463,12 +463,14 @@ def test_a_finding_names_the_layer_that_gains_most(made):
 
 def test_lessons_know_the_numbers(made):
     record = store.load(made / SPEC.key)
-    found = facts.of(record, layer=HELPED, noise=fake_noise.profile(SPEC))["noise"]
+    found = facts.of(record, layer=HELPED, noise=fake_noise.profile(SPEC)).noise
     one = known(HELPED, 4)
-    assert found["b4"] == found[HELPED]["b4"]
-    assert found["b4"]["half_test"] == one.left(0.5, "test")
-    assert found["b4"]["clip_test"] == pytest.approx(100 * one.stages[1, 1])
+    assert found.b4.left == found[HELPED].b4.left
+    assert found.b4.half_test == one.left(0.5, "test")
+    assert found.b4.clip_test == pytest.approx(100 * one.stages[1, 1])
     here = [x.left(0.5, "test") for x in fake_noise.layers() if x.bits == 4]
-    assert found["count"]["b4"]["helped"] == sum(s < 0.98 for s in here)
-    assert found["count"]["b4"]["of"] == 16 and "b8" not in found["count"]
-    assert facts.of(record)["noise"] == {}
+    assert found.count.b4.helped == sum(s < 0.98 for s in here)
+    assert found.count.b4.of == 16
+    for number in (lambda: found.count.b8, lambda: facts.of(record).noise.b4):
+        with pytest.raises(InvalidSpec):
+            number()

@@ -9,6 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
+from qlib.core import catalogue
 from qlib.core.records import RunRecord, RunSpec
 from qlib.plots.bits import _width_marks, accuracy_bits
 from qlib.plots.compare import accuracy_vs_size
@@ -86,7 +87,7 @@ def test_text_is_readable(dark):
 
 
 def test_methods_differ_in_more_than_color():
-    looks = list(theme.STYLES.values())
+    looks = [theme.style(key) for key in catalogue.looks()]
     for one in looks:
         for two in looks:
             apart = one.dash != two.dash or one.color != two.color

@@ -148,7 +148,7 @@ FREE = [u for u in fake_widths.UNITS if u not in fake_widths.EDGES]
 
 def test_units_are_drawn_as_steps_and_fixed_ones_open():
     bits = dict.fromkeys(FREE, 4) | {"blocks.5": 8}
-    info = unit_bits.info(BLOCKS, bits)
+    info = unit_bits.info(BLOCKS, bits, method="ptmq")
     assert [u.bits for u in info.units] == [8, 4, 4, 4, 4, 4, 8, 8]
     assert unit_bits.headline(info) == "8 bits for block 5, 4 for 5 units"
     body = check(unit_bits.figure(info, level=4))
@@ -161,7 +161,7 @@ def test_units_are_drawn_as_steps_and_fixed_ones_open():
     below = check(unit_bits.figure(info, level=5))["data"][1]["textposition"]  # clear of the line
     assert below == [*["bottom center"] * 5, "top center"]
     assert "blocks.5 8" in unit_bits.alt(info) and "head 8 (fixed)" in unit_bits.alt(info)
-    same = unit_bits.info(BLOCKS, dict.fromkeys(FREE, 5))
+    same = unit_bits.info(BLOCKS, dict.fromkeys(FREE, 5), method="ptmq")
     assert unit_bits.headline(same) == "Every unit has 5 bits"
 
 
@@ -170,7 +170,7 @@ def shown(choice, by="weight_mb"):
     coded = lambda c: (c, mix.encode(c.bits, widths))  # noqa: E731
     equal = {b: coded(c) for b, c in mix.equal(BLOCKS).items()}
     best = [coded(c) for c in allocation.front(BLOCKS, by)]
-    return bits_front.info(best, equal, coded(choice), by=by)
+    return bits_front.info(best, equal, coded(choice), method="ptmq", by=by)
 
 
 def test_front_compares_with_equal_bits_of_no_more_cost():

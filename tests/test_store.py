@@ -197,19 +197,26 @@ def test_stamp_changes_when_runs_change(tmp_path: Path) -> None:
     assert len(set(stamps)) == 4
 
 
-def test_hundreds_of_runs_are_cheap(tmp_path: Path) -> None:
+def test_hundreds_of_runs_are_cheap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list opens one small file a run; a look whether something changed opens none."""
     for number in range(300):
         of = spec(number=number)
         folder = tmp_path / of.key
         folder.mkdir()
         store.write_record(record(of, layers=[]), folder)
-    start = time.perf_counter()
+    opened: list[str] = []
+    real = open
+
+    def counted(file, *args, **words):
+        opened.append(Path(file).name)
+        return real(file, *args, **words)
+
+    monkeypatch.setattr("io.open", counted)
+    monkeypatch.setattr("builtins.open", counted)
     assert len(store.list_runs(tmp_path)) == 300
-    listed = time.perf_counter() - start
-    start = time.perf_counter()
+    assert opened == ["run.json"] * 300
     store.stamp(tmp_path)
-    assert listed < 1.0  # some 50 ms on an idle machine
-    assert time.perf_counter() - start < 0.2
+    assert len(opened) == 300
 
 
 def test_where_runs_live(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -263,9 +270,10 @@ def test_readers_never_see_a_part_while_results_are_replaced(tmp_path: Path) -> 
     writers = [threading.Thread(target=write) for _ in range(3)]
     for writer in writers:
         writer.start()
-    until = time.monotonic() + 60.0  # a machine under load looks less often
     whole, found = {"run.json", "layers.csv", "preds.npz", "quantizers.safetensors"}, []
-    while len(found) <= 100 and problems == [] and time.monotonic() < until:
+    for _ in range(1_000_000):  # looks, however long they take; a hundred of them meet a folder
+        if len(found) > 100 or problems:
+            break
         names = _published(tmp_path / spec().key)
         if names is not None:
             found.append(names)

@@ -1,11 +1,14 @@
 """Colours that everybody can tell apart, and figures for a room."""
 
 from itertools import combinations
+from typing import get_args
 
 import numpy as np
 import plotly.graph_objects as go
 import pytest
 
+from qlib.core import catalogue
+from qlib.core.records import BASELINE
 from qlib.core.registry import discover
 from qlib.plots.shared import large as _large
 from qlib.plots.shared import theme
@@ -80,12 +83,21 @@ def test_method_colours_differ_for_everybody(vision):
 
 
 def test_every_method_has_a_look_of_its_own():
-    for one, other in combinations(theme.STYLES.values(), 2):
+    looks = catalogue.looks()
+    assert len(looks) >= 15 and "ptmq_naive" in looks
+    for one, other in combinations(map(theme.style, looks), 2):
         assert one.symbol != other.symbol
         assert one.color != other.color or one.dash != other.dash
-    styles = {name: theme.style(name) for name in discover("methods")}
+    styles = {name: theme.style(name) for name in {*discover("methods"), *looks}}
     assert len(set(styles.values())) == len(styles)
     assert {style.color for style in styles.values()} <= {*theme.COLORS, theme.GREY}
+    assert [key for key, style in styles.items() if style.color == theme.GREY] == [BASELINE]
+
+
+def test_the_theme_has_every_colour_that_a_method_may_name():
+    assert set(theme.METHOD_COLORS) == set(get_args(catalogue.Color))
+    with pytest.raises(ValueError, match=r"colour 'pink'.* one of grey, "):
+        catalogue.Look("pink", "dash", "square")  # type: ignore[arg-type]
 
 
 def test_a_room_sees_larger_text_lines_and_marks():

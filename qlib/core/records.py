@@ -10,6 +10,7 @@ from qlib.core.params import param
 
 FORMAT = 2  # of run folders; raised whenever an older folder would be read wrongly
 BITS = range(2, 9)
+BASELINE = "nearest"  # the method that others must beat; its numbers are in every record
 GRANULARITIES = ("channel", "tensor", "group")
 
 

@@ -1,43 +1,249 @@
 """The numbers of a run by name, for texts that quote them (see `qlib.guide.lessons`)."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from qlib.core.records import RunRecord
+from qlib.core.records import InvalidSpec, RunRecord
 from qlib.noise.profile import STAGES, LayerNoise, NoiseProfile
 
 Rows = Sequence[Mapping[str, Any]]
+T = TypeVar("T")
 HALF = 0.5  # steps: the reach for which theory gives step²/12
 EVEN = 0.02  # a smaller change of the error is neither help nor harm
 TENSORS = ("weight", "input", "left", "right", "output")
 
 
-class Layers(Mapping):
-    """Layer name → tensor → its row of ``layers.csv`` with what the histograms add."""
+class Numbers:
+    """Numbers by name, as attributes that a subclass declares.
 
-    def __init__(self, rows: Rows, hist: Mapping[str, Any]) -> None:
-        self._rows: dict[str, dict[str, dict]] = {}
-        for row in rows:
-            if row["tensor"] in TENSORS:
-                self._rows.setdefault(row["layer"], {})[row["tensor"]] = dict(row)
-        self._hist = hist
+    Raises:
+        InvalidSpec: when one is read that this run does not have; the sentence names it.
+    """
 
-    def __getitem__(self, name: str) -> dict[str, dict]:
-        rows = self._rows[name]
-        return {tensor: row | self._counted(name, tensor) for tensor, row in rows.items()}
+    def __init__(self, owner: str, found: Mapping[str, Any]) -> None:
+        self._owner, self._found = owner, found
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._rows)
+    if not TYPE_CHECKING:  # type checkers know the declared names alone
 
-    def __len__(self) -> int:
-        return len(self._rows)
+        def __getattr__(self, name: str) -> Any:
+            if name not in _declared(type(self)):
+                raise AttributeError(f"{type(self).__name__} has no {name!r}")
+            found = self._found.get(name)
+            if found is None:
+                raise InvalidSpec(f"The number {name!r} of {self._owner} is not known here.")
+            return found
 
-    def _counted(self, name: str, tensor: str) -> dict[str, float]:
-        found = self._hist.get(f"{name}.{tensor}")
-        if found is None:
-            return {}
-        low, high = float(found.percentiles[0]), float(found.percentiles[-1])
-        return {"outlier_ratio": found.outlier_ratio, "low": low, "high": high}
+
+@cache
+def _declared(cls: type) -> frozenset[str]:
+    return frozenset(n for c in cls.__mro__ for n in vars(c).get("__annotations__", {}))
+
+
+class Named(Generic[T]):
+    """Things of one kind by name.
+
+    Raises:
+        InvalidSpec: when one is asked for that is not there.
+    """
+
+    def __init__(self, kind: str, found: Mapping[str, T]) -> None:
+        self._kind, self._found = kind, found
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._found:
+            raise InvalidSpec(f"This run has no {self._kind} {name!r}.")
+        return self._found[name]
+
+
+class TensorFacts(Numbers):
+    """A row of ``layers.csv``; of a tensor with a stored histogram also what that tells.
+
+    ``outlier_ratio``, ``low`` and ``high`` (smallest and largest value) are from the histogram.
+    """
+
+    bits: float
+    params: float
+    channels: float
+    scale: float
+    zero_point: float
+    clipped: float  # share of the values, 0 to 1, as `flipped`
+    flipped: float
+    mse: float
+    mse_nearest: float
+    rmse_step: float
+    sqnr_db: float
+    local_sqnr_db: float
+    acc_sqnr_db: float
+    acc_mse: float
+    acc_mse_test: float
+    acc_mse_nearest: float
+    outlier_ratio: float
+    low: float
+    high: float
+
+
+class LayerFacts(Numbers):
+    """The tensors of one layer."""
+
+    weight: TensorFacts
+    input: TensorFacts
+    left: TensorFacts
+    right: TensorFacts
+    output: TensorFacts
+
+
+class WorstFacts(Numbers):
+    """Names of the layers with the largest error: alone, in the whole network, by sensitivity.
+
+    ``kl``: of the last one, in nats.
+    """
+
+    local: str
+    accumulated: str
+    profile: str
+    kl: float
+
+
+class ProfileFacts(Numbers):
+    """Top-1 (%) and KL (nats) with nothing, weights, activations, all quantized."""
+
+    in_float: float
+    weights: float
+    inputs: float
+    both: float
+    kl_in_float: float
+    kl_weights: float
+    kl_inputs: float
+    kl_both: float
+
+
+class WidthFacts(Numbers):
+    """What a network of many widths does at one pair of them; ``drop``: float minus top-1."""
+
+    top1: float
+    top1_low: float
+    top1_high: float
+    agreement: float
+    lost: float
+    gained: float
+    kl: float
+    drop: float
+    weight_mb: float
+    gbops: float
+
+
+class UnitsFacts(Numbers):
+    """Units that can be switched, each alone at the lowest width ``bits``: KL in nats.
+
+    ``worst`` does most (``kl``), ``least`` least (``least_kl``), all together ``sum``.
+    """
+
+    n: int
+    bits: int
+    worst: str
+    kl: float
+    least: str
+    least_kl: float
+    sum: float
+
+
+class NoisyFacts(Numbers):
+    """What noise does to one layer at some bits; ``…_test``: on held-out rows.
+
+    ``rounding`` in step²/12; ``closed_form`` and ``linear_search`` are reaches in steps; ``left``
+    and ``half``: share of the output's error that is left at the first of them and at half a step;
+    ``plain``, ``clip``, ``shift``, ``noise``: % of the output's energy.
+    """
+
+    rounding: float
+    clipped: float
+    closed_form: float
+    linear_search: float
+    left: float
+    left_test: float
+    half: float
+    half_test: float
+    plain: float
+    plain_test: float
+    clip: float
+    clip_test: float
+    shift: float
+    shift_test: float
+    noise: float
+    noise_test: float
+
+
+class CountFacts(Numbers):
+    """Layers by noise of half a step on held-out rows; ``none``: the search chose no noise."""
+
+    of: int
+    helped: int
+    hurt: int
+    none: int
+
+
+class AtBits(Numbers, Generic[T]):
+    """One thing at each bit-width that was measured."""
+
+    b2: T
+    b3: T
+    b4: T
+    b5: T
+    b6: T
+    b7: T
+    b8: T
+
+
+class NoiseFacts(AtBits[NoisyFacts]):
+    """What noise does to the step's layer, and as ``noise["NAME"]`` to another."""
+
+    count: AtBits[CountFacts]
+    layers: Named[AtBits[NoisyFacts]]
+
+    def __getitem__(self, layer: str) -> AtBits[NoisyFacts]:
+        return self.layers[layer]
+
+
+class Facts(LayerFacts):
+    """All numbers of one run: those of its metrics, and of the step's layer its tensors.
+
+    ``drop`` is float minus top-1, ``won`` top-1 minus nearest, both in points; ``bits`` is "W4A4".
+    ``runs``: the same of further runs that a step speaks of, by the names that it gives them.
+    """
+
+    top1: float
+    top1_low: float
+    top1_high: float
+    top1_float: float
+    top1_nearest: float
+    agreement: float
+    lost: int
+    gained: int
+    n: int
+    kl: float
+    weight_mb: float
+    gbops: float
+    stored_mb: float
+    drop: float
+    won: float
+    seconds: float
+    bits: str
+    weight_bits: int
+    act_bits: int
+    method: str
+    model: str
+    layers: Named[LayerFacts]
+    worst: WorstFacts
+    profile: ProfileFacts
+    widths: Named[WidthFacts]
+    units: UnitsFacts
+    noise: NoiseFacts
+    runs: Named["Facts"]
+
+    def beside(self, runs: "Mapping[str, Facts]") -> "Facts":
+        """The same, with further runs to compare with."""
+        return Facts(self._owner, {**self._found, "runs": Named("other run", runs)})
 
 
 def of(
@@ -47,16 +253,16 @@ def of(
     hist: Mapping[str, Any] | None = None,
     profile: Rows = (),
     noise: NoiseProfile | None = None,
-) -> dict[str, Any]:
+) -> Facts:
     """All names of one run; ``record`` with its rows of layers.
 
     ``hist``: tensors as `qlib.store.tensors.load` gives them; ``profile``: rows of a sensitivity
     run; ``noise``: the noise analysis that serves the run.
     """
     m, spec = record.metrics, record.spec
-    layers = Layers(record.layers, hist or {})
+    layers = _layers(record.layers, hist or {})
     counts = {name: int(m[name]) for name in ("lost", "gained", "n") if name in m}
-    return {
+    own = {
         **m,
         **counts,
         "drop": m["top1_float"] - m["top1"],
@@ -67,21 +273,41 @@ def of(
         "act_bits": spec.act_bits,
         "method": spec.method,
         "model": spec.model,
-        "layers": layers,
-        "worst": _worst(record.layers, profile),
-        "profile": _whole(profile),
-        "widths": _widths(record.bit_widths, m["top1_float"]),
-        "units": _units(record.blocks),
-        "noise": _noise(noise, layer) if noise else {},
+        "layers": Named("layer", {n: LayerFacts(n, tensors) for n, tensors in layers.items()}),
+        "worst": WorstFacts("the worst layer", _worst(record.layers, profile)),
+        "profile": ProfileFacts("the sensitivity run", _whole(profile)),
+        "widths": Named("pair of widths", _widths(record.bit_widths, m["top1_float"])),
+        "units": UnitsFacts("the units", _units(record.blocks)),
+        "noise": NoiseFacts("the noise analysis", _noise(noise, layer) if noise else {}),
         **layers.get(layer, {}),
     }
+    return Facts("this run", own).beside({})
 
 
-def _widths(rows: Rows, whole: float) -> dict[str, dict[str, float]]:
+def _layers(rows: Rows, hist: Mapping[str, Any]) -> dict[str, dict[str, TensorFacts]]:
+    """Layer name → tensor → its row with what the histograms add."""
+    found: dict[str, dict[str, TensorFacts]] = {}
+    for row in rows:
+        layer, tensor = row["layer"], row["tensor"]
+        if tensor in TENSORS:
+            name = f"{layer}.{tensor}"
+            told = TensorFacts(name, {**row, **_counts(hist.get(name))})
+            found.setdefault(layer, {})[tensor] = told
+    return found
+
+
+def _counts(found: Any) -> dict[str, float]:
+    if found is None:
+        return {}
+    low, high = float(found.percentiles[0]), float(found.percentiles[-1])
+    return {"outlier_ratio": found.outlier_ratio, "low": low, "high": high}
+
+
+def _widths(rows: Rows, whole: float) -> dict[str, WidthFacts]:
     """``W8A3`` → what a network of many widths does there; ``whole``: accuracy in float."""
+    named = {f"W{int(r['weight_bits'])}A{int(r['act_bits'])}": r for r in rows}
     return {
-        f"W{int(r['weight_bits'])}A{int(r['act_bits'])}": {**r, "drop": whole - r["top1"]}
-        for r in rows
+        name: WidthFacts(name, {**row, "drop": whole - row["top1"]}) for name, row in named.items()
     }
 
 
@@ -119,7 +345,7 @@ def _lowest(rows: Iterable[Mapping[str, Any]], column: str) -> str | None:
 
 def _whole(profile: Rows) -> dict[str, float]:
     """top-1 (and ``kl_…``) with nothing, weights, activations and all quantized."""
-    names = {"none": "float", "weights": "weights", "inputs": "inputs", "both": "both"}
+    names = {"none": "in_float", "weights": "weights", "inputs": "inputs", "both": "both"}
     found: dict[str, float] = {}
     for row in profile:
         if row["mode"] == "all" and row["split"] in names:
@@ -130,11 +356,15 @@ def _whole(profile: Rows) -> dict[str, float]:
 
 def _noise(profile: NoiseProfile, layer: str) -> dict[str, Any]:
     """By layer and bits, by bits for the own layer, and counts over all layers."""
-    found: dict[str, Any] = {}
+    found: dict[str, dict[str, NoisyFacts]] = {}
     for one in profile.layers:
-        found.setdefault(one.layer, {})[f"b{one.bits}"] = _noisy(one)
-    counts = {f"b{bits}": _counted(profile, bits) for bits in profile.bits}
-    return found | found.get(layer, {}) | {"count": counts}
+        bits = f"b{one.bits}"
+        told = NoisyFacts(f"the noise in {one.layer} at {one.bits} bits", _noisy(one))
+        found.setdefault(one.layer, {})[bits] = told
+    counts = {f"b{b}": CountFacts("the noise analysis", _counted(profile, b)) for b in profile.bits}
+    by_layer = {name: AtBits(f"the noise in {name}", at) for name, at in found.items()}
+    whole = {"count": AtBits("the noise analysis", counts), "layers": Named("layer", by_layer)}
+    return {**found.get(layer, {}), **whole}
 
 
 def _noisy(one: LayerNoise) -> dict[str, float]:

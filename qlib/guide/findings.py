@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from qlib.core.records import RunRecord
+from qlib.core.records import BASELINE, RunRecord
 from qlib.measure import paired
 from qlib.measure.statistics import LEVEL
 from qlib.noise.profile import NoiseProfile
@@ -170,9 +170,9 @@ def jump(rows: Sequence[Row]) -> Finding | None:
 
 def worse_than_nearest(record: RunRecord, preds: Mapping[str, np.ndarray] | None) -> Finding | None:
     """What was learned is worse than nearest rounding, by the same images and not by chance."""
-    if record.spec.method == "nearest" or not preds or "nearest_top5" not in preds:
+    if record.spec.method == BASELINE or not preds or f"{BASELINE}_top5" not in preds:
         return None
-    pair = paired.count(paired.right(preds, "quant"), paired.right(preds, "nearest"))
+    pair = paired.count(paired.right(preds, "quant"), paired.right(preds, BASELINE))
     if pair.difference >= 0 or pair.p >= LEVEL:
         return None
     return Finding(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qlib.core.records import RunRecord, RunSpec
+from qlib.core.records import BASELINE, RunRecord, RunSpec
 from qlib.core.registry import discover
 from qlib.sensitivity.profile import IMAGES
 
@@ -88,7 +88,7 @@ def _from_passes(spec: RunSpec, records: Sequence[RunRecord]) -> Estimate:
     inputs = {row["layer"] for row in rows if row["tensor"] != "weight"}
     layers = len(weights) + len(inputs) + len(weights | inputs)
     passes = 4 + 2 * layers * (units + 1) / (2 * units)
-    measured = 2 if run.spec.method == "nearest" else 3  # float, nearest, and the method
+    measured = 2 if run.spec.method == BASELINE else 3  # float, nearest, and the method
     images = _test_images(spec, run, records) / max(1.0, run.metrics.get("n", 1))
     seconds = passes * images * run.seconds["evaluate"] / measured
     return Estimate(

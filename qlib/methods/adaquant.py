@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from qlib.core.catalogue import Look
 from qlib.core.params import param
 from qlib.methods._gradient.design import Design
 from qlib.methods._gradient.method import GradientMethod
@@ -23,6 +24,8 @@ class AdaQuant(GradientMethod):
     paper = "Hubara et al., ICML 2021, arXiv 2006.10518"
     promise = "Learns a small change of each weight, the biases and both grids, layer by layer."
     cost = "minutes"
+    learns = True
+    look = Look("olive", "longdashdot", "star-diamond")
     paper_settings = {"steps": 1_000, "batch": 50, "bias_lr": 1e-3}  # noqa: RUF012 (read only)
 
     steps: int = param(500, "Optimisation steps for each layer.", low=0, high=100_000)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from qlib.core.catalogue import Ingredient, Look
 from qlib.core.params import param
 from qlib.methods._gradient.design import Design
 from qlib.methods._gradient.method import GradientMethod
@@ -19,6 +20,9 @@ class AdaRound(GradientMethod):
     paper = "Nagel et al., ICML 2020, arXiv 2004.10568"
     promise = "Learns for each weight whether to round up or down, one layer at a time."
     cost = "minutes"
+    learns = True
+    look = Look("ochre", "dash", "diamond")
+    ingredient = Ingredient(1, "learned,<br>layer by layer")
     paper_settings = {"steps": 10_000, "lr": 1e-3, "penalty": 0.01}  # noqa: RUF012 (read only)
 
     steps: int = param(1_000, "Optimisation steps for each layer.", low=0, high=100_000)

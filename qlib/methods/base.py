@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qlib.core import params
+from qlib.core.catalogue import Ingredient, Look, Variant
 
 if TYPE_CHECKING:  # the app reads a method's fields without loading torch
     from qlib.core.records import Report
@@ -28,8 +29,13 @@ class Method(ABC):
     cost: ClassVar[str]  # "seconds" or "minutes", on a laptop
     paper_settings: ClassVar[dict[str, Any]] = {}  # fields as published
     paper_placement: ClassVar[str] = "inputs"  # where the paper quantizes activations
+    learns: ClassVar[bool] = False  # does it fit units to their float outputs, step by step?
     switchable: ClassVar[bool] = False  # can its network be switched between bit-widths?
+    noisy: ClassVar[bool] = False  # does it add noise before rounding?
     open_design: ClassVar[bool] = False  # are its fields the axes of the design space themselves?
+    look: ClassVar[Look | None] = None  # how figures draw it; without one its name decides
+    variants: ClassVar[tuple[Variant, ...]] = ()  # settings that make a line of their own
+    ingredient: ClassVar[Ingredient | None] = None  # its step on the way of learned rounding
 
     def __post_init__(self) -> None:
         params.check(self)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qlib.core.catalogue import Ingredient, Look
 from qlib.core.params import param
 from qlib.methods._gradient.design import Design
 from qlib.methods._gradient.method import GradientMethod
@@ -31,6 +32,9 @@ class Brecq(GradientMethod):
     paper = "Li et al., ICLR 2021, arXiv 2102.05426"
     promise = "Learns the rounding of a whole block together, and its activation step sizes."
     cost = "minutes"
+    learns = True
+    look = Look("magenta", "longdash", "square")
+    ingredient = Ingredient(2, "whole blocks,<br>activation steps")
     paper_placement = "boundary"
     paper_settings = {  # noqa: RUF012 (read only)
         "steps": 20_000, "lr": 1e-3, "acts": "after", "act_steps": 5_000, "act_scale_lr": 4e-4,

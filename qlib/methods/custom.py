@@ -18,6 +18,7 @@ class Custom(Design, GradientMethod):
     paper = "Study: Yvinec et al., 2023, arXiv 2308.07662"
     promise = "Starts from a named method; you change what is learned, where, on what, and how."
     cost = "minutes"
+    learns = True
     open_design = True
 
     def rounding_design(self) -> Design:

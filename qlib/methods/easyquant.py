@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qlib.core.catalogue import Look
 from qlib.core.params import param
 from qlib.methods.base import Method
 
@@ -28,6 +29,7 @@ class EasyQuant(Method):
     paper = "Wu et al., 2020, arXiv 2006.16669"
     promise = "Tries scales of weight and input in turns; keeps what leaves the output most alike."
     cost = "seconds"
+    look = Look("ochre", "dot", "triangle-left")
     paper_settings = {  # noqa: RUF012 (read only)
         "error": "cosine", "low": 0.5, "high": 2.0, "candidates": 100,
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from qlib.core.catalogue import Look
 from qlib.core.params import param
 from qlib.methods._gradient.design import Design
 from qlib.methods._gradient.method import GradientMethod
@@ -19,6 +20,8 @@ class FlexRound(GradientMethod):
     paper = "Lee et al., ICML 2023, arXiv 2306.00317"
     promise = "Divides each weight by a learned factor before rounding: big weights move far."
     cost = "minutes"
+    learns = True
+    look = Look("violet", "dashdot", "hexagon")
     paper_placement = "boundary"
     paper_settings = {"steps": 5_000, "lr": 4e-4, "quant_prob": 0.5}  # noqa: RUF012 (read only)
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qlib.core.catalogue import Look
 from qlib.core.params import param
 from qlib.methods.base import Method
 
@@ -32,6 +33,7 @@ class Gptq(Method):
     paper = "Frantar et al., ICLR 2023, arXiv 2210.17323"
     promise = "Rounds weights one by one in one pass; those still free make up for each error."
     cost = "seconds"
+    look = Look("blue", "dash", "triangle-down")
     paper_settings = {  # noqa: RUF012 (read only)
         "damping": 0.01, "order": "index", "target": "quantized",
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qlib.core.catalogue import Ingredient, Look
 from qlib.methods.base import Method
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ class Nearest(Method):
     paper = "Jacob et al., CVPR 2018, arXiv 1712.05877"
     promise = "Rounds every number to the nearest level. The baseline that others must beat."
     cost = "seconds"
+    look = Look("grey", "dot", "circle")
+    ingredient = Ingredient(0, "nearest rounding")
 
     def apply(
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"

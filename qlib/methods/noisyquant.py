@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qlib.core.catalogue import Look
 from qlib.core.params import param
 from qlib.methods.base import Method
 
@@ -41,6 +42,8 @@ class NoisyQuant(Method):
         "Adds fixed noise before rounding and takes it off behind, where that lowers the error."
     )
     cost = "seconds"
+    noisy = True
+    look = Look("blue", "solid", "pentagon")
     paper_settings = {"search": "linear", "base": "ptq4vit"}  # noqa: RUF012 (read only)
 
     base: str = param(

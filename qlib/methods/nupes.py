@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from qlib.core.catalogue import Look
 from qlib.core.params import param
 from qlib.methods._gradient.design import Design
 from qlib.methods._gradient.method import GradientMethod
@@ -21,6 +22,8 @@ class Nupes(GradientMethod):
     paper = "Yvinec et al., TPAMI 2025, arXiv 2308.05600"
     promise = "Learns weight codes over the whole of a power-function grid, and its exponents."
     cost = "minutes"
+    learns = True
+    look = Look("violet", "solid", "x")
     paper_placement = "inputs"
 
     steps: int = param(500, "Optimisation steps for each block.", low=0, high=100_000)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qlib.core.catalogue import Look
 from qlib.core.params import param
 from qlib.methods.base import Method
 
@@ -30,6 +31,7 @@ class PowerQuant(Method):
     paper = "Yvinec et al., ICLR 2023, arXiv 2301.09858"
     promise = "Bends the grid by a power function: finer near zero, with products kept exact."
     cost = "seconds"
+    look = Look("olive", "dot", "cross")
     paper_settings = {"by": "weights", "share": "network", "norm": 2.0}  # noqa: RUF012 (read only)
 
     by: str = param(

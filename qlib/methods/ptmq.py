@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qlib.core.catalogue import Look, Variant
 from qlib.core.params import param
 from qlib.methods.base import Method
 
@@ -33,6 +34,15 @@ class PTMQ(Method):
     paper = "Xu et al., AAAI 2024, doi 10.1609/aaai.v38i14.29553"
     promise = "One stored network for many bit-widths: rounding shared, steps apart, switched live."
     cost = "minutes"
+    learns = True
+    look = Look("blue", "longdash", "hexagram")
+    variants = (
+        Variant(
+            "learned_at", "highest", "naive", "Naive switch",
+            look=Look("violet", "dash", "star-square"), contrast=True,
+        ),
+        Variant("weight_set", "fixed", "w{bits}", "{title}, weights {bits} bits"),
+    )  # fmt: skip
     switchable = True
     paper_placement = "boundary"
     paper_settings = {"steps": 5_000, "lr": 1e-3, "act_scale_lr": 4e-3, "quant_prob": 0.5}  # noqa: RUF012

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qlib.core.catalogue import Look
 from qlib.core.params import param
 from qlib.methods.base import Method
 
@@ -35,6 +36,7 @@ class Ptq4Vit(Method):
     paper = "Yuan et al., ECCV 2022, arXiv 2111.12293"
     promise = "Gives softmax and GELU two ranges each; weighs errors by what they cost the answer."
     cost = "minutes"
+    look = Look("magenta", "dashdot", "bowtie")
     paper_settings = {  # noqa: RUF012 (read only)
         "error": "fisher", "low": 0.01, "high": 1.2, "candidates": 100, "rounds": 3,
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from qlib.core.catalogue import Ingredient, Look
 from qlib.core.params import param
 from qlib.methods._gradient.design import Design
 from qlib.methods._gradient.method import GradientMethod
@@ -19,6 +20,9 @@ class QDrop(GradientMethod):
     paper = "Wei et al., ICLR 2022, arXiv 2203.05740"
     promise = "Like BRECQ, but drops activation quantization at random: flatter, sturdier minima."
     cost = "minutes"
+    learns = True
+    look = Look("green", "solid", "triangle-up")
+    ingredient = Ingredient(3, "random<br>dropping")
     paper_placement = "boundary"
     paper_settings = {  # noqa: RUF012 (read only)
         "steps": 20_000, "lr": 1e-3, "act_scale_lr": 4e-5, "penalty": 0.01, "quant_prob": 0.5,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qlib.core.catalogue import Look
 from qlib.core.params import param
 from qlib.methods.base import Method
 
@@ -28,6 +29,7 @@ class RepQVit(Method):
     paper = "Li et al., ICCV 2023, arXiv 2212.08254"
     promise = "A range for each channel after layer norms, folded away; log-sqrt2 after softmax."
     cost = "seconds"
+    look = Look("green", "longdash", "hourglass")
     paper_settings = {"channels": True, "softmax": "log-root-2"}  # noqa: RUF012 (read only)
 
     channels: bool = param(True, "A grid for each channel after layer norms.")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qlib.core.records import InvalidSpec, RunSpec
+from qlib.core.records import BASELINE, InvalidSpec, RunSpec
 from qlib.store.disk import writing
 from qlib.store.eventlog import events
 from qlib.store.runfolder import broken, load_arrays
@@ -136,7 +136,7 @@ def spec_of(base: RunSpec) -> RunSpec:
     """
     kept = {name: getattr(base, name) for name in _TAKEN}
     test = min(base.test or IMAGES, IMAGES)
-    return RunSpec(method="nearest", analysis=NOISE, test=test, **kept)
+    return RunSpec(method=BASELINE, analysis=NOISE, test=test, **kept)
 
 
 def save(folder: Path, profile: NoiseProfile) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from qlib.core.records import Event, InvalidSpec, Report, RunSpec
+from qlib.core.records import BASELINE, Event, InvalidSpec, Report, RunSpec
 from qlib.core.registry import discover, lookup
 from qlib.core.scheme import PER_CHANNEL, PER_TENSOR, BitPlan, Granularity, Scheme
 from qlib.learning import tuning
@@ -29,13 +29,13 @@ def quantize(
     """
     model, plan = experiment.model, bit_plan(experiment.model, spec)
     report(Event("calibrate", note="ranges"))
-    discover("methods")["nearest"]().apply(model, plan, experiment.data, report)
+    discover("methods")[BASELINE]().apply(model, plan, experiment.data, report)
     model.switch(weights=True, inputs=True)
     report(Event("evaluate", "float"))
     with model.quantized(weights=False, inputs=False):
         logits = {"float": experiment.predict(experiment.net, "float")}
-    logits["quant"] = logits["nearest"] = experiment.predict(model, "nearest")
-    if spec.method != "nearest":
+    logits["quant"] = logits[BASELINE] = experiment.predict(model, BASELINE)
+    if spec.method != BASELINE:
         method = discover("methods")[spec.method](**spec.settings)
         try:
             report(Event("calibrate", note=spec.method))
@@ -47,7 +47,7 @@ def quantize(
     tuning.tune(
         experiment.model, experiment.data, report, norms=spec.tune_norms, biases=spec.tune_biases
     )
-    if spec.method != "nearest" or spec.tune_norms or spec.tune_biases:
+    if spec.method != BASELINE or spec.tune_norms or spec.tune_biases:
         model.switch(weights=True, inputs=True)
         logits["quant"] = experiment.predict(model, spec.method)
     return logits

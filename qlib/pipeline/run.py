@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from qlib import store
-from qlib.core.records import Event, Report, RunRecord, RunSpec, ignore
+from qlib.core.records import BASELINE, Event, Report, RunRecord, RunSpec, ignore
 from qlib.core.specs import checked
 from qlib.measure import metrics, output_errors
 from qlib.network import costs, switching
@@ -90,7 +90,7 @@ def _recorded(
 
 def _measured(experiment: Experiment, logits: dict[str, Tensor]) -> dict[str, float]:
     found = metrics.accuracy(experiment.labels, logits["quant"], logits["float"])
-    nearest = metrics.accuracy(experiment.labels, logits["nearest"], logits["float"])
+    nearest = metrics.accuracy(experiment.labels, logits[BASELINE], logits["float"])
     found |= {"top1_nearest": nearest["top1"]} | costs.costs(experiment.model)
     if switching.bit_widths(experiment.model):
         found["stored_mb"] = switching.stored_bytes(experiment.model) / 1e6

@@ -11,7 +11,6 @@ from qlib.plots.shared import theme
 
 COSTS = {"weight_mb": "weights (MB)", "gbops": "bit-operations per image (billion)"}
 UNITS = {"weight_mb": "MB", "gbops": "billion bit-operations"}
-STYLE = "ptmq"
 HEIGHT = theme.HELPER_HEIGHT + 50  # as the steps beside it
 MOST = 300  # points drawn of a long front
 LEAST = 1e-7  # nats: a logarithmic axis has no zero
@@ -42,6 +41,7 @@ class BitsFront:
     front: tuple[Mark, ...]
     equal: Mapping[int, Mark]
     now: Mark
+    method: str  # whose network it is, for its colour
 
 
 def info(
@@ -49,6 +49,7 @@ def info(
     equal: Mapping[int, tuple[Priced, str]],
     now: tuple[Priced, str],
     *,
+    method: str,
     by: str = "weight_mb",
 ) -> BitsFront:
     """Assignments with their codes; ``by``: a key of `COSTS`."""
@@ -59,6 +60,7 @@ def info(
         tuple(_mark(c, by) for c in kept),
         {b: _mark(c, by) for b, c in equal.items()},
         _mark(now, by),
+        method,
     )
 
 
@@ -93,7 +95,7 @@ def figure(info: BitsFront, *, dark: bool = False, large: bool = False) -> go.Fi
 
     ``customdata`` of a point: its code.
     """
-    style = theme.style(STYLE)
+    style = theme.style(info.method)
     figure = go.Figure()
     figure.add_scatter(
         **_points(info.front),

@@ -8,7 +8,6 @@ import plotly.graph_objects as go
 
 from qlib.plots.shared import theme
 
-STYLE = "ptmq"
 HEIGHT = theme.HELPER_HEIGHT + 50
 
 
@@ -31,6 +30,7 @@ class UnitBits:
     """What the figure shows: units in order of execution."""
 
     units: tuple[Unit, ...]
+    method: str  # whose network it is, for its colour
     shared: str = ""  # beginning that the names of blocks have in common
 
     @property
@@ -38,7 +38,7 @@ class UnitBits:
         return tuple(u for u in self.units if not u.fixed)
 
 
-def info(blocks: Sequence[Mapping[str, Any]], bits: Mapping[str, int]) -> UnitBits:
+def info(blocks: Sequence[Mapping[str, Any]], bits: Mapping[str, int], *, method: str) -> UnitBits:
     """``blocks``: rows of `RunRecord.blocks`; ``bits``: a width for each unit that has several."""
     found: dict[str, dict[int, float]] = {}
     for row in blocks:
@@ -47,7 +47,7 @@ def info(blocks: Sequence[Mapping[str, Any]], bits: Mapping[str, int]) -> UnitBi
     for name, kls in found.items():
         at = bits.get(name, next(iter(kls)))
         units.append(Unit(name, at, kls[at], tuple(sorted(kls, reverse=True))))
-    return UnitBits(tuple(units), _shared(list(found)))
+    return UnitBits(tuple(units), method, _shared(list(found)))
 
 
 def _shared(names: Sequence[str]) -> str:
@@ -82,7 +82,7 @@ def figure(
 
     ``level``: equal bits for all, which cost no more; dashed, and named under the axis.
     """
-    style, n = theme.style(STYLE), len(info.units)
+    style, n = theme.style(info.method), len(info.units)
     edges = [x for i in range(n) for x in (i - 0.5, i + 0.5)]
     figure = go.Figure()
     figure.add_scatter(

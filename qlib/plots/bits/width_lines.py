@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qlib.core import catalogue
 from qlib.core.records import RunRecord
 from qlib.measure.statistics import loss_told
-
-NAIVE = "highest"  # the setting of a run that learned its rounding at one width alone
 
 
 @dataclass(frozen=True)
@@ -119,21 +118,13 @@ class AccuracyBits:
 
 def line_key(record: RunRecord) -> str:
     """The line that a run belongs to: its method, or what kind of switchable network it is."""
-    spec = record.spec
-    if not record.bit_widths:
-        return spec.method
-    kept = spec.settings.get("weight_set") == "fixed"
-    naive = spec.settings.get("learned_at") == NAIVE
-    return spec.method + "_naive" * naive + f"_w{spec.weight_bits}" * kept
+    return catalogue.line(record.spec) if record.bit_widths else record.spec.method
 
 
 def line_title(record: RunRecord, titles: Mapping[str, str]) -> str:
     """What people call that line."""
-    spec, key = record.spec, line_key(record)
-    title = titles.get(spec.method, spec.method)
-    title = "Naive switch" if key.removeprefix(spec.method).startswith("_naive") else title
-    kept = bool(record.bit_widths) and spec.settings.get("weight_set") == "fixed"
-    return f"{title}, weights {spec.weight_bits} bits" if kept else title
+    title = titles.get(record.spec.method, record.spec.method)
+    return catalogue.line_title(record.spec, title) if record.bit_widths else title
 
 
 def equal(record: RunRecord) -> dict[int, Mapping[str, Any]]:
@@ -172,7 +163,7 @@ def lines_of(
             whole = {} if record.bit_widths else cells.get(key, {})
             named[key], cells[key] = record, whole | found
     made = []
-    for key in sorted(named, key=lambda k: (k != "nearest", k)):
+    for key in sorted(named, key=catalogue.baseline_first):
         record, of = named[key], cells[key]
         method = record.spec.method
         missed = tuple(b for b in (failed or {}).get(key, ()) if b not in of)

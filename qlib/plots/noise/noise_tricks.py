@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
+from qlib.core import catalogue
+from qlib.core.records import BASELINE
 from qlib.noise.profile import STAGES, LayerNoise
 from qlib.plots.noise import _fast_figure
 from qlib.plots.noise._fast_figure import Parts
@@ -97,7 +99,7 @@ def figure(info: NoiseTricks, *, dark: bool = False, large: bool = False) -> go.
 
 
 def _marks(parts: Parts, info: NoiseTricks) -> None:
-    style = theme.style("noisyquant")
+    style = theme.style(catalogue.noisy() or BASELINE)
     other = "calib" if info.images == "test" else "test"
     for values, images, symbol in (
         (info.others, other, "circle-open"),

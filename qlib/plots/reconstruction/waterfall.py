@@ -5,17 +5,11 @@ from dataclasses import dataclass, replace
 
 import plotly.graph_objects as go
 
+from qlib.core import catalogue
 from qlib.core.records import RunRecord
 from qlib.measure.statistics import LEVEL, p_text, wilson
 from qlib.plots.shared import step_bar, theme
 
-# method → what it adds to the one before it; methods that are no step of this way are left out
-INGREDIENTS = {
-    "nearest": "nearest rounding",
-    "adaround": "learned,<br>layer by layer",
-    "brecq": "whole blocks,<br>activation steps",
-    "qdrop": "random<br>dropping",
-}
 METRICS = {
     "top1": "Top-1",
     "agreement": "Agreement",
@@ -81,13 +75,13 @@ def info(
 
     ``p``: method → p value of the paired test of this metric against the step before.
     """
-    titles, p = titles or {}, p or {}
+    titles, p, way = titles or {}, p or {}, catalogue.ingredients()
     steps = tuple(
         replace(_step(records[method], metric, titles.get(method, method), text), p=p.get(method))
-        for method, text in INGREDIENTS.items()
+        for method, text in way.items()
         if method in records
     )
-    missing = tuple(titles.get(m, m) for m in INGREDIENTS if m not in records)
+    missing = tuple(titles.get(m, m) for m in way if m not in records)
     first = next(iter(records.values()), None)
     reference = {"top1": first.metrics["top1_float"] if first else 100.0, "agreement": 100.0}
     n = int(first.metrics["n"]) if first else 0

@@ -11,6 +11,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from qlib.core import catalogue
+from qlib.core.catalogue import Color
 from qlib.plots.shared import large as _large
 
 FONT = '"Source Sans", "Source Sans Pro", "Segoe UI", sans-serif'
@@ -25,7 +27,16 @@ WRONG = "#D6455D"
 RIGHT = "#2E9E5D"
 # one row of names above the plot, at its right end
 LEGEND = {"orientation": "h", "y": 1, "yanchor": "bottom", "x": 1, "xanchor": "right"}
-COLORS = ("#3848FA", "#B38C19", "#C91DAC", "#2E9E5D", "#BF6AFB", "#706010")
+METHOD_COLORS: dict[Color, str] = {
+    "blue": "#3848FA",
+    "ochre": "#B38C19",
+    "magenta": "#C91DAC",
+    "green": "#2E9E5D",
+    "violet": "#BF6AFB",
+    "olive": "#706010",
+    "grey": GREY,  # the baseline's
+}
+COLORS = tuple(color for color in METHOD_COLORS.values() if color != GREY)
 DASHES = ("solid", "dash", "longdash", "dashdot", "longdashdot", "dot")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "hexagon", "star-diamond", "pentagon")
 
@@ -39,30 +50,15 @@ class Style:
     symbol: str
 
 
-# Seven colours, then they come again; symbol and dash tell the methods of one colour apart.
-STYLES = {
-    "nearest": Style(GREY, "dot", "circle"),
-    "adaround": Style("#B38C19", "dash", "diamond"),
-    "brecq": Style("#C91DAC", "longdash", "square"),
-    "qdrop": Style("#2E9E5D", "solid", "triangle-up"),
-    "flexround": Style("#BF6AFB", "dashdot", "hexagon"),
-    "adaquant": Style("#706010", "longdashdot", "star-diamond"),
-    "noisyquant": Style("#3848FA", "solid", "pentagon"),
-    "gptq": Style("#3848FA", "dash", "triangle-down"),
-    "powerquant": Style("#706010", "dot", "cross"),
-    "nupes": Style("#BF6AFB", "solid", "x"),
-    "easyquant": Style("#B38C19", "dot", "triangle-left"),
-    "ptq4vit": Style("#C91DAC", "dashdot", "bowtie"),
-    "repq_vit": Style("#2E9E5D", "longdash", "hourglass"),
-    "ptmq": Style("#3848FA", "longdash", "hexagram"),
-    "ptmq_naive": Style("#BF6AFB", "dash", "star-square"),
-}
-
-
 def style(method: str) -> Style:
-    """The fixed style of a method; one that is not in the table gets one from its name."""
-    if method in STYLES:
-        return STYLES[method]
+    """The fixed style of a method, or of a line made by one of its variants.
+
+    The method's file says it; one that does not say gets a style from its name. There are seven
+    colours, then they come again: symbol and dash tell the methods of one colour apart.
+    """
+    look = catalogue.looks().get(method)
+    if look:
+        return Style(METHOD_COLORS[look.color], look.dash, look.symbol)
     mark = zlib.crc32(method.encode())
     return Style(
         COLORS[mark % len(COLORS)],

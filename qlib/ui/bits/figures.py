@@ -7,11 +7,12 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
+from qlib.core.records import BASELINE
 from qlib.plots.bits import accuracy_bits
 from qlib.plots.bits.accuracy_bits import AccuracyBits
 from qlib.plots.shared import theme
 from qlib.ui.bits import bar, text, view
-from qlib.ui.bits.view import MANY, Shown, Track
+from qlib.ui.bits.view import Shown, Track
 from qlib.ui.shared import address, answers, export, frame, resolve, state
 from qlib.ui.shared.glossary import word
 
@@ -59,11 +60,11 @@ def _usual(shown: Shown) -> list[str]:
 
     Of several of these the best at 4 bits.
     """
-    learned = [t for t in shown.tracks.values() if not t.one and t.key != "nearest"]
+    learned = [t for t in shown.tracks.values() if not t.one and t.key != BASELINE]
     most = max((len(t.equal) for t in learned), default=0)
     rich = [e.record for t in learned if len(t.equal) == most for e in t.runs.values()]
     best = [resolve.best(rich, "W4A4")] if rich else []
-    return [k for k in shown.tracks if k.startswith(MANY) or k in ("nearest", *best)]
+    return [k for k, t in shown.tracks.items() if t.one or k in (BASELINE, *best)]
 
 
 def curve(shown: Shown, cost: str, zoom: bool, keys: Sequence[str]) -> AccuracyBits | None:

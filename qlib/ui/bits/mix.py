@@ -108,12 +108,14 @@ def figures(mix: Mix, dark: bool, large: bool) -> tuple[tuple[go.Figure, str], .
 def _figures(
     folder: str, stamp: int, by: str, code: str, dark: bool, large: bool, _mix: Mix
 ) -> tuple[tuple[go.Figure, str], ...]:
-    steps = unit_bits.info(_mix.blocks, _mix.choice.bits)
+    method = _mix.entry.record.spec.method
+    steps = unit_bits.info(_mix.blocks, _mix.choice.bits, method=method)
     coded = lambda c: (c, encode(c.bits, _mix.widths))  # noqa: E731
     best = bits_front.info(
         [coded(c) for c in front(_mix.entry, by)],
         {b: coded(c) for b, c in equal(_mix.blocks).items()},
         coded(_mix.choice),
+        method=method,
         by=by,
     )
     look = {"dark": dark, "large": large}

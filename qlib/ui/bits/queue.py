@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 import streamlit as st
 
 from qlib import jobs, store
-from qlib.core import specs
+from qlib.core import catalogue, specs
 from qlib.core.records import InvalidSpec, RunSpec
 from qlib.jobs import Job
 from qlib.jobs.estimate import estimate
 from qlib.ui.bits.measured import switchable
-from qlib.ui.bits.view import MANY, Shown
+from qlib.ui.bits.view import Shown
 from qlib.ui.shared import job_panel, progress, state, timeline
 from qlib.ui.shared.timeline import span
 
@@ -52,16 +52,19 @@ def _of_cell(shown: Shown) -> Wanted | None:
 
 
 def _of_many(shown: Shown) -> Wanted | None:
-    base = shown.track.near((4, 4)).record.spec
+    method, base = catalogue.many_widths(), shown.track.near((4, 4)).record.spec
+    if method is None:
+        return None
+    title = state.titles()[method]
     spec = _checked(
-        replace(base, method=MANY, weight_bits=4, act_bits=4, settings={}, keep_float=())
+        replace(base, method=method, weight_bits=4, act_bits=4, settings={}, keep_float=())
     )
     why = (
         "**No network with many bit-widths is stored for this backbone.** Each line above is a run "
-        "for each width. PTMQ learns one rounding for all widths together; then one stored model "
-        "is switched between them."
+        f"for each width. {title} learns one rounding for all widths together; then one stored "
+        "model is switched between them."
     )
-    return Wanted(spec, why, f"Queue PTMQ for {shown.model}") if spec else None
+    return Wanted(spec, why, f"Queue {title} for {shown.model}") if spec else None
 
 
 def _checked(spec: RunSpec) -> RunSpec | None:

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qlib import jobs, store
+from qlib.core import catalogue
 from qlib.core.records import BITS, InvalidSpec, RunSpec
-from qlib.plots.bits.width_lines import NAIVE, Line, line_key, line_title, lines_of
+from qlib.plots.bits.width_lines import Line, line_key, line_title, lines_of
 from qlib.plots.bits.width_map import Pair
 from qlib.store import Entry
 from qlib.ui.shared import address, comparable, context, resolve, state
 
 WIDTHS = tuple(sorted(BITS, reverse=True))
-MANY = "ptmq"  # the method that makes one network for many widths
 FIRST: Pair = (4, 4)
 BAD = ("failed", "crashed")
 LIVE = ("queued", "running", "cancelling")
@@ -38,8 +38,12 @@ class Track:
         return next(iter(self.runs.values()))
 
     @property
+    def spec(self) -> RunSpec:
+        return self.first.record.spec
+
+    @property
     def method(self) -> str:
-        return self.first.record.spec.method
+        return self.spec.method
 
     @property
     def equal(self) -> list[int]:
@@ -95,8 +99,7 @@ class Shown:
     @property
     def many(self) -> Track | None:
         """The network with many widths, if there is one: the chosen one, or the first."""
-        found = [t for t in (self.track, *self.tracks.values()) if t.one and t.key != _naive()]
-        return found[0] if found else None
+        return _first_many((self.track, *self.tracks.values()))
 
     def lines(self, keys: Iterable[str]) -> tuple[Line, ...]:
         """Lines as figures draw them, of the tracks with these keys."""
@@ -115,8 +118,9 @@ class Shown:
         return {k: sorted(v, reverse=True) for k, v in bad.items() if v}
 
 
-def _naive() -> str:
-    return f"{MANY}_naive"
+def _first_many(tracks: Iterable[Track]) -> Track | None:
+    """The first network with many widths that does not show what goes wrong otherwise."""
+    return next((t for t in tracks if t.one and not catalogue.is_contrast(t.spec)), None)
 
 
 def find() -> Shown | None:
@@ -144,7 +148,7 @@ def _track(tracks: Mapping[str, Track], choice: resolve.Choice, asked: Mapping[s
         same = [t for t in tracks.values() if t.method == choice.spec.method]
         if same:
             return min(same, key=lambda t: t.key != choice.spec.method)
-    return tracks.get(MANY) or next(iter(tracks.values()))
+    return _first_many(tracks.values()) or next(iter(tracks.values()))
 
 
 def _pair(wanted: str | None, entry: Entry | None) -> tuple[Pair, list[str]]:
@@ -186,9 +190,9 @@ def tracks_of(siblings: Sequence[Entry], here: Entry | None = None) -> tuple[dic
             cells.setdefault(key, {}).setdefault(pair, found)
             runs.setdefault(key, {}).setdefault(pair, entry)
     states, made = _states(reference.spec), {}
-    for key in sorted(cells, key=lambda k: (not k.startswith(MANY), k != "nearest", k)):
-        one = bool(next(iter(runs[key].values())).record.bit_widths)
-        made[key] = Track(key, named[key], cells[key], runs[key], one, states.get(key, {}))
+    many = {key for key in cells if next(iter(runs[key].values())).record.bit_widths}
+    for key in sorted(cells, key=lambda k: (k not in many, *catalogue.baseline_first(k))):
+        made[key] = Track(key, named[key], cells[key], runs[key], key in many, states.get(key, {}))
     return made, len(siblings) - len({e.key for e in fair})
 
 
@@ -213,14 +217,8 @@ def _states(reference: RunSpec) -> dict[str, dict[Pair, str]]:
         same = (spec.model, spec.data, spec.analysis) == (reference.model, reference.data, "")
         if same and job.state in (*BAD, *LIVE):
             told = "failed" if job.state in BAD else job.state
-            found.setdefault(track_of(spec), {})[spec.weight_bits, spec.act_bits] = told
+            found.setdefault(catalogue.line(spec), {})[spec.weight_bits, spec.act_bits] = told
     return found
-
-
-def track_of(spec: RunSpec) -> str:
-    """The track that a run of this specification belongs to."""
-    naive = spec.method == MANY and spec.settings.get("learned_at") == NAIVE
-    return spec.method + "_naive" * naive
 
 
 # ---- changes ---------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from qlib.core import catalogue
 from qlib.noise.profile import NoiseProfile
 from qlib.plots.noise import curves
 from qlib.ui.noisyquant import data, figures, measure, text
@@ -163,12 +164,15 @@ def _drawn(profile: NoiseProfile) -> str:
 def _run_link(shown: Shown) -> None:
     """The Run page with its form filled in."""
     spec, bits = shown.found.spec, str(shown.ask.bits)
-    method = state.titles().get("noisyquant", "NoisyQuant")
+    method = catalogue.noisy()
+    if method is None:
+        return
+    title = state.titles()[method]
     st.page_link(
         "pages/3_Run.py",
-        label="Run NoisyQuant on this model",
+        label=f"Run {title} on this model",
         icon=":material/play_circle:",
-        query_params={"model": spec.model, "data": spec.data, "method": method}
+        query_params={"model": spec.model, "data": spec.data, "method": title}
         | {"w": bits, "a": bits},
     )
     st.caption("On all linear layers at once; the search chooses a reach for each, 0 included.")

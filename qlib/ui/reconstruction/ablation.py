@@ -6,6 +6,7 @@ from itertools import pairwise
 import pandas as pd
 import streamlit as st
 
+from qlib.core import catalogue
 from qlib.core.records import InvalidSpec
 from qlib.measure import paired
 from qlib.measure.statistics import holm
@@ -40,7 +41,7 @@ def panel(view: View, others: Mapping[str, Entry]) -> None:
             bind="query-params",
             label_visibility="collapsed",
         )
-    records = {m: e.record for m, e in others.items() if m in waterfall.INGREDIENTS}
+    records = {m: e.record for m, e in others.items() if m in catalogue.ingredients()}
     metric = metric or "top1"
     p = tests(others, metric)
     info = waterfall.info(records, metric=metric, titles=state.titles(), p=p)
@@ -75,7 +76,7 @@ def tests(others: Mapping[str, Entry], metric: str) -> dict[str, float]:
     judges = {"top1": paired.hits, "agreement": paired.agrees}
     if metric not in judges:
         return {}
-    steps = [(m, others[m]) for m in waterfall.INGREDIENTS if m in others]
+    steps = [(m, others[m]) for m in catalogue.ingredients() if m in others]
     found = {}
     try:
         arrays = [paired.checked(state.preds(e.folder), e.key) for _, e in steps]

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from qlib.core.records import BASELINE
 from qlib.plots.reconstruction import error_arrows, flips, learned
 from qlib.plots.reconstruction.learned import Gain
 from qlib.plots.shared import theme
@@ -16,10 +17,11 @@ from qlib.ui.shared.context import View
 from qlib.ui.shared.glossary import word
 
 RECIPE = """\
+from qlib.core.records import BASELINE
 from qlib.plots.reconstruction import error_arrows
 
 rows = {{r.spec.method: r.layers for r in records}}
-nearest = rows.pop("nearest", None)
+nearest = rows.pop(BASELINE, None)
 info = error_arrows.info(rows, nearest=nearest, data={data!r}, titles=titles, layer={layer!r})
 print(error_arrows.alt(info))
 figure = error_arrows.figure(info)
@@ -135,7 +137,7 @@ def figures(view: View, shown: Shown, others: Mapping[str, Entry]) -> None:
     )
     numbers = table(rows, shown, titles)
     with st.container(horizontal=True):
-        compared = () if shown.nearest is None else ("nearest",)
+        compared = () if shown.nearest is None else (BASELINE,)
         records = [others[m].record for m in (*shown.methods, *compared)]
         recipe = RECIPE.format(data=shown.data, layer=view.layer)
         alt = error_arrows.alt(arrows)

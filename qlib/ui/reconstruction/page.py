@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from qlib.core.records import InvalidSpec, RunRecord
+from qlib.core.records import BASELINE, InvalidSpec, RunRecord
 from qlib.plots.reconstruction import learned as _learned
 from qlib.plots.reconstruction import loss_curve
 from qlib.plots.reconstruction.unit_fits import broken, fitted_as
@@ -68,7 +68,7 @@ def changed(view: View, others: Mapping[str, Entry]) -> bool:
     """Whether a run moved weights, or the levels that they are rounded to."""
     if learned(view.entry):
         return True
-    nearest = others.get("nearest")
+    nearest = others.get(BASELINE)
     if nearest is None or nearest.key == view.entry.key:
         return False
     rows = state.layers(nearest.folder)
@@ -159,7 +159,7 @@ def _over(view: View, others: Mapping[str, Entry]) -> list[str]:
 def _reference(others: Mapping[str, Entry]) -> list[dict[str, Any]] | None:
     """Rows of the network rounded to nearest, or None for the layer alone."""
     options = {"network": "network", "layer": "layer alone"}
-    if "nearest" not in others:
+    if BASELINE not in others:
         del options["network"]
     picked = st.segmented_control(
         "Nearest rounding of",
@@ -171,7 +171,7 @@ def _reference(others: Mapping[str, Entry]) -> list[dict[str, Any]] | None:
         bind=URL,
         help=word("reference of the output error"),
     )
-    return state.layers(others["nearest"].folder) if picked == "network" else None
+    return state.layers(others[BASELINE].folder) if picked == "network" else None
 
 
 def _unit(view: View) -> None:

@@ -9,7 +9,6 @@ from qlib.core.registry import discover
 from qlib.ui.shared import forms
 
 KEY = "from"
-PLAIN = "qdrop"  # whose design the fields' defaults are
 
 
 def known() -> dict[str, Any]:
@@ -26,7 +25,7 @@ def start_from(method: str) -> None:
         return
     picked = st.selectbox(
         "Start from",
-        sorted(known(), key=lambda key: key != PLAIN),
+        _plain_first(method),
         format_func=lambda key: owners[key].title,
         key=KEY,
         on_change=_fill,
@@ -39,6 +38,12 @@ def start_from(method: str) -> None:
         st.caption(f"Differs from {title} in: {', '.join(changed)}.")
     else:
         st.caption(f"All choices are {title}'s so far.")
+
+
+def _plain_first(method: str) -> list[str]:
+    """The named methods, first the one whose design the fields' defaults are."""
+    plain, named = asdict(discover("methods")[method]().design()), known()
+    return sorted(named, key=lambda key: asdict(named[key]) != plain)
 
 
 def _fill(method: str) -> None:

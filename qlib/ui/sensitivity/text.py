@@ -49,15 +49,16 @@ def sides(rows: Sequence[Row]) -> str:
     weights, inputs = bars.damage("weights"), bars.damage("inputs")
     if weights is None or inputs is None:
         return ""
-    told = f"(KL {nats(inputs)} against {nats(weights)})"
     if max(weights, inputs) < HARMLESS:
         return ""
     more = _exceeds(weights, inputs, bars.damage("both"))
     if inputs > 1.2 * weights:
-        return f"Rounding the inputs does more than rounding the weights {told}{more}."
-    if weights > 1.2 * inputs:
-        return f"Rounding the weights does more than rounding the inputs {_turned(told)}{more}."
-    return f"Weights and inputs do about the same {told}{more}."
+        does, kls = "Rounding the inputs does more than rounding the weights", (inputs, weights)
+    elif weights > 1.2 * inputs:
+        does, kls = "Rounding the weights does more than rounding the inputs", (weights, inputs)
+    else:
+        does, kls = "Weights and inputs do about the same", (weights, inputs)
+    return f"{does} (KL {nats(kls[0])} against {nats(kls[1])}){more}."
 
 
 def _exceeds(weights: float, inputs: float, both: float | None) -> str:
@@ -72,12 +73,6 @@ def _exceeds(weights: float, inputs: float, both: float | None) -> str:
 def nats(value: float) -> str:
     """``1.04``, ``0.13``, ``0.0031``."""
     return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.2g}"
-
-
-def _turned(told: str) -> str:
-    """``(KL a against b)`` with the larger one first."""
-    inputs, weights = told.removeprefix("(KL ").removesuffix(")").split(" against ")
-    return f"(KL {weights} against {inputs})"
 
 
 def stability(rows: Sequence[Row], split: str = "both") -> str:

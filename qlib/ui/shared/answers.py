@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from qlib.core.records import RunRecord
+from qlib.core.records import BASELINE, RunRecord
 from qlib.measure.statistics import exact_paired, loss_told, p_text
 
 
@@ -27,7 +27,7 @@ def start_answer(record: RunRecord, title: str) -> str:
     same = spec.weight_bits == spec.act_bits
     bits = f"{spec.weight_bits} bits" if same else bits_label(record)
     how = f"With {title} at {bits}"
-    if spec.method == "nearest":
+    if spec.method == BASELINE:
         levels = f"of {2**spec.weight_bits} levels" if same else "level"
         how = f"Rounded to the nearest {levels} ({bits})"
     first = (

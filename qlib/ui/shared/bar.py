@@ -20,7 +20,9 @@ def run(choice: Choice, known: Sequence[Entry], changed: Changed) -> None:
     here = [e for e in known if e.record.spec.model == picked["m"]]
     mine = [e for e in here if e.record.spec.method == picked["q"]]
     _list("m", resolve.models(known), picked["m"], "Backbone", "The trained network.", changed)
-    _list("q", resolve.methods(here), picked["q"], "Method", word("nearest"), changed, titles)
+    _list(
+        "q", resolve.methods(here), picked["q"], "Method", word("nearest rounding"), changed, titles
+    )
     widths = resolve.widths(mine)
     if len(widths) > 1:
         st.session_state["b"] = picked["b"]

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from qlib.core.records import RunRecord
+from qlib.core.records import BASELINE, RunRecord
 from qlib.jobs import Job
 from qlib.ui.shared import answers
 from qlib.ui.shared.glossary import word
@@ -19,7 +19,8 @@ def result(record: RunRecord) -> None:
         ("Top-1", f"{m['top1']:.1f} %", f"95 %: {answers.interval(record)}", "top-1"),
         ("Float model", f"{m['top1_float']:.1f} %", against_float, "float model"),
         ("Nearest rounding", f"{m['top1_nearest']:.1f} %",
-         "this run" if record.spec.method == "nearest" else over_nearest, "nearest"),
+         "this run" if record.spec.method == BASELINE else over_nearest,
+         "nearest rounding"),
         ("Agreement", f"{m['agreement']:.1f} %", "with the float model", "agreement"),
         ("Lost / gained", f"{int(m['lost'])} / {int(m['gained'])}", f"of {int(m['n']):,} images",
          "lost"),

@@ -11,7 +11,8 @@ from typing import Any
 import streamlit as st
 
 from qlib import store
-from qlib.core.records import InvalidSpec, RunRecord
+from qlib.core import catalogue
+from qlib.core.records import BASELINE, InvalidSpec, RunRecord
 from qlib.sensitivity import profile
 from qlib.ui.shared import address, bar, resolve, state
 from qlib.ui.shared.resolve import Choice, entry_for, layers_of
@@ -122,7 +123,7 @@ def _special(record: RunRecord) -> bool:
     tuning adds to a method."""
     spec = record.spec
     tuned = spec.tune_norms or spec.tune_biases
-    return bool(spec.keep_float or tuned) or spec.settings.get("learned_at") == "highest"
+    return bool(spec.keep_float or tuned) or catalogue.is_contrast(spec)
 
 
 def profile_of(record: RunRecord) -> store.Entry | None:
@@ -132,7 +133,7 @@ def profile_of(record: RunRecord) -> store.Entry | None:
 
 def _first_layer(siblings: Sequence[store.Entry]) -> str | None:
     """The same layer for all methods and bits of a backbone: the one that 4 bits hurt most."""
-    entry = entry_for(siblings, "nearest", "W4A4") or siblings[0]
+    entry = entry_for(siblings, BASELINE, "W4A4") or siblings[0]
     try:
         return resolve.worst_layer(state.layers(entry.folder))
     except InvalidSpec:

@@ -25,7 +25,7 @@ WORDS = {
         "Who tests many pairs finds some difference by chance. Holm's correction raises the p "
         "values so that the whole table has a false alarm in 5 % of cases at most."
     ),
-    "nearest": (
+    "nearest rounding": (
         "Every number goes to the nearest level of the grid; nothing is learned. The baseline that "
         "other methods must beat."
     ),

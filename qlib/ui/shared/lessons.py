@@ -11,6 +11,7 @@ import streamlit as st
 from qlib.core.paths import PAGES
 from qlib.core.records import InvalidSpec
 from qlib.guide import facts, lessons
+from qlib.guide.facts import Facts
 from qlib.guide.lessons import Lesson, Step, Told
 from qlib.store import Entry
 from qlib.ui.shared import address, context, per_width, resolve, state
@@ -33,7 +34,7 @@ def _every(folder: str, stamp: tuple) -> tuple[list[Lesson], list[str]]:
 
 def every() -> tuple[list[Lesson], list[str]]:
     """All lessons in their order, and what is wrong with files that cannot be used."""
-    files = sorted(lessons.FOLDER.glob("*.json"))
+    files = lessons.files()
     return _every(str(lessons.FOLDER), tuple((f.name, f.stat().st_mtime_ns) for f in files))
 
 
@@ -190,12 +191,12 @@ def _hide(*lists) -> None:
         st.html(f"<style>{rules} {{ display: none !important; }}</style>")
 
 
-def _facts(step: Step) -> dict[str, Any]:
-    found = _of(step.params)
-    return found | {name: _of(step.params | change) for name, change in step.runs.items()}
+def _facts(step: Step) -> Facts:
+    runs = {name: _of({**step.params, **change}) for name, change in step.runs.items()}
+    return _of(step.params).beside(runs)
 
 
-def _of(params: Mapping[str, str]) -> dict[str, Any]:
+def _of(params: Mapping[str, str]) -> Facts:
     """The numbers of the run that these address parameters show.
 
     Raises:

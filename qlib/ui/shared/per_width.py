@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from qlib.core import catalogue
 from qlib.core.records import RunRecord
 from qlib.store import Entry
 
@@ -35,7 +36,7 @@ def at_other(record: RunRecord) -> bool:
 
 
 def _contrast(entry: Entry) -> bool:
-    return entry.record.spec.settings.get("learned_at") == "highest"
+    return catalogue.is_contrast(entry.record.spec)
 
 
 def _others(entry: Entry) -> list[Entry]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import streamlit as st
 
 from qlib.core import specs
+from qlib.core.records import BASELINE
 from qlib.core.registry import discover, names
 from qlib.ui.shared.glossary import word
 
@@ -87,7 +88,7 @@ def match_data() -> None:
 def method() -> str:
     """The method's key; the baseline first, then by title."""
     known = discover("methods")
-    order = sorted(known, key=lambda k: (k != "nearest", known[k].title.casefold()))
+    order = sorted(known, key=lambda k: (k != BASELINE, known[k].title.casefold()))
     start = METHOD if METHOD in known else order[0]
     picked = st.pills(
         "Method",

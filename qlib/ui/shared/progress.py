@@ -8,9 +8,8 @@ import pandas as pd
 import streamlit as st
 
 from qlib import jobs, store
-from qlib.core.params import params
+from qlib.core import catalogue
 from qlib.core.records import InvalidSpec
-from qlib.core.registry import discover
 from qlib.jobs import Job
 from qlib.plots.reconstruction import loss_curve
 from qlib.plots.shared import theme
@@ -114,9 +113,8 @@ def _events(job: Job) -> list[dict[str, Any]]:
 
 
 def learns(job: Job) -> bool:
-    """Whether the job's method fits units: those that do have settings with steps."""
-    owner = discover("methods").get(job.spec.method)
-    return owner is not None and any("steps" in name for name in params(owner))
+    """Whether the job's method fits units, step by step."""
+    return catalogue.learns(job.spec.method)
 
 
 def _running(job: Job) -> None:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from qlib.core.records import RunRecord
+from qlib.core import catalogue
+from qlib.core.records import BASELINE, RunRecord
 from qlib.store import Entry
 from qlib.ui.shared.answers import bits_label
 
-FIRST_MODEL, FIRST_METHOD, FIRST_BITS = "digits-vit", "nearest", "W2A2"
+FIRST_MODEL, FIRST_BITS = "digits-vit", "W2A2"
 _LABEL = re.compile(r"[wW]?(\d+)(?:[aA](\d+))?$")
 _KEY = re.compile(r"(.+?)_([a-z0-9]+)(?:_sensitivity|_noise)?_(W\d+A\d+)_[0-9a-f]{10}$")
 
@@ -75,7 +76,7 @@ def models(entries: Sequence[Entry]) -> list[str]:
 def methods(entries: Sequence[Entry]) -> list[str]:
     """The methods that have runs; the baseline first."""
     names = {e.record.spec.method for e in entries}
-    return sorted(names, key=lambda name: (name != FIRST_METHOD, name))
+    return sorted(names, key=catalogue.baseline_first)
 
 
 def widths(entries: Sequence[Entry]) -> list[str]:
@@ -89,7 +90,7 @@ def best(records: Sequence[RunRecord], bits: str | None = None) -> str:
 
     Of equally accurate ones that with the lower KL divergence.
     """
-    learned = [r for r in records if r.spec.method != FIRST_METHOD] or list(records)
+    learned = [r for r in records if r.spec.method != BASELINE] or list(records)
     fitting = [r for r in learned if bits_label(r) == bits] or learned
     return max(fitting, key=_rank).spec.method
 

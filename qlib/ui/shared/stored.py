@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from qlib import store
-from qlib.core.records import RunRecord
+from qlib.core.records import BASELINE, RunRecord
 from qlib.ui.shared import address, context, per_width, resolve, state
 from qlib.ui.shared.answers import bits_label, interval
 from qlib.ui.shared.glossary import word
@@ -69,7 +69,7 @@ def controls(entries: Sequence[store.Entry], choice: Choice) -> None:
         _choice("Bits of weights and activations", bits, "b", now["b"], word("bits"))
     with three:
         methods = _methods(comparable(here, choice.entry), now)
-        _choice("Method", methods, "q", now["q"], f"{word('nearest')} {BEST_NOTE}")
+        _choice("Method", methods, "q", now["q"], f"{word('nearest rounding')} {BEST_NOTE}")
 
 
 def _methods(runs: Sequence[RunRecord], now: Mapping[str, str]) -> dict[str, str]:
@@ -78,13 +78,13 @@ def _methods(runs: Sequence[RunRecord], now: Mapping[str, str]) -> dict[str, str
     And the network of many widths, where there is one and room for it.
     """
     titles, best = state.titles(), resolve.best(runs, now["b"])
-    shown = {"nearest": "Round to nearest", best: f"Best: {titles.get(best, best)}"}
+    shown = {BASELINE: "Round to nearest", best: f"Best: {titles.get(best, best)}"}
     shown.setdefault(now["q"], "")
     many = [r.spec.method for r in runs if r.bit_widths and r.spec.method not in shown]
     if len(shown) < 3:
         shown |= dict.fromkeys(many[:1], "")
     if len(shown) > 2:  # three stand in a row only while their names are short
-        shown["nearest"] = "Nearest"
+        shown[BASELINE] = "Nearest"
     return {key: name or titles.get(key, key) for key, name in shown.items()}
 
 
@@ -102,10 +102,10 @@ def _backbone(models: list[str], now: str) -> None:
 
 def two_lines(records: Sequence[RunRecord], method: str, shown: RunRecord) -> list[RunRecord]:
     """The baseline's runs, and those of ``method`` or else of the best one at the shown bits."""
-    if method == "nearest":
+    if method == BASELINE:
         method = resolve.best(records, bits_label(shown))
     # a network of many widths is a line by itself
-    return [r for r in records if r.spec.method in ("nearest", method) and not at_other(r)]
+    return [r for r in records if r.spec.method in (BASELINE, method) and not at_other(r)]
 
 
 def _choice(name: str, options: Mapping[str, str], key: str, now: str, help: str) -> None:
@@ -150,7 +150,7 @@ def as_settings(record: RunRecord) -> dict[str, str]:
 def table(records: Sequence[RunRecord]) -> pd.DataFrame:
     """One row per run, most bits first."""
     titles = state.titles()
-    order = sorted(records, key=lambda r: (-r.spec.weight_bits, r.spec.method != "nearest"))
+    order = sorted(records, key=lambda r: (-r.spec.weight_bits, r.spec.method != BASELINE))
     rows = [
         {
             "Method": titles.get(r.spec.method, r.spec.method),

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qlib.core.records import BASELINE
+
 LEARNING = ("Load", "Calibrate", "Reconstruct", "Evaluate")
 PLAIN = ("Load", "Calibrate", "Evaluate")
 
@@ -43,7 +45,7 @@ def read(events: Sequence[Mapping[str, Any]], *, learns: bool) -> Timeline:
         return _fitting(stages, last, rounds[-1], known)
     share = _ratio(last.get("step"), last.get("steps"))
     if phase == "evaluate":
-        baseline = learns and not fitted and last.get("unit") in ("float", "nearest")
+        baseline = learns and not fitted and last.get("unit") in ("float", BASELINE)
         stage = stages.index("Calibrate" if baseline else "Evaluate")
         return Timeline(stages, stage, share, f"Testing the {_who(last)}", **known)
     if phase == "calibrate":
@@ -58,9 +60,7 @@ def read(events: Sequence[Mapping[str, Any]], *, learns: bool) -> Timeline:
 
 def _who(event: Mapping[str, Any]) -> str:
     name = event.get("unit") or "quantized"
-    return {"float": "float model", "nearest": "nearest-rounding model"}.get(
-        name, "quantized model"
-    )
+    return {"float": "float model", BASELINE: "nearest-rounding model"}.get(name, "quantized model")
 
 
 def _ratio(part: Any, whole: Any) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qlib.core.records import InvalidSpec, RunRecord
+from qlib.core.records import BASELINE, InvalidSpec, RunRecord
 from qlib.live import Answer
 from qlib.plots.shared import prediction_strip
 from qlib.plots.shared.prediction_strip import PredictionStrip
@@ -94,5 +94,5 @@ def _laid_in(preds: Mapping[str, np.ndarray], answer: Answer) -> dict[str, np.nd
 def _setting(record: RunRecord) -> str:
     spec = record.spec
     how = state.titles().get(spec.method, spec.method)
-    how = "rounded to nearest" if spec.method == "nearest" else how
+    how = "rounded to nearest" if spec.method == BASELINE else how
     return f"{spec.weight_bits} bits, {how}"
