@@ -45,7 +45,7 @@ def test_layers_keep_their_types(finished: Path) -> None:
 
 
 def test_layers_may_be_none_or_hold_what_a_table_fears(tmp_path: Path) -> None:
-    layers = [{"point": 'a,"b"\nc', "unit": "", "bits": 4, "sqnr_db": math.inf}]
+    layers = [record(spec()).layers[0] | {"point": 'a,"b"\nc', "unit": "", "sqnr_db": math.inf}]
     store.write_record(record(spec(), layers=layers), tmp_path)
     assert store.load(tmp_path).layers == layers
     store.write_record(record(spec(), layers=[]), tmp_path)

@@ -7,7 +7,7 @@ import streamlit as st
 
 from qlib.core.records import RunRecord
 from qlib.store import Entry
-from qlib.ui.compare.selection import MOST, TABLE, URL, Known, Session, lacking
+from qlib.ui.compare.selection import MOST, TABLE, URL, Known, Session
 from qlib.ui.shared import answers, comparable, forms, state
 from qlib.ui.shared.glossary import word
 
@@ -138,10 +138,6 @@ def broken() -> None:
     """Folders that look like runs and are none, with what is wrong."""
     shelves = (state.demo(), state.own())
     problems = [e.problem for shelf in shelves for e in shelf.broken]
-    for shelf in shelves:
-        for e in shelf.good:
-            if missing := lacking(e.record):
-                problems.append(f"{e.key}/run.json lacks {', '.join(missing)}; run it again.")
     if problems:
         with st.expander(
             f"Folders that cannot be read ({len(problems)})", icon=":material/heart_broken:"

@@ -53,7 +53,7 @@ def ended_badly(job: Job) -> None:
         st.markdown(f"**What happened.** {job.message or 'It stopped when asked to.'}")
         st.markdown(f"**What is kept.** {KEPT}")
         st.markdown(f"**What to try.** {_advice(job)}")
-        if job.log.exists():
+        if job.log.is_file():
             st.download_button(
                 "Download the log",
                 job.log.read_bytes,

@@ -147,8 +147,10 @@ def noise(folder: Path) -> "NoiseProfile":
 
 
 def _read(folder: Path, name: str, load: Callable[[Path], Any]) -> Any:
-    file = folder / name
-    stamp = file.stat().st_mtime_ns if file.exists() else 0
+    try:
+        stamp = (folder / name).stat().st_mtime_ns
+    except OSError:  # the reader says what is wrong
+        stamp = 0
     return _stored(name, str(folder), stamp, load)
 
 
