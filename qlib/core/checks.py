@@ -118,13 +118,20 @@ def _required(owner: type) -> tuple[str, ...]:
     return tuple(f.name for f in without)
 
 
+def plain(text: str) -> str:
+    """Text out of a file, so that no page makes a link, a picture or code of it."""
+    for mark, harmless in (("](", "] ("), ("://", ": //"), ("<", "‹"), ("`", "'"), ("\n", " ")):
+        text = text.replace(mark, harmless)
+    return text
+
+
 def _wrong(name: str, what: str, value: Any) -> Damaged:
     try:
         said = repr(value)
     except (ValueError, RecursionError):  # numbers of thousands of digits, lists in lists in lists
         said = f"one of type {type(value).__name__}"
     said = said if len(said) <= 60 else f"{said[:60]}…"
-    return Damaged(f"{name[:200]} must be {what}; got {said}")
+    return Damaged(plain(f"{name[:200]} must be {what}; got {said}"))
 
 
 def _plain(kind: Any, value: Any, name: str) -> None:

@@ -8,7 +8,7 @@ from types import NoneType
 from typing import Any, Protocol
 
 from qlib.core import params
-from qlib.core.checks import Scalar, check, check_fields
+from qlib.core.checks import Scalar, check, check_fields, plain
 from qlib.core.params import param
 from qlib.core.rows import METRICS, Images, LayerRow, RunData, Seconds, UnitRow, WidthRow
 
@@ -123,7 +123,7 @@ class RunSpec:
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(data) - known) if isinstance(data, dict) else []
         if unknown:
-            words = ", ".join(unknown)[:200]
+            words = plain(", ".join(unknown)[:200])
             raise InvalidSpec(f"This run specification has unknown fields: {words}.")
         try:
             check(dict[str, Any], data, "it")
@@ -134,7 +134,7 @@ class RunSpec:
                 check(Images, spec.test, "test")
             params.check(spec)
         except ValueError as error:
-            words = str(error).rstrip(".")
+            words = plain(str(error)).rstrip(".")
             raise InvalidSpec(f"This run specification cannot be used: {words}.") from None
         return spec
 

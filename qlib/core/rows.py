@@ -30,6 +30,7 @@ class Metrics(TypedDict):
     top1_low: Percent
     top1_high: Percent
     top1_float: Percent
+    top1_nearest: Percent
     agreement: Percent
     lost: Positive
     gained: Positive
@@ -37,7 +38,6 @@ class Metrics(TypedDict):
     kl: Nats
     weight_mb: Cost
     gbops: Cost
-    top1_nearest: NotRequired[Percent]
     weight_mb_float: NotRequired[Cost]
     stored_mb: NotRequired[Cost]
 

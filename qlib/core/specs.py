@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from qlib.core import params
-from qlib.core.checks import Damaged, check
+from qlib.core.checks import Damaged, check, plain
 from qlib.core.records import BITS, InvalidSpec, RunSpec
 from qlib.core.registry import discover, lookup, names
 
@@ -78,8 +78,8 @@ def check_settings(spec: RunSpec) -> None:
     owner = discover("methods").get(spec.method)
     if owner is None:
         raise InvalidSpec(
-            f"spec.method {spec.method[:60]!r} is none of this version's methods; bring its file "
-            "back, or delete the folder."
+            f"spec.method {plain(spec.method[:60])!r} is none of this version's methods; bring its "
+            "file back, or delete the folder."
         )
     for name, declared in params.params(owner).items():
         try:

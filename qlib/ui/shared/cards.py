@@ -1,5 +1,7 @@
 """How one finished run, and one that did not finish, are shown."""
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from qlib.core.records import RunRecord
@@ -75,3 +77,11 @@ def _advice(job: Job) -> str:
             "again. If it dies once more, the log says more."
         )
     return "Change what the sentence names, then start it again."
+
+
+def unreadable(problems: Sequence[str], what: str = "Folders") -> None:
+    """Folders that look like runs or jobs and are none, each with its reason; nothing for none."""
+    if problems:
+        head = f"{what} that cannot be read ({len(problems)})"
+        with st.expander(head, icon=":material/heart_broken:"):
+            st.markdown("\n".join(f"- {problem}" for problem in problems))
