@@ -2,10 +2,11 @@
 
 import streamlit as st
 
+from qlib import jobs, store
 from qlib.core.records import InvalidSpec
 from qlib.ui.run import form as setup
 from qlib.ui.run import presets, submit
-from qlib.ui.shared import frame, progress
+from qlib.ui.shared import cards, frame, progress
 
 QUESTION = "Run calibration and reconstruction on your own settings"
 
@@ -37,3 +38,4 @@ except InvalidSpec as error:
     spec, problem = None, str(error)
 with side:
     submit.card(spec, problem)
+cards.unreadable(jobs.broken(store.runs_dir()), "Job folders")

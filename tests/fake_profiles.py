@@ -92,6 +92,7 @@ def write(folder: Path, spec: RunSpec, rows: Sequence[Mapping] | None = None) ->
     rows = profile() if rows is None else list(rows)
     made = profiles.spec_of(spec)
     metrics = {"top1": 60.0, "top1_low": 55.0, "top1_high": 65.0, "top1_float": FLOAT, "n": 128}
+    metrics |= {"agreement": 61.0, "kl": 0.9, "worst_shared": 3, "worst_of": 3}
     data = {"profile_rows": len(rows)}
     record = RunRecord(made, metrics, {"total": 12.0}, 500.0, layers=rows, data=data)
     out = folder / made.key

@@ -33,7 +33,12 @@ def record(of: RunSpec, **changes: object) -> RunRecord:
         "zero_point": 7.5, "channels": 192, "macs": 12288, "params": 12288, "sqnr_db": 18.5,
         "clipped": 0.0, "flipped": None,
     }  # fmt: skip
-    metrics = {"top1": 91.25, "top1_low": 88.5, "top1_high": 93.0, "top1_float": 97.0, "n": 50}
+    metrics = {"top1": 91.25, "top1_low": 88.5, "top1_high": 93.0, "top1_float": 97.0, "n": 50,
+               "agreement": 92.0, "kl": 0.25}  # fmt: skip
+    if of.analysis:
+        metrics |= {"worst_shared": 2, "worst_of": 3}
+    else:
+        metrics |= {"top1_nearest": 91.25, "lost": 4, "gained": 1, "weight_mb": 0.125, "gbops": 0.5}
     seconds = {"load": 2.0, "calibrate": 1.0, "reconstruct": 8.0, "evaluate": 1.0, "total": 12.0}
     values = {"created": "2025-01-01T00:00:00+00:00", "layers": [row] * ROWS} | changes
     return RunRecord(of, metrics, seconds, 640.0, **values)
@@ -76,14 +81,24 @@ def run(of: RunSpec, report: Report, folder: Path, known: object = ()) -> RunRec
         raise KeyError("blocks.7")
     if fault == "deaf":
         time.sleep(60)
-    with zipfile.ZipFile(folder / "preds.npz", "w", zipfile.ZIP_DEFLATED) as out:
-        out.writestr("ids.npy", _npy("<U1", (2,), "ab".encode("utf-32-le")))
-        out.writestr("thumbs.npy", _npy("|u1", (12, 64, 64, 3), bytes(12 * 64 * 64 * 3)))
+    _write_preds(folder)
     (folder / "quantizers.safetensors").write_bytes(bytes(200_000))
     rows = [profile_row(f"blocks.{step}", 1 / step) for step in range(1, steps + 1)]
     found = record(of, layers=rows, data={"profile_rows": steps}) if of.analysis else record(of)
     store.write_record(found, folder)
     return found
+
+
+def _write_preds(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "preds.npz", "w", zipfile.ZIP_DEFLATED) as out:
+        for name in ("ids", "class_names"):
+            out.writestr(f"{name}.npy", _npy("<U1", (2,), "ab".encode("utf-32-le")))
+        out.writestr("labels.npy", _npy("|u1", (2,), bytes(2)))
+        for side in ("float", "quant"):
+            out.writestr(f"{side}_top5.npy", _npy("|u1", (2, 1), bytes(2)))
+            out.writestr(f"{side}_prob.npy", _npy("|u1", (2, 1), bytes(2)))
+        out.writestr("thumb_index.npy", _npy("|u1", (12,), bytes(12)))
+        out.writestr("thumbs.npy", _npy("|u1", (12, 64, 64, 3), bytes(12 * 64 * 64 * 3)))
 
 
 def _npy(kind: str, shape: tuple[int, ...], data: bytes) -> bytes:

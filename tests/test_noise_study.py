@@ -448,7 +448,7 @@ def test_a_broken_file_is_named_in_one_sentence(tmp_path: Path, case: str) -> No
     made = noise_profile.NoiseProfile(noise_profile.spec_of(BASE), fake_noise.layers(1), 3, 128)
     noise_profile.save(tmp_path, made)
     BREAKS[case](tmp_path / "noise.npz")
-    why = "is missing" if case == "gone" else "is damaged or cut off"
+    why = "is missing" if case == "gone" else "is damaged"
     with pytest.raises(InvalidSpec, match=rf"{tmp_path.name}/noise\.npz {why}") as error:
         noise_profile.load(tmp_path)
     assert "\n" not in str(error.value)

@@ -551,7 +551,7 @@ def spoil(folder: Path, how: str) -> str:
     if how == "half measured":
         del body["metrics"]["agreement"]
         (run / "run.json").write_text(json.dumps(body | {"seconds": {}}))
-        return f"{spec.key}/run.json lacks agreement, seconds.total"
+        return "run.json is damaged: metrics.agreement is missing"
     (run / "run.json").write_text("[]")
     return "has format None"
 

@@ -12,7 +12,7 @@ from prose import tells
 from test_pages import figures, open_page, texts, waiting
 
 from qlib import jobs, store
-from qlib.core.records import RunSpec
+from qlib.core.records import RunRecord, RunSpec
 from qlib.core.specs import checked
 from qlib.sensitivity import profile
 from qlib.ui.sensitivity import measure, what_if
@@ -411,3 +411,11 @@ def test_a_part_that_exceeds_the_whole_is_told():
     kls = {"none": 0.0, "weights": 0.1, "inputs": 0.5, "both": 0.3}
     said = blame.sides([fake.row("all", s, None, kl) for s, kl in kls.items()])
     assert "; inputs alone exceed the whole, as the rounded weights make up for part" in said
+
+
+def test_the_images_behind_the_errors_are_those_that_the_run_wrote():
+    """Under the names that `qlib.pipeline.run` writes, held-out and calibration images apart."""
+    record = RunRecord(SPEC, {}, {}, 0.0, data={"errors_n": 32, "errors_n_test": 60})
+    assert (sensitivity.images(record, "test"), sensitivity.images(record, "calib")) == (
+        60, 32
+    )  # fmt: skip

@@ -95,7 +95,7 @@ BREAKS = {
 def test_a_broken_profile_names_its_file(tmp_path: Path, case: str) -> None:
     folder = stored(tmp_path, profile.spec_of(BASE))
     BREAKS[case](folder / "profile.csv")
-    why = "is missing" if case == "gone" else "is damaged or cut off"
+    why = "is missing" if case == "gone" else "is damaged"
     for read in (profile.load, store.load):
         with pytest.raises(InvalidSpec, match=rf"{folder.name}/profile\.csv {why}"):
             read(folder)

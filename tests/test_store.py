@@ -4,18 +4,25 @@ import json
 import math
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
+import fake_noise
 import numpy as np
 import pytest
 from fake_worker import record, run, spec
 
 from qlib import store
 from qlib.core.records import Event, InvalidSpec, ignore
+from qlib.noise import profile as noise_profile
 from qlib.store.eventlog import KEPT
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -45,7 +52,7 @@ def test_layers_keep_their_types(finished: Path) -> None:
 
 
 def test_layers_may_be_none_or_hold_what_a_table_fears(tmp_path: Path) -> None:
-    layers = [{"point": 'a,"b"\nc', "unit": "", "bits": 4, "sqnr_db": math.inf}]
+    layers = [record(spec()).layers[0] | {"point": 'a,"b"\nc', "unit": "", "sqnr_db": math.inf}]
     store.write_record(record(spec(), layers=layers), tmp_path)
     assert store.load(tmp_path).layers == layers
     store.write_record(record(spec(), layers=[]), tmp_path)
@@ -302,15 +309,90 @@ def _published(folder: Path) -> set[str] | None:
         os.close(handle)
 
 
-def test_leftovers_of_killed_processes_go_after_a_day(tmp_path: Path) -> None:
-    old, young = tmp_path / ".new-old-1", tmp_path / ".new-young-2"
-    for folder in (old, young):
-        folder.mkdir()
-        (folder / "preds.npz").touch()
-    os.utime(old, (time.time() - 90_000, time.time() - 90_000))
+def test_leftovers_of_dead_processes_go_and_what_is_alive_stays(tmp_path: Path) -> None:
+    """However long a run has been going on: its folder is swept when its process is dead."""
+    with store.private(tmp_path, "living") as living:
+        dead, fresh = tmp_path / ".new-dead-1", tmp_path / ".new-fresh-2"
+        for folder in (dead, fresh):
+            folder.mkdir()
+            (folder / "preds.npz").touch()
+        signs = [path for path in tmp_path.iterdir() if path.name.endswith(".owner")]
+        assert [path.name for path in signs] == [f"{living.name}.owner"]
+        stray = tmp_path / ".new-dead-3.owner"  # died before it had a folder
+        stray.touch()
+        for path in (living, dead, *signs, stray):
+            os.utime(path, (time.time() - 900_000, time.time() - 900_000))
+        publish(tmp_path)
+        assert living.exists() and fresh.exists()
+        assert not dead.exists() and not stray.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {".new-fresh-2", spec().key}
+
+
+def test_a_killed_owner_leaves_no_claim(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from qlib import store\n"
+        "with store.private(Path(sys.argv[1]), 'key') as folder: os._exit(9)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, check=False)
+    assert done.returncode == 9
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    os.utime(folder, (0, 0))
+    os.utime(folder.with_name(f"{folder.name}.owner"), (0, 0))
     publish(tmp_path)
-    assert not old.exists()
-    assert young.exists()
+    assert [path.name for path in tmp_path.iterdir()] == [spec().key]
+
+
+class Killed(BaseException):
+    """Nothing that is meant for errors catches it."""
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+def test_killed_while_an_older_result_is_replaced_one_of_the_two_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swaps: bool
+) -> None:
+    """Killed at every step of `finish` in turn; without a swap, the next start puts it back."""
+    place, real = tmp_path / spec().key, Path.rename
+    for step in range(1, 9):
+        publish(tmp_path)
+        calls = []
+
+        def rename(path: Path, target: Path, calls: list = calls, step: int = step) -> Path:
+            calls.append(path)
+            if len(calls) >= step:
+                raise Killed
+            return real(path, target)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "rename", rename)
+            patched.setattr(shutil, "rmtree", lambda *a, **k: None)  # a dead process tidies nothing
+            if not swaps:
+                patched.setattr(store, "exchange", lambda one, other: False)
+            with suppress(Killed):
+                publish(tmp_path)
+            if swaps:
+                assert store.load(place) == record(spec())
+        if not swaps:
+            with store.private(tmp_path, "next"):
+                assert store.load(place) == record(spec())
+    assert len(calls) < step  # it came to its end: every step was a last one once
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot swap folders")
+def test_the_place_of_a_result_is_never_empty(tmp_path: Path) -> None:
+    publish(tmp_path)
+    stop, missing = threading.Event(), []
+
+    def look() -> None:
+        while not stop.is_set():
+            missing.extend([1] * (not (tmp_path / spec().key / "run.json").exists()))
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    for _ in range(20):
+        publish(tmp_path)
+    stop.set()
+    looker.join()
+    assert missing == []
 
 
 def test_an_unwritable_place_is_told_in_a_sentence(tmp_path: Path) -> None:
@@ -407,6 +489,32 @@ def test_no_events_yet(tmp_path: Path) -> None:
     assert store.last_event(tmp_path) is None
     (tmp_path / "events.jsonl").touch()
     assert store.last_event(tmp_path) is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of files")
+@pytest.mark.parametrize("most", [0, 100, 700])
+def test_a_disk_that_is_full_at_any_size_is_told_and_the_older_run_stays(
+    tmp_path: Path, most: int
+) -> None:
+    """A limit on the size of files stands for the disk: what is written breaks off at ``most``."""
+    import resource
+
+    older = publish(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    noise = noise_profile.NoiseProfile(spec(), fake_noise.layers(1), 3, 128)
+    for write in (
+        lambda folder: store.write_record(record(spec()), folder),
+        lambda folder: noise_profile.save(folder, noise),
+    ):
+        with store.private(tmp_path, spec().key) as folder:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+            try:
+                with pytest.raises(InvalidSpec, match="name another"):
+                    write(folder)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert store.load(older) == record(spec())
+    assert [path.name for path in tmp_path.iterdir()] == [older.name]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

@@ -4,9 +4,13 @@ import hashlib
 import json
 import re
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from types import NoneType
 from typing import Any, Protocol
 
+from qlib.core import params
+from qlib.core.checks import Scalar, check, check_fields, plain
 from qlib.core.params import param
+from qlib.core.rows import METRICS, Images, LayerRow, RunData, Seconds, UnitRow, WidthRow
 
 FORMAT = 2  # of run folders; raised whenever an older folder would be read wrongly
 BITS = range(2, 9)
@@ -115,19 +119,25 @@ class RunSpec:
         """Read a stored specification; fields of a newer version are refused, not dropped.
 
         Raises:
-            InvalidSpec: unknown or missing fields.
+            InvalidSpec: unknown or missing fields, or values of a wrong type or outside limits.
         """
         known = {f.name for f in fields(cls)}
-        unknown = sorted(set(data) - known)
+        unknown = sorted(set(data) - known) if isinstance(data, dict) else []
         if unknown:
-            raise InvalidSpec(f"This run specification has unknown fields: {', '.join(unknown)}.")
-        kept = data.get("keep_float", ())
-        if not isinstance(kept, (list, tuple)) or not all(isinstance(name, str) for name in kept):
-            raise InvalidSpec(f"keep_float must be a list of names of layers; got {kept!r}.")
+            words = plain(", ".join(unknown)[:200])
+            raise InvalidSpec(f"This run specification has unknown fields: {words}.")
         try:
-            return cls(**data | {"keep_float": tuple(kept)})
-        except TypeError as error:
-            raise InvalidSpec(f"This run specification is incomplete: {error}.") from None
+            check(dict[str, Any], data, "it")
+            check_fields(cls, data)
+            check(dict[str, Scalar], data.get("settings", {}), "settings")
+            spec = cls(**data | {"keep_float": tuple(data.get("keep_float", ()))})
+            if spec.test is not None:
+                check(Images, spec.test, "test")
+            params.check(spec)
+        except ValueError as error:
+            words = plain(str(error)).rstrip(".")
+            raise InvalidSpec(f"This run specification cannot be used: {words}.") from None
+        return spec
 
 
 # what each field says when nobody says anything; MISSING for those that must be said
@@ -173,6 +183,25 @@ def ignore(event: Event) -> None:
     """The report that hears nothing."""
 
 
+def check_format(body: Any, what: str, advice: str) -> None:
+    """Is ``body`` of this version's format?
+
+    Raises:
+        InvalidSpec: it is of an earlier version (``advice`` says what to do), or of none.
+    """
+    found = body.get("format") if isinstance(body, dict) else None
+    if type(found) is int and 0 < found < FORMAT:
+        raise InvalidSpec(
+            f"This {what} comes from an earlier version (format {found}, and this version reads "
+            f"format {FORMAT}); {advice}."
+        )
+    if type(found) is not int or found != FORMAT:
+        said = found if isinstance(found, (int, NoneType)) else type(found).__name__
+        raise InvalidSpec(
+            f"This {what} has format {str(said)[:20]}, and this version reads format {FORMAT}."
+        )
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """What a finished run leaves in ``run.json``.
@@ -190,13 +219,13 @@ class RunRecord:
     seconds: dict[str, float]
     peak_mb: float
     status: str = "done"  # done
-    layers: list[dict[str, Any]] = field(default_factory=list)
+    layers: list[LayerRow] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
+    data: RunData = field(default_factory=RunData)
     notes: list[str] = field(default_factory=list)
     created: str = ""
-    bit_widths: list[dict[str, Any]] = field(default_factory=list)
-    blocks: list[dict[str, Any]] = field(default_factory=list)
+    bit_widths: list[WidthRow] = field(default_factory=list)
+    blocks: list[UnitRow] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """For ``run.json``; ``layers`` live in ``layers.csv`` beside it."""
@@ -205,25 +234,24 @@ class RunRecord:
         return body
 
     @classmethod
-    def from_json(
-        cls, body: dict[str, Any], layers: list[dict[str, Any]] | None = None
-    ) -> "RunRecord":
-        """Raises:
-        InvalidSpec: another format version, or not a run record at all.
+    def from_json(cls, body: dict[str, Any], layers: list[LayerRow] | None = None) -> "RunRecord":
+        """The record as it was written, every value of its type and within its limits.
+
+        Raises:
+            InvalidSpec: another format version, a field that is missing or wrong, or not a run
+                record at all.
         """
-        if not isinstance(body, dict) or body.get("format") != FORMAT:
-            found = body.get("format") if isinstance(body, dict) else None
-            if isinstance(found, int) and 0 < found < FORMAT:
-                raise InvalidSpec(
-                    f"This run folder comes from an earlier version (format {found}, and this "
-                    f"version reads format {FORMAT}); make the run again to see it."
-                )
-            raise InvalidSpec(
-                f"This run folder has format {found!r}, and this version reads format {FORMAT}."
-            )
-        known = {f.name for f in fields(cls)} - {"spec", "layers"}
-        kept = {k: v for k, v in body.items() if k in known}
+        check_format(body, "run folder", "make the run again to see it")
+        known = {f.name for f in fields(cls)} - {"layers"}
+        kept = {name: value for name, value in body.items() if name in known}
         try:
-            return cls(spec=RunSpec.from_json(body["spec"]), layers=layers or [], **kept)
-        except (KeyError, TypeError) as error:
-            raise InvalidSpec(f"This run folder's run.json is incomplete: {error}.") from None
+            check_fields(cls, kept)
+            spec = RunSpec.from_json(body["spec"])
+            check(METRICS[spec.analysis], kept["metrics"], "metrics")
+            check(Seconds, kept["seconds"], "seconds")
+        except ValueError as error:
+            raise InvalidSpec(
+                f"This run folder's run.json is damaged: {str(error).rstrip('.')}; delete the "
+                "folder or run again."
+            ) from None
+        return cls(**kept | {"spec": spec, "layers": layers or []})

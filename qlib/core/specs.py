@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from qlib.core import params
+from qlib.core.checks import Damaged, check, plain
 from qlib.core.records import BITS, InvalidSpec, RunSpec
 from qlib.core.registry import discover, lookup, names
 
@@ -64,6 +65,27 @@ def checked(spec: RunSpec) -> RunSpec:
     settings = {name: getattr(made, name) for name in params.params(made)}
     kept = tuple(sorted({name.strip() for name in spec.keep_float}))  # one set, one key
     return replace(spec, settings=settings, keep_float=kept)
+
+
+def check_settings(spec: RunSpec) -> None:
+    """Have the settings of a stored specification the types that its method declares?
+
+    Limits may have moved since, and settings of an older version may be gone: both pass.
+
+    Raises:
+        InvalidSpec: an unknown method, or a setting of another type.
+    """
+    owner = discover("methods").get(spec.method)
+    if owner is None:
+        raise InvalidSpec(
+            f"spec.method {plain(spec.method[:60])!r} is none of this version's methods; bring its "
+            "file back, or delete the folder."
+        )
+    for name, declared in params.params(owner).items():
+        try:
+            check(declared.type, spec.settings.get(name, declared.default), f"settings.{name}")
+        except Damaged as error:
+            raise InvalidSpec(f"{error}; delete the folder or run again.") from None
 
 
 def absolute(spec: RunSpec) -> RunSpec:

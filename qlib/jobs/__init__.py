@@ -23,7 +23,18 @@ from qlib.jobs.queue import CANCEL, ENDED, FOLDER, Job
 from qlib.store.disk import write_json, writing
 from qlib.store.runfolder import load_head
 
-__all__ = ["ENDED", "Job", "cancel", "events", "kill", "list_jobs", "status", "submit"]
+__all__ = [
+    "ENDED",
+    "Job",
+    "broken",
+    "cancel",
+    "events",
+    "kill",
+    "list_jobs",
+    "problem",
+    "status",
+    "submit",
+]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # a key may come from an address bar
 REMEMBERED = 86_400.0  # seconds that the list of jobs names a job that is done
@@ -80,7 +91,7 @@ def status(key: str, runs: Path, *, command: Sequence[str] = WORKER) -> Job:
     if job is not None and not job.over:
         return _seen(job)
     if (found := _ended(key, runs, job)) is None:
-        raise InvalidSpec(_unknown(key, runs))
+        raise InvalidSpec(queue.problem(runs, key) or _unknown(key, runs))
     return found
 
 
@@ -145,6 +156,16 @@ def list_jobs(runs: Path, *, command: Sequence[str] = WORKER) -> list[Job]:
     ended = [found for job in jobs if job.over and (found := _ended(job.key, runs, job))]
     live.sort(key=lambda job: (job.place, job.submitted))
     return live + sorted(ended, key=lambda job: job.ended or 0.0, reverse=True)
+
+
+def broken(runs: Path) -> list[str]:
+    """Why each job folder that is passed over cannot be used, one sentence a folder."""
+    return [why for key in queue.folders(runs) if (why := queue.problem(runs, key))]
+
+
+def problem(key: str, runs: Path) -> str:
+    """Why the job folder of this key cannot be used; "" where it can, or there is none."""
+    return queue.problem(runs, key) if NAME.fullmatch(key) else ""
 
 
 def _plain(key: str, runs: Path) -> str:

@@ -4,7 +4,6 @@ A job folder is ``RUNS/.jobs/KEY`` with ``spec.json`` (what to run), ``job.json`
 ``events.jsonl``, ``log.txt``, the flag ``CANCEL``, and ``out``: the run folder in the making.
 """
 
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -14,14 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from qlib import store
-from qlib.core import process
+from qlib.core import process, specs
+from qlib.core.checks import Damaged, check
 from qlib.core.process import Proc
-from qlib.core.records import InvalidSpec, RunSpec
-from qlib.store.disk import locked, write_json, writing
+from qlib.core.records import FORMAT as VERSION
+from qlib.core.records import InvalidSpec, RunSpec, check_format
+from qlib.core.rows import JobRow
+from qlib.store.disk import locked, read_json, read_tail, write_json, writing
 
 FOLDER, CANCEL, LOG, OUT = ".jobs", "CANCEL", "log.txt", "out"
 GRACE = 5.0  # seconds between asking a job to stop and killing it
 ENDED = ("done", "failed", "cancelled", "crashed")
+REMEDY = "delete the folder, or start the run again"
+CUT_OFF = "a file in it is damaged or cut off"
 STORED = ("state", "message", "submitted", "started", "ended", "pid", "created")
 
 
@@ -90,25 +94,55 @@ def moving(runs: Path) -> Iterator[None]:
 
 
 def read(runs: Path, key: str) -> Job | None:
-    """The job as stored; None when there is none, or none that can be read."""
-    folder = runs / FOLDER / key
+    """The job as stored; None when there is none, or none that can be read (see `problem`)."""
     try:
-        body = json.loads((folder / "job.json").read_bytes())
-        spec = RunSpec.from_json(json.loads((folder / "spec.json").read_bytes()))
-        return Job(key, spec, folder, **{name: body[name] for name in STORED})
-    except (OSError, ValueError, TypeError, KeyError):
+        return _read(runs / FOLDER / key)
+    except (OSError, ValueError):
         return None
 
 
+def problem(runs: Path, key: str) -> str:
+    """Why a job folder cannot be used, in one sentence; "" where it can, or there is none."""
+    folder = runs / FOLDER / key
+    if not folder.is_dir():
+        return ""
+    try:
+        _read(folder)
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        where = Path(error.filename or folder).name
+        return f"The job folder {key} is broken: {where} cannot be read ({reason}); {REMEDY}."
+    except ValueError as error:
+        words = str(error).rstrip(".") if isinstance(error, (Damaged, InvalidSpec)) else CUT_OFF
+        return f"The job folder {key} is broken: {words}; {REMEDY}."
+    return ""
+
+
+def _read(folder: Path) -> Job:
+    body = read_json(folder / "job.json")
+    check(dict[str, Any], body, "job.json")
+    check_format(body, "job folder", REMEDY)
+    check(JobRow, body, "job.json")
+    spec = RunSpec.from_json(read_json(folder / "spec.json"))
+    specs.check_settings(spec)
+    return Job(folder.name, spec, folder, **{name: body[name] for name in STORED})
+
+
+def folders(runs: Path) -> list[str]:
+    """The keys of all job folders, broken ones included."""
+    return sorted(path.name for path in (runs / FOLDER).glob("[!.]*") if path.is_dir())
+
+
 def read_all(runs: Path) -> list[Job]:
-    """All jobs as stored, in order of submission."""
-    found = (read(runs, path.name) for path in (runs / FOLDER).glob("[!.]*"))
+    """All jobs as stored, in order of submission; broken ones are passed over."""
+    found = (read(runs, key) for key in folders(runs))
     return sorted((job for job in found if job), key=lambda job: (job.submitted, job.key))
 
 
 def write(job: Job) -> Job:
     with writing(job.folder):
-        write_json(job.folder / "job.json", {name: getattr(job, name) for name in STORED})
+        body = {name: getattr(job, name) for name in STORED} | {"format": VERSION}
+        write_json(job.folder / "job.json", body)
     return job
 
 
@@ -171,8 +205,8 @@ def _crash(job: Job) -> str:
 
 def _last_words(log: Path) -> str:
     try:
-        lines = log.read_bytes()[-2000:].decode(errors="replace").split("\n")
-    except FileNotFoundError:
+        lines = read_tail(log, 2000).decode(errors="replace").split("\n")
+    except OSError:
         return ""
     return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "")
 

@@ -6,7 +6,7 @@ them). Each layer is measured alone at each bit-width, everything else in float.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qlib.core.records import BASELINE, InvalidSpec, RunSpec
+from qlib.store.arrays import NUMBERS, TEXT, WHOLE, check_array, load_arrays
 from qlib.store.disk import writing
 from qlib.store.eventlog import events
-from qlib.store.runfolder import broken, load_arrays
+from qlib.store.runfolder import broken
 
 NOISE = "noise"
 FILE = "noise.npz"
@@ -163,12 +164,11 @@ def load(folder: Path) -> NoiseProfile:
     file = folder / FILE
     arrays = load_arrays(file)
     try:
-        spec = RunSpec.from_json(json.loads(str(arrays["spec"])))
-        columns = {f.name: arrays[f.name] for f in fields(LayerNoise)}
-        seeds, rows = int(arrays["seeds"]), int(arrays["rows"])
-        _check(columns, seeds)
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidSpec(broken(file, ValueError(error))) from None
+        spec = RunSpec.from_json(json.loads(str(check_array(arrays, "spec", (), TEXT))))
+        seeds, rows = (int(check_array(arrays, name, (), WHOLE)) for name in ("seeds", "rows"))
+        columns = _checked(arrays, seeds)
+    except (ValueError, RecursionError) as error:
+        raise InvalidSpec(broken(file, error)) from None
     layers = tuple(_layer(columns, k) for k in range(len(columns["layer"])))
     return NoiseProfile(spec, layers, seeds, rows)
 
@@ -227,16 +227,19 @@ def summary(found: Iterable[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def _check(columns: dict[str, np.ndarray], seeds: int) -> None:
-    k, r = len(columns["layer"]), columns["reaches"].shape[-1]
-    curve = (k, r)
+def _checked(arrays: Mapping[str, np.ndarray], seeds: int) -> dict[str, np.ndarray]:
+    """The columns of `LayerNoise`, if they have the shapes that it tells."""
+    k = len(check_array(arrays, "layer", (-1,), TEXT))
+    r = check_array(arrays, "reaches", (k, -1)).shape[1]
     shapes = dict.fromkeys((f.name for f in fields(LayerNoise)), (k,))
     shapes |= {"phase": (k, PHASES), "stages": (k, len(STAGES), 2)}
-    shapes |= {"reaches": curve, "predicted": curve, "normal": curve}
+    shapes |= dict.fromkeys(("reaches", "predicted", "normal"), (k, r))
     shapes |= dict.fromkeys(("calib", "test"), (k, seeds, r))
-    for name, shape in shapes.items():
-        if columns[name].shape != shape:
-            raise ValueError(f"{name} has the shape {columns[name].shape}")
+    kinds = dict.fromkeys(_TEXT, TEXT) | dict.fromkeys(_WHOLE, WHOLE)
+    return {
+        name: check_array(arrays, name, shape, kinds.get(name, NUMBERS), gaps=True)
+        for name, shape in shapes.items()
+    }
 
 
 def _layer(columns: dict[str, np.ndarray], k: int) -> LayerNoise:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from qlib.datasets.base import Images
@@ -68,7 +68,7 @@ def save_quantizers(model: QuantModel, folder: Path) -> None:
         if point.quantizer is not None:
             tensors |= _grid(name, point.quantizer)
     ready = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    save_file(ready, folder / "quantizers.safetensors")
+    (folder / "quantizers.safetensors").write_bytes(save(ready))
 
 
 def _grid(name: str, quantizer: Quantizer) -> dict[str, Tensor]:

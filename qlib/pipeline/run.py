@@ -19,6 +19,7 @@ from qlib.pipeline.provenance import Clock, about_data, peak_of, versions
 from qlib.pipeline.quantize import quantize
 from qlib.sensitivity.units import block_sensitivity
 from qlib.store import binning
+from qlib.store.disk import writing
 
 
 def run(
@@ -51,8 +52,9 @@ def run(
     clock(Event("save"))
     rows, measured = _recorded(experiment, clock, folder)
     if folder is not None:
-        save_predictions(folder, experiment.test, logits | by_width, experiment.classes)
-        save_quantizers(experiment.model, folder)
+        with writing(folder):
+            save_predictions(folder, experiment.test, logits | by_width, experiment.classes)
+            save_quantizers(experiment.model, folder)
     record = RunRecord(
         spec=spec,
         metrics=found,

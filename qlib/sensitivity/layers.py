@@ -151,7 +151,7 @@ class _Profile:
         return {
             "kl": float(kl.mean()),
             "kl_a": float(kl[::2].mean()),
-            "kl_b": float(kl[1::2].mean()),
+            "kl_b": float(kl[1::2].mean()) if len(kl) > 1 else None,
             "top1": 100 * right / len(seen),
             "top1_low": 100 * low,
             "top1_high": 100 * high,

@@ -13,16 +13,17 @@ from pathlib import Path
 
 from qlib.core.paths import ASSETS
 from qlib.core.records import InvalidSpec, RunRecord, RunSpec
-from qlib.store.disk import writing
+from qlib.store.arrays import load_preds
+from qlib.store.disk import SIGN, check_file, exchange, has_owner, owned, writing
 from qlib.store.eventlog import EventLog, events, last_event
-from qlib.store.runfolder import broken, load, load_head, load_preds, table, write_record
+from qlib.store.runfolder import broken, load, load_head, table, write_record
 
 __all__ = [
     "Entry", "EventLog", "demo_dir", "events", "find", "finish", "last_event", "list_runs",
     "load", "load_preds", "private", "runs_dir", "stamp", "write_record",
 ]  # fmt: skip
 
-STALE = 86_400.0  # seconds after which a private folder that nobody published is swept away
+FRESH = 60.0  # seconds in which a folder may not have its owner's sign yet
 OCCUPIED = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}  # why a rename finds its place taken
 
 
@@ -57,8 +58,8 @@ def list_runs(folder: Path) -> list[Entry]:
 
     Reads ``run.json`` alone: cheap for hundreds of runs. See `stamp` for when to read again.
     """
-    entries = [_entry(path) for path in _folders(folder)]
-    return sorted(entries, key=lambda e: (str(e.record.created) if e.record else "", e.key))[::-1]
+    entries = [_entry(Path(found)) for found in _folders(folder)]
+    return sorted(entries, key=lambda e: (e.record.created if e.record else "", e.key))[::-1]
 
 
 def find(spec: RunSpec, folders: Iterable[Path]) -> Entry | None:
@@ -70,12 +71,10 @@ def find(spec: RunSpec, folders: Iterable[Path]) -> Entry | None:
 def stamp(folder: Path) -> str:
     """A short text that changes when runs of the folder come, go or are replaced; very cheap."""
     seen = []
-    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as found:
-        for entry in found:
-            if not entry.name.startswith(".") and entry.is_dir():
-                with suppress(FileNotFoundError):  # went while we looked
-                    state = entry.stat()
-                    seen.append((entry.name, state.st_ino, state.st_mtime_ns))
+    for entry in _folders(folder):
+        with suppress(FileNotFoundError):  # went while we looked
+            state = entry.stat()
+            seen.append((entry.name, state.st_ino, state.st_mtime_ns))
     return hashlib.sha256(repr(sorted(seen)).encode()).hexdigest()[:16]
 
 
@@ -90,17 +89,21 @@ def private(runs: Path, key: str) -> Iterator[Path]:
     with writing(runs):
         runs.mkdir(parents=True, exist_ok=True)
         _sweep(runs)
-        folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with owned(folder):
+        with writing(runs):
+            folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def finish(folder: Path, runs: Path, key: str) -> Path:
-    """Publish a private folder as ``runs/key`` by one rename; an older result is moved aside first.
+    """Publish a private folder as ``runs/key``; an older result gives way in the same step.
 
-    Whoever looks sees the old folder, for a moment none, then the new one: never a part.
+    Whoever looks sees the older folder, then the new one: never a part. Where the system cannot
+    swap folders there is none for a moment, and if the process dies just then, the next `private`
+    puts the older one back.
 
     Raises:
         InvalidSpec: the folder would not load again, or the runs folder cannot be written.
@@ -109,33 +112,77 @@ def finish(folder: Path, runs: Path, key: str) -> Path:
     target, aside = runs / key, runs / f".old-{key}-{uuid.uuid4().hex[:8]}"
     try:
         with writing(runs):
-            while True:  # again when someone else publishes the same key at the same moment
-                try:
-                    return folder.rename(target)
-                except OSError as error:
-                    if error.errno not in OCCUPIED:
-                        raise
+            while not _placed(folder, target):  # again when someone else publishes just now
                 aside.mkdir(exist_ok=True)
                 with suppress(FileNotFoundError):
                     target.rename(aside / uuid.uuid4().hex[:8])
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+    return target
+
+
+def _placed(folder: Path, target: Path) -> bool:
+    """Put ``folder`` at its place, if that is free or what is there can be swapped out."""
+    try:
+        folder.rename(target)
+    except OSError as error:
+        if error.errno not in OCCUPIED:
+            raise
+        if not exchange(folder, target):
+            return False
+        _remove(folder)
+    return True
+
+
+def _remove(path: Path) -> None:
+    """A folder, or a file that was in a run's place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sweep(runs: Path) -> None:
-    """Remove private folders that a killed process left behind a day or longer ago."""
-    for folder in [*runs.glob(".new-*"), *runs.glob(".old-*")]:
-        with suppress(FileNotFoundError):
-            if time.time() - folder.stat().st_mtime > STALE:
-                shutil.rmtree(folder, ignore_errors=True)
+    """Tidy up after processes that were killed; living ones keep what they work in."""
+    for path in runs.glob(".new-*"):
+        folder = path.with_name(path.name.removesuffix(SIGN))
+        if not _young(path) and not has_owner(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+    for aside in runs.glob(".old-*"):
+        _put_back(aside, runs / aside.name[len(".old-") : -len("-12345678")])
 
 
-def _folders(folder: Path) -> list[Path]:
+def _young(path: Path) -> bool:
+    """May its owner be just about to give its sign?"""
+    try:
+        return abs(time.time() - path.stat().st_mtime) < FRESH
+    except OSError:  # it went while we looked
+        return True
+
+
+def _put_back(aside: Path, target: Path) -> None:
+    """An older result whose replacement never came; a living `finish` moves it aside again."""
+    with suppress(OSError):  # the other process was quicker
+        for older in aside.iterdir():
+            if not target.exists():
+                older.rename(target)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _folders(folder: Path) -> list[os.DirEntry[str]]:
+    """The folders of a runs folder that may be runs; none where it cannot be listed."""
     try:
         with os.scandir(folder) as found:
-            return sorted(Path(e) for e in found if e.is_dir() and not e.name.startswith("."))
-    except (FileNotFoundError, NotADirectoryError):
+            return [entry for entry in found if not entry.name.startswith(".") and _is_dir(entry)]
+    except OSError:
         return []
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads in a circle
+        return False
 
 
 def _entry(folder: Path) -> Entry:
@@ -145,7 +192,7 @@ def _entry(folder: Path) -> Entry:
         return Entry(folder, problem=str(error))
     file = folder / table(record)
     try:
-        file.stat()
-    except OSError as error:
+        check_file(file)
+    except (OSError, ValueError) as error:
         return Entry(folder, problem=broken(file, error))
     return Entry(folder, record)

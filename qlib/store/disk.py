@@ -1,8 +1,11 @@
-"""Files that several processes share: written whole, locked; disk trouble told in one sentence."""
+"""Files that several processes share: read with limits, written whole, locked; trouble is told."""
 
+import ctypes
 import errno
 import json
 import os
+import stat
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,9 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from qlib.core.checks import Damaged
 from qlib.core.records import InvalidSpec
 
+MOST = 64_000_000  # bytes of one file of text
+SIGN = ".owner"  # ends the name of the file that says that a folder is worked in
 PATIENCE = 30.0  # seconds to wait for a lock; ours are held for milliseconds
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # from Linux's <fcntl.h> and <linux/fs.h>
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
@@ -36,6 +43,44 @@ def disk_trouble(error: OSError, where: Path) -> str:
         return f"There is no space left on the disk of {where}: free some, or {advice}."
     reason = error.strerror or type(error).__name__
     return f"{where} cannot be written ({reason.lower()}): {advice}."
+
+
+def read_bytes(file: Path, most: int = MOST) -> bytes:
+    """All bytes of a regular file: no pipe or device, which might never end.
+
+    Raises:
+        OSError: missing, unreadable, no regular file.
+        ValueError: larger than ``most`` bytes.
+    """
+    check_file(file, most)
+    return file.read_bytes()
+
+
+def check_file(file: Path, most: int = MOST) -> None:
+    """May ``file`` be read? Raises as `read_bytes`."""
+    found = file.stat()
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(file))
+    if found.st_size > most:
+        raise Damaged(f"it has {found.st_size:,} bytes, more than the {most:,} that are read")
+
+
+def read_tail(file: Path, size: int) -> bytes:
+    """The last bytes of a regular file, however large. Raises OSError as `read_bytes`."""
+    check_file(file, sys.maxsize)
+    with file.open("rb") as opened:
+        opened.seek(max(0, opened.seek(0, 2) - size))
+        return opened.read()
+
+
+def read_json(file: Path, most: int = MOST) -> Any:
+    """What a JSON file says. Raises as `read_bytes`; also ValueError: no JSON, or too deep."""
+    try:
+        return json.loads(read_bytes(file, most))
+    except RecursionError:
+        raise Damaged("its lists are nested too deeply") from None
 
 
 def write_json(file: Path, body: Any) -> None:
@@ -83,3 +128,49 @@ def _try_lock(handle: int) -> bool:
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Inside, `has_owner` says of ``folder`` that someone works in it; the folder need not exist.
+
+    The sign is a lock on a file beside it, which goes with the process however that ends.
+
+    Raises:
+        InvalidSpec: as `locked`.
+    """
+    file = _sign(folder)
+    try:
+        with locked(file):
+            yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def has_owner(folder: Path) -> bool:
+    """Does a living process work in ``folder``? Its sign is removed where that process is dead."""
+    file = _sign(folder)
+    try:
+        handle = file.open("r+b")
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # another person's
+    with handle:
+        if not _try_lock(handle.fileno()):
+            return True
+    file.unlink(missing_ok=True)
+    return False
+
+
+def _sign(folder: Path) -> Path:
+    return folder.with_name(folder.name + SIGN)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one step, where the system can (Linux can on most disks): did it?"""
+    swap = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    if swap is None:
+        return False
+    here = AT_FDCWD
+    return swap(here, os.fsencode(one), here, os.fsencode(other), RENAME_EXCHANGE) == 0

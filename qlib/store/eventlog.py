@@ -10,13 +10,16 @@ from typing import Any
 
 import psutil
 
+from qlib.core.checks import check
 from qlib.core.records import Event
-from qlib.store.disk import writing
+from qlib.core.rows import EventRow
+from qlib.store.disk import read_bytes, read_tail, writing
 
 FILE = "events.jsonl"
 KEPT = 200  # steps of one unit that are kept, the first and the last always …
 TOGETHER, FEWEST = 700, 25  # … fewer where there are many units: about so many in all
 EMPTY = {f.name: f.default for f in fields(Event) if f.name != "phase"} | {"t": 0.0, "mb": 0.0}
+LARGEST = 512_000_000  # bytes of a log that are read
 TAIL = 4096  # bytes that surely hold the last line
 
 
@@ -77,14 +80,15 @@ class EventLog:
 
 
 def events(folder: Path, start: int = 0) -> list[dict[str, Any]]:
-    """The events of a folder from number ``start`` on; none when there is no file.
+    """The events of a folder from number ``start`` on; none when there is no file to read.
 
     Every dict has all fields of `Event` (empty ones too), ``t`` and ``mb``. A last line that is
     still being written is left for the next call: ask again with ``start`` grown by what came.
+    A damaged line is passed over.
     """
     try:
-        lines = (folder / FILE).read_bytes().split(b"\n")[:-1]
-    except (FileNotFoundError, NotADirectoryError):
+        lines = read_bytes(folder / FILE, LARGEST).split(b"\n")[:-1]
+    except (OSError, ValueError):
         return []
     return [event for line in lines[start:] if (event := _parse(line))]
 
@@ -92,21 +96,20 @@ def events(folder: Path, start: int = 0) -> list[dict[str, Any]]:
 def last_event(folder: Path) -> dict[str, Any] | None:
     """The newest whole event, found by reading the end of the file only."""
     try:
-        with (folder / FILE).open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - TAIL))
-            lines = file.read().split(b"\n")[:-1]
-    except (FileNotFoundError, NotADirectoryError):
+        lines = read_tail(folder / FILE, TAIL).split(b"\n")[:-1]
+    except OSError:
         return None
     return next((event for line in reversed(lines) if (event := _parse(line))), None)
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
+    """An event with all its fields; None of a line that is torn or damaged."""
     try:
         found = json.loads(line)
-    except ValueError:
+        check(EventRow, found, "event")
+    except (ValueError, RecursionError):
         return None
-    return EMPTY | found if isinstance(found, dict) and "phase" in found else None
+    return EMPTY | found
 
 
 def _shallow(event: Event) -> dict[str, Any]:

@@ -2,46 +2,36 @@
 
 import csv
 import io
-import json
-import zipfile
-import zlib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from qlib.core import rows, specs
+from qlib.core.checks import Damaged, Scalar, base, check, hints
 from qlib.core.records import InvalidSpec, RunRecord
-from qlib.store.disk import write_json, writing
+from qlib.store.disk import read_bytes, read_json, write_json, writing
 
-if TYPE_CHECKING:  # loaded late: the first page needs no arrays
-    import numpy as np
-
-RECORD, LAYERS, PREDS = "run.json", "layers.csv", "preds.npz"
+RECORD, LAYERS = "run.json", "layers.csv"
 PROFILE, NOISES = "profile.csv", "noise.csv"  # in place of layers.csv where a run is an analysis
 TABLES = {"": LAYERS, "sensitivity": PROFILE, "noise": NOISES}
-TEXT = {"point", "layer", "unit", "kind", "tensor", "mode", "split", "data"}  # columns of text
-WHOLE = {"bits", "channels", "macs", "params", "n"}
 
 
 def load(folder: Path) -> RunRecord:
     """The whole record of a run folder, one dict a row of its table (empty cells are None).
 
     Raises:
-        InvalidSpec: missing, empty, truncated, or of another format version.
+        InvalidSpec: missing, empty, truncated, of another format version, or with a value of a
+            wrong type or outside its limits.
     """
     record = load_head(folder)
     file = folder / table(record)
     try:
-        text = file.read_bytes()
-        if not text.endswith(b"\n"):
-            raise ValueError("cut off")
-        rows = list(csv.DictReader(io.StringIO(text.decode(), newline=""), strict=True))
-        if any(None in row or None in row.values() for row in rows):
-            raise ValueError("a row of another length")
-        if len(rows) != record.data.get("profile_rows", len(rows)):
-            raise ValueError("fewer rows than were written")
-        return replace(record, layers=[{k: _cell(k, v) for k, v in row.items()} for row in rows])
+        found = _read_table(file, rows.TABLES[record.spec.analysis])
+        if len(found) != record.data.get("profile_rows", len(found)):
+            raise Damaged("it has other rows than were written")
     except (OSError, ValueError, csv.Error) as error:
         raise InvalidSpec(broken(file, error)) from None
+    return replace(record, layers=found)
 
 
 def table(record: RunRecord) -> str:
@@ -57,40 +47,15 @@ def load_head(folder: Path) -> RunRecord:
     """
     file = folder / RECORD
     try:
-        body = json.loads(file.read_bytes())
+        body = read_json(file)
     except (OSError, ValueError) as error:
         raise InvalidSpec(broken(file, error)) from None
     try:
-        return RunRecord.from_json(body)
+        record = RunRecord.from_json(body)
+        specs.check_settings(record.spec)
     except InvalidSpec as error:
         raise InvalidSpec(f"{folder.name}: {error}") from None
-
-
-def load_preds(folder: Path) -> "dict[str, np.ndarray]":
-    """The arrays of ``preds.npz`` by name: ids, labels, float_top5, quant_prob, thumbs, ...
-
-    Raises:
-        InvalidSpec: missing, truncated, or not plain arrays.
-    """
-    return load_arrays(folder / PREDS)
-
-
-def load_arrays(file: Path) -> "dict[str, np.ndarray]":
-    """All arrays of an ``.npz`` file of a run folder.
-
-    Raises:
-        InvalidSpec: missing, truncated, or not plain arrays.
-    """
-    import numpy as np
-
-    try:
-        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as found:
-            arrays = {name: found[name] for name in found.files}
-        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-            raise ValueError("a member that is no array")
-        return arrays
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InvalidSpec(broken(file, error)) from None
+    return record
 
 
 def write_record(record: RunRecord, folder: Path) -> None:
@@ -115,14 +80,43 @@ def broken(file: Path, error: Exception) -> str:
         return f"{name} is missing, so this is no finished run; delete the folder or run again."
     if isinstance(error, OSError) and error.strerror:
         return f"{name} cannot be read ({error.strerror.lower()}); check who may read the folder."
-    return f"{name} is damaged or cut off; delete the folder or run again."
+    what = f"damaged ({error})" if isinstance(error, Damaged) else "damaged or cut off"
+    return f"{name} is {what}; delete the folder or run again."
 
 
-def _cell(column: str, text: str) -> Any:
-    if column in TEXT:
+def _read_table(file: Path, kind: type) -> list[Any]:
+    """The rows of a CSV file as ``kind`` types them, checked; empty cells are None."""
+    text = read_bytes(file)
+    if not text.endswith(b"\n"):
+        raise ValueError("cut off")
+    found = list(csv.DictReader(io.StringIO(text.decode(), newline=""), strict=True))
+    if any(None in row or None in row.values() for row in found):
+        raise ValueError("a row of another length")
+    kinds = hints(kind)
+    made = [{k: _cell(kinds.get(k, Scalar), v) for k, v in row.items()} for row in found]
+    for at, row in enumerate(made, 1):
+        check(kind, row, f"row {at}")
+        if kind is rows.LayerRow and row["tensor"] != "output":
+            _check_grid(row, f"row {at}")
+    return made
+
+
+def _check_grid(row: dict[str, Any], name: str) -> None:
+    for column in rows.GRID:
+        if row.get(column) is None:
+            raise Damaged(f"{name}.{column} is missing")
+
+
+def _cell(kind: Any, text: str) -> Any:
+    """What a cell says, as its column's type reads it; text where it says something else."""
+    inner = base(kind)
+    if inner is str:
         return text
     if text == "":
         return None
     if text in ("True", "False"):
         return text == "True"
-    return int(float(text)) if column in WHOLE else float(text)
+    try:
+        return int(float(text)) if inner is int else float(text)
+    except (ValueError, OverflowError):
+        return text

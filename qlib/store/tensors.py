@@ -1,12 +1,15 @@
 """The binned tensors of a run, read from its ``hist.npz``. No torch: pages and figures use it."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from qlib.core.checks import Damaged
 from qlib.core.records import InvalidSpec
-from qlib.store.runfolder import broken, load_arrays
+from qlib.store.arrays import NUMBERS, TEXT, WHOLE, check_array, load_arrays
+from qlib.store.runfolder import broken
 
 FILE = "hist.npz"
 BINS = 256
@@ -19,6 +22,8 @@ _NUMBERS = (
     "lo", "hi", "error_lo", "error_hi", "qmin", "qmax", "bits", "scale", "zero_point", "clip_lo",
     "clip_hi", "clipped", "count",
 )  # fmt: skip
+_WHOLE = ("qmin", "qmax", "bits", "count")
+_GAPS = ("mse", "scale", "zero_point", "clip_lo", "clip_hi")  # not a number where there is none
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def load(folder: Path) -> dict[str, TensorHist]:
             named.
     """
     file = folder / FILE
-    if not file.exists():
+    if not os.path.lexists(file):
         raise InvalidSpec(
             f"{folder.name}/{FILE} is missing: this run was made before value counts were kept; "
             "run it again to see them."
@@ -111,19 +116,35 @@ def load(folder: Path) -> dict[str, TensorHist]:
     arrays = load_arrays(file)
     try:
         return _tensors(arrays)
-    except (ValueError, KeyError) as error:
+    except Damaged as error:
         raise InvalidSpec(broken(file, error)) from None
 
 
 def _tensors(arrays: dict[str, np.ndarray]) -> dict[str, TensorHist]:
-    names = [str(name) for name in arrays["names"]]
-    shapes = {name: (len(names), width) for name, width in _PER_BIN.items()}
-    shapes |= dict.fromkeys(_NUMBERS, (len(names),))
-    shapes["percentiles"] = (len(names), len(PERCENTILES))
-    for name, shape in shapes.items():
-        if arrays[name].shape != shape:
-            raise ValueError(f"{name} has the shape {arrays[name].shape}")
+    names = [str(name) for name in check_array(arrays, "names", (-1,), TEXT)]
+    t = len(names)
+    for name, width in _PER_BIN.items():
+        check_array(arrays, name, (t, width), gaps=name in _GAPS)
+    for name in _NUMBERS:
+        check_array(arrays, name, (t,), WHOLE if name in _WHOLE else NUMBERS, gaps=name in _GAPS)
+    check_array(arrays, "percentiles", (t, len(PERCENTILES)))
+    if "levels" in arrays:
+        check_array(arrays, "levels", (t, CODES), gaps=True)
+    _check_grids(arrays)
     return {name: _tensor(arrays, t, name) for t, name in enumerate(names)}
+
+
+def _check_grids(arrays: dict[str, np.ndarray]) -> None:
+    """Bins need a width, codes a place; a tensor with bits needs the numbers of its grid."""
+    for low, high in (("lo", "hi"), ("error_lo", "error_hi")):
+        if not (arrays[low] < arrays[high]).all():
+            raise Damaged(f"{low} must lie below {high}")
+    steps = arrays["qmax"].astype(np.int64) - arrays["qmin"]
+    if not ((steps >= 0) & (steps < CODES)).all():
+        raise Damaged(f"qmax must lie 0 to {CODES - 1} above qmin")
+    for name in ("scale", "zero_point", "clip_lo", "clip_hi"):
+        if np.isnan(arrays[name][arrays["bits"] != 0]).any():
+            raise Damaged(f"{name} must hold finite numbers")
 
 
 def _tensor(arrays: dict[str, np.ndarray], t: int, name: str) -> TensorHist:
@@ -152,7 +173,8 @@ def _channels(arrays: dict[str, np.ndarray], t: int, lo: float, hi: float) -> Ch
     index = arrays.get(f"channel_index_{t}")
     if index is None:
         return None
-    counts = [arrays[f"channel_{which}_{t}"] for which in ("float", "rounded")]
-    if any(found.shape != (len(index), CHANNEL_BINS) for found in counts):
-        raise ValueError(f"the channels of tensor {t} have another shape")
+    check_array(arrays, f"channel_index_{t}", (-1,), WHOLE)
+    shape = (len(index), CHANNEL_BINS)
+    names = (f"channel_float_{t}", f"channel_rounded_{t}")
+    counts = [check_array(arrays, name, shape, WHOLE) for name in names]
     return Channels(index, np.linspace(lo, hi, CHANNEL_BINS + 1), *counts)

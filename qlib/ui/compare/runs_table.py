@@ -7,8 +7,8 @@ import streamlit as st
 
 from qlib.core.records import RunRecord
 from qlib.store import Entry
-from qlib.ui.compare.selection import MOST, TABLE, URL, Known, Session, lacking
-from qlib.ui.shared import answers, comparable, forms, state
+from qlib.ui.compare.selection import MOST, TABLE, URL, Known, Session
+from qlib.ui.shared import answers, cards, comparable, forms, state
 from qlib.ui.shared.glossary import word
 
 COLUMNS = {
@@ -137,13 +137,4 @@ def differences(records: Sequence[RunRecord], names: Sequence[str]) -> None:
 def broken() -> None:
     """Folders that look like runs and are none, with what is wrong."""
     shelves = (state.demo(), state.own())
-    problems = [e.problem for shelf in shelves for e in shelf.broken]
-    for shelf in shelves:
-        for e in shelf.good:
-            if missing := lacking(e.record):
-                problems.append(f"{e.key}/run.json lacks {', '.join(missing)}; run it again.")
-    if problems:
-        with st.expander(
-            f"Folders that cannot be read ({len(problems)})", icon=":material/heart_broken:"
-        ):
-            st.markdown("\n".join(f"- {p}" for p in problems))
+    cards.unreadable([e.problem for shelf in shelves for e in shelf.broken])

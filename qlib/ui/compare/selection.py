@@ -1,6 +1,5 @@
 """Choosing the runs to compare: the list, the clicks in the figure, the ticks in the table."""
 
-import math
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -14,8 +13,6 @@ MOST = 6
 TABLE, SCATTER = "run-table", "scatter"
 URL = "query-params"
 COSTS = {"time": "Time", "size": "Size", "bops": "Bit-operations"}
-NUMBERS = ("top1", "top1_low", "top1_high", "top1_float", "agreement", "lost", "gained", "n",
-           "weight_mb", "gbops")  # fmt: skip
 
 Known = Mapping[str, Entry]
 Session = MutableMapping[str, Any]
@@ -24,22 +21,7 @@ Session = MutableMapping[str, Any]
 def handles(entries: Mapping[str, Entry]) -> dict[str, Entry]:
     """Every run that can be compared, by the name that pickers and links use."""
     titles = state.titles()
-    good = (e for e in entries.values() if not lacking(e.record))
-    return {answers.handle(e.record, titles): e for e in good}
-
-
-def lacking(record: RunRecord) -> list[str]:
-    """The measurements that a comparison needs and this record has not, or not as numbers."""
-    found = [name for name in NUMBERS if not _is_number(record.metrics.get(name))]
-    costs = {name: record.metrics.get(name) for name in ("weight_mb", "gbops")}
-    costs["seconds.total"] = record.seconds.get("total")
-    # on a logarithmic axis there is no zero
-    free = [name for name, cost in costs.items() if not (_is_number(cost) and cost > 0)]
-    return list(dict.fromkeys(found + free))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    return {answers.handle(e.record, titles): e for e in entries.values()}
 
 
 # ---- which runs ------------------------------------------------------------------------------

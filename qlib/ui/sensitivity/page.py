@@ -195,8 +195,7 @@ def nothing(found: Found, ask: Ask) -> str:
 
 def images(record, data: str) -> int:
     """How many images the errors of outputs were taken on, where the run says so; else 0."""
-    name = "outputs_n" if data == "test" else "outputs_calib_n"
-    return int(record.data.get(name) or 0)
+    return record.data.get("errors_n_test" if data == "test" else "errors_n", 0)
 
 
 # ---- figures ---------------------------------------------------------------------------------

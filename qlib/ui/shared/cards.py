@@ -1,5 +1,7 @@
 """How one finished run, and one that did not finish, are shown."""
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from qlib.core.records import BASELINE, RunRecord
@@ -54,7 +56,7 @@ def ended_badly(job: Job) -> None:
         st.markdown(f"**What happened.** {job.message or 'It stopped when asked to.'}")
         st.markdown(f"**What is kept.** {KEPT}")
         st.markdown(f"**What to try.** {_advice(job)}")
-        if job.log.exists():
+        if job.log.is_file():
             st.download_button(
                 "Download the log",
                 job.log.read_bytes,
@@ -76,3 +78,11 @@ def _advice(job: Job) -> str:
             "again. If it dies once more, the log says more."
         )
     return "Change what the sentence names, then start it again."
+
+
+def unreadable(problems: Sequence[str], what: str = "Folders") -> None:
+    """Folders that look like runs or jobs and are none, each with its reason; nothing for none."""
+    if problems:
+        head = f"{what} that cannot be read ({len(problems)})"
+        with st.expander(head, icon=":material/heart_broken:"):
+            st.markdown("\n".join(f"- {problem}" for problem in problems))

@@ -65,7 +65,8 @@ def view(*, layers: bool = True, data: bool = False) -> View | None:
         record, names, first, problem = choice.entry.record, [], None, str(error)
     layer, said = resolve.nearest_layer(asked.get("layer"), names, first) if names else ("", "")
     shown = asked["d"] if asked.get("d") in bar.DATA else "test"
-    tell(*choice.notes, said, _images_said(asked.get("d")) if data else "")
+    why = state.problem_of(asked.get("run"))
+    tell(why, *choice.notes, said, _images_said(asked.get("d")) if data else "")
     with st.sidebar, st.container(key="context", gap="small"):
         bar.run(choice, known, picked)
         if names:

@@ -40,7 +40,8 @@ def find(key: str | None) -> tuple[Job | None, str]:
             return jobs.status(key, folder), ""
         except InvalidSpec:
             continue
-    return None, f"There is no run `{key}` here any more. Choose settings below to make one."
+    gone = f"There is no run `{key}` here any more. Choose settings below to make one."
+    return None, state.problem_of(key) or jobs.problem(key, store.runs_dir()) or gone
 
 
 def answer(job: Job | None) -> str:

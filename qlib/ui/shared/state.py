@@ -72,6 +72,12 @@ def everything() -> dict[str, store.Entry]:
     return {e.key: e for shelf in (demo(), own()) for e in shelf.good}
 
 
+def problem_of(key: str | None) -> str:
+    """Why the run of this key cannot be read; "" where it can, or there is none."""
+    broken = {e.key: e.problem for shelf in (demo(), own()) for e in shelf.broken}
+    return broken.get(key or "", "")
+
+
 def analyses() -> dict[str, store.Entry]:
     """The sensitivity runs by what they analyse: look up ``profile.base_of(run.spec).key``.
 
@@ -147,8 +153,10 @@ def noise(folder: Path) -> "NoiseProfile":
 
 
 def _read(folder: Path, name: str, load: Callable[[Path], Any]) -> Any:
-    file = folder / name
-    stamp = file.stat().st_mtime_ns if file.exists() else 0
+    try:
+        stamp = (folder / name).stat().st_mtime_ns
+    except OSError:  # the reader says what is wrong
+        stamp = 0
     return _stored(name, str(folder), stamp, load)
 
 
