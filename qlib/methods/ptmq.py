@@ -120,8 +120,7 @@ class PTMQ(Method):
         from qlib.learning.walk import iter_units
         from qlib.network import switching
 
-        own = _bits(model, plan)
-        bit_widths = self.bit_widths({*own.values()})
+        bit_widths = self.bit_widths(_bits(plan))
         per_width = self.weight_set == "per width"
         data.attach_weights(model, plan, bit_widths=bit_widths if per_width else ())
         data.attach_inputs(model, plan, bit_widths=bit_widths)
@@ -131,7 +130,7 @@ class PTMQ(Method):
         for unit in iter_units(model, data, bit_widths=turn or None):
             self._learn(unit, self.groups(bit_widths or (0,)), data, report)
         if bit_widths:
-            switching.set_bits(model, own["acts"], weights=own["weights"])
+            switching.set_plan(model, plan.bits)
 
     def _learn(self, unit: "Unit", groups: "Groups", data: "Calibration", report: "Report") -> None:
         from qlib.learning.reconstruct import FitSettings, Rate, reconstruct
@@ -160,9 +159,8 @@ class PTMQ(Method):
         return SoftRound.from_nearest(fitted, weight)
 
 
-def _bits(model: "QuantModel", plan: "BitPlan") -> dict[str, int]:
-    """The run's own bits of weights and of activations, from what the plan does not fix."""
-    weights = [s.bits for n, s in plan.weights.items() if n not in plan.fixed]
-    acts = [s.bits for n, s in plan.inputs.items() if n.rpartition(".")[0] not in plan.fixed]
-    first = (weights or acts or [8])[0]
-    return {"weights": first, "acts": (acts or [first])[0]}
+def _bits(plan: "BitPlan") -> set[int]:
+    """The run's own bits, of weights and of activations: those that the plan does not fix."""
+    weights = {s.bits for n, s in plan.weights.items() if n not in plan.fixed}
+    acts = {s.bits for n, s in plan.inputs.items() if n.rpartition(".")[0] not in plan.fixed}
+    return weights | acts or {8}
