@@ -24,7 +24,7 @@ from qlib.core.records import InvalidSpec, RunSpec, ignore
 from qlib.core.specs import checked
 from qlib.live import Live, Superseded
 from qlib.live._net import Network, best
-from qlib.pipeline.restore import FILE
+from qlib.pipeline.quantizer_file import FILE
 from qlib.pipeline.run import run
 
 ROOT = Path(__file__).resolve().parents[1]

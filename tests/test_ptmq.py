@@ -25,8 +25,8 @@ from qlib.methods._gradient.multibit_mixer import Mixing, _blend
 from qlib.methods.ptmq import PTMQ
 from qlib.network import switching
 from qlib.network.model import QuantModel
-from qlib.pipeline.artifacts import save_quantizers
-from qlib.pipeline.restore import FILE, restore
+from qlib.pipeline import quantizer_file
+from qlib.pipeline.quantizer_file import FILE
 from qlib.quantizers.shared_round import SharedRound, pack, unpack
 from qlib.quantizers.switchable import Switchable
 from qlib.quantizers.uniform import Uniform
@@ -358,9 +358,9 @@ def test_stored_and_loaded_it_gives_the_same_bits_at_every_width(
     placement: str, changes: dict, tmp_path: Path
 ) -> None:
     model = applied("ptmq", placement=placement, **changes)
-    save_quantizers(model, tmp_path)
+    quantizer_file.save(model, tmp_path / FILE)
     again = quantizable(placement)
-    restore(again, plan(again), tmp_path / FILE)
+    quantizer_file.load(again, tmp_path / FILE)
     again.switch(weights=True, inputs=True)
     assert torch.equal(answers(model), answers(again))
     one, two = at_each(model), at_each(again)
@@ -371,12 +371,12 @@ def test_stored_and_loaded_it_gives_the_same_bits_at_every_width(
 
 def test_a_file_of_another_weight_is_refused(tmp_path: Path) -> None:
     model = applied("ptmq", nested=True, steps=2)
-    save_quantizers(model, tmp_path)
+    quantizer_file.save(model, tmp_path / FILE)
     again = quantizable()
     with torch.no_grad():
         again.layers["one.conv1"].layer.weight.mul_(1.5)
     with pytest.raises(InvalidSpec, match="another weight"):
-        restore(again, plan(again), tmp_path / FILE)
+        quantizer_file.load(again, tmp_path / FILE)
 
 
 def test_stored_size_is_weights_a_bit_each_and_the_steps() -> None:

@@ -17,8 +17,8 @@ from qlib.methods._search.layer_samples import products
 from qlib.methods._search.twins import Splits
 from qlib.network.blocks import find_blocks
 from qlib.network.model import QuantModel
-from qlib.pipeline.artifacts import save_quantizers
-from qlib.pipeline.restore import FILE, restore
+from qlib.pipeline import quantizer_file
+from qlib.pipeline.quantizer_file import FILE
 from qlib.quantizers.twin_sign import GELU_LEAST, TwinSign
 from qlib.quantizers.twin_unit import TwinUnit
 from qlib.quantizers.uniform import Uniform
@@ -231,9 +231,9 @@ def test_transformers_come_nearer_and_come_back_from_their_file(
             model.switch(weights=True, inputs=True)
             error[name] = float((model(fresh) - want).square().mean())
         assert error["ptq4vit"] < 0.9 * error["nearest"], error
-        save_quantizers(model, tmp_path)
+        quantizer_file.save(model, tmp_path / FILE)
         again = QuantModel(net, fresh[:2], find_blocks(net))
-        restore(again, plan(again, 4, 4, "same"), tmp_path / FILE)
+        quantizer_file.load(again, tmp_path / FILE)
         again.switch(weights=True, inputs=True)
         assert torch.equal(again(fresh), model(fresh))
 

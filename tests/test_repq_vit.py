@@ -18,8 +18,8 @@ from qlib.methods._search.consumers import NORMS, SOFTMAX, of_channels, readers
 from qlib.network.blocks import find_blocks
 from qlib.network.model import QuantModel
 from qlib.observers.minmax import MinMax
-from qlib.pipeline.artifacts import save_quantizers
-from qlib.pipeline.restore import FILE, restore
+from qlib.pipeline import quantizer_file
+from qlib.pipeline.quantizer_file import FILE
 from qlib.quantizers.by_channel import ByChannel, folded
 from qlib.quantizers.columns import Columns
 from qlib.quantizers.logarithm import Logarithm
@@ -125,7 +125,7 @@ def test_the_fold_changes_neither_outputs_nor_integer_codes(bits: int, symmetric
     columns = Columns(
         Uniform.fit(weight2, Scheme(4, granularity=PER_CHANNEL), MinMax()), grid.ratio
     )
-    rounded2 = columns.inner(weight2)
+    rounded2 = columns.grid(weight2)
     deployed_bias = bias - rounded2 @ (grid.scale * grid.offset)
     ours = grid(x) @ columns(weight).T + bias
     torch.testing.assert_close(one(x2) @ rounded2.T + deployed_bias, ours, rtol=1e-9, atol=1e-9)
@@ -235,10 +235,10 @@ def test_layers_come_nearer_stay_float_when_off_and_come_back(family: str, tmp_p
         for layer in model.layers:
             if layer.endswith(("qkv", "fc1", "reduction")):
                 assert error["repq_vit"][layer] < 0.7 * error["nearest"][layer], layer
-        save_quantizers(model, tmp_path)
+        quantizer_file.save(model, tmp_path / FILE)
         again = transformer(family, "nearest")
         assert torch.equal(again(fresh), want)
-        restore(again, plan(again, 4, 4, "same"), tmp_path / FILE)
+        quantizer_file.load(again, tmp_path / FILE)
         again.switch(weights=True, inputs=True)
         model.switch(weights=True, inputs=True)
         assert torch.equal(again(fresh), model(fresh))

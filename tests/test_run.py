@@ -14,11 +14,10 @@ from qlib import store
 from qlib.core.records import Cancelled, Event, InvalidSpec, RunRecord, RunSpec, ignore
 from qlib.core.registry import discover
 from qlib.core.specs import checked
-from qlib.pipeline import provenance
-from qlib.pipeline.artifacts import save_quantizers
+from qlib.pipeline import provenance, quantizer_file
 from qlib.pipeline.experiment import load_experiment
-from qlib.pipeline.quantize import bit_plan, quantize
-from qlib.pipeline.restore import restore
+from qlib.pipeline.quantize import quantize
+from qlib.pipeline.quantizer_file import FILE
 from qlib.pipeline.run import run
 from qlib.store import tensors
 
@@ -126,20 +125,39 @@ def test_predictions_have_their_keys_and_shapes(done) -> None:
 
 def test_quantizers_hold_scales_and_whole_codes(done) -> None:
     record, folder, _ = done
-    tensors = load_file(folder / "quantizers.safetensors")
+    tensors = load_file(folder / FILE)
     for row in (row for row in record.layers if row["tensor"] != "output"):
         point = row["point"]
-        assert float(tensors[f"{point}.scale"].mean()) == pytest.approx(row["scale"], rel=1e-5)
-        mixed = any(f"{point}.{part}" in tensors for part in ("noise", "ratio", "column"))
-        assert mixed or tensors[f"{point}.zero_point"].numel() == row["channels"]
-        if row["tensor"] == "weight":
+        place = row["bits"] - min((r["act_bits"] for r in record.bit_widths), default=0)
+        scale, zero = (_part(tensors, point, part, place) for part in ("scale", "zero_point"))
+        assert float(scale.mean()) == pytest.approx(row["scale"], rel=1e-5)
+        mixed = any(_names(tensors, point, part) for part in ("noise", "ratio", "column"))
+        assert mixed or zero.numel() == row["channels"]
+        if row["tensor"] == "weight" and not _names(tensors, point, "rounding"):
             codes = tensors[f"{point}.codes"]
             assert codes.dtype == torch.uint8
             assert codes.numel() == row["params"]
             assert int(codes.max()) < 2 ** row["bits"]
-    assert sum(name.endswith(".codes") for name in tensors) == len(
-        [row for row in record.layers if row["tensor"] == "weight"]
-    )
+    kept = sum(name.endswith((".weight.codes", ".weight.rounding")) for name in tensors)
+    assert kept == len([row for row in record.layers if row["tensor"] == "weight"])
+    assert not any(t.numel() > 2000 and t.is_floating_point() for t in tensors.values())
+
+
+def _names(tensors: dict[str, torch.Tensor], point: str, part: str) -> list[str]:
+    """The names of one part of a point's quantizer, or of the quantizers in it."""
+    return [n for n in tensors if n.startswith(f"{point}.") and n.endswith(f".{part}")]
+
+
+def _part(tensors: dict[str, torch.Tensor], point: str, part: str, place: int) -> torch.Tensor:
+    (name,) = _names(tensors, point, part)
+    return tensors[name][place] if ".each." in name else tensors[name]  # widths stacked, rising
+
+
+def test_the_plan_is_kept_and_is_what_was_done(done) -> None:
+    record, folder, _ = done
+    rows = {r["point"]: r["bits"] for r in record.layers if r["tensor"] != "output"}
+    assert {point: b for point, b in record.plan.items() if b is not None} == rows
+    assert store.load(folder).plan == record.plan
 
 
 def test_each_layer_has_a_row_of_its_output(done) -> None:
@@ -315,14 +333,14 @@ def test_what_is_tuned_follows_any_method_and_is_stored(
         (folder := tmp_path / name).mkdir()
         setup = load_experiment(one, torch.device("cpu"), ignore)
         found[name] = quantize(setup, one, ignore)
-        save_quantizers(setup.model, folder)
+        quantizer_file.save(setup.model, folder / FILE)
     assert not torch.equal(found["plain"]["quant"], found["tuned"]["quant"])
     assert torch.equal(found["plain"]["nearest"], found["tuned"]["nearest"])
     plain, tuned = (load_file(tmp_path / n / "quantizers.safetensors") for n in found)
     integers = [name for name in plain if name.endswith(".codes")]
     assert all(torch.equal(plain[name], tuned[name]) for name in integers)
     assert any(name.endswith(".bias.added") for name in tuned)
-    restore(setup.model, bit_plan(setup.model, one), folder / "quantizers.safetensors")
+    quantizer_file.load(setup.model, folder / "quantizers.safetensors")
     assert torch.equal(setup.predict(setup.model, ""), found["tuned"]["quant"])
 
 

@@ -1,5 +1,6 @@
 """Every row of a profile equals a whole pass with the points switched by hand."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import calibration, codes, method, pictures, plan, quantizable
+from helpers import calibration, codes, method, pictures, plan, quantizable, trained
 from helpers_nets import images, tiny
+from safetensors.torch import load_file, save_file
 from scipy.special import log_softmax, rel_entr
 from torch import Tensor, nn
 
@@ -22,10 +24,9 @@ from qlib.network import prefix_cache
 from qlib.network.blocks import find_blocks
 from qlib.network.model import QuantModel
 from qlib.network.points import QuantLayer
-from qlib.pipeline import sensitivity_analysis as _run_sensitivity
-from qlib.pipeline.artifacts import save_quantizers
-from qlib.pipeline.quantize import bit_plan
-from qlib.pipeline.restore import FILE, restore
+from qlib.pipeline import quantizer_file
+from qlib.pipeline.quantize import bit_plan, bits_of
+from qlib.pipeline.quantizer_file import FILE
 from qlib.pipeline.run import run
 from qlib.sensitivity import profile
 from qlib.sensitivity.layers import measure, points_of
@@ -170,7 +171,7 @@ def test_switches_and_float_weights_are_as_before() -> None:
     assert all(torch.equal(floats[n], p) for n, p in model.net.named_parameters())
 
     def stop(event: Event) -> None:
-        if event.note == "but both" and event.index > 14:
+        if event.note == "left_out both" and event.index > 14:
             raise Cancelled
 
     with pytest.raises(Cancelled):
@@ -280,7 +281,7 @@ def saved(name: str, grid: str, placement: str, folder: Path) -> tuple[QuantMode
     asked = discover("allocators")["same"]().allocate(model, GRIDS[grid], act)
     method(name, 6).apply(model, asked, calibration(), ignore)
     model.switch(weights=True, inputs=True)
-    save_quantizers(model, folder)
+    quantizer_file.save(model, folder / FILE)
     return model, asked
 
 
@@ -290,10 +291,10 @@ def saved(name: str, grid: str, placement: str, folder: Path) -> tuple[QuantMode
 def test_a_restored_network_gives_the_same_bits(
     name: str, placement: str, grid: str, tmp_path: Path
 ) -> None:
-    """A method with a grid of its own: have `save_quantizers` and `restore` know what bends it."""
+    """From the file alone: it tells kinds of quantizers, grids and codes."""
     model, asked = saved(name, grid, placement, tmp_path)
     again = quantizable(placement)
-    restore(again, asked, tmp_path / FILE)
+    quantizer_file.load(again, tmp_path / FILE, bits_of(asked, again))
     x = pictures(9, seed=6)[0]
     with torch.no_grad():
         for weights, inputs in ((True, True), (True, False), (False, True)):
@@ -308,20 +309,33 @@ def test_a_restored_network_gives_the_same_bits(
 def test_quantizers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     _, asked = saved("nearest", "tensor", "inputs", tmp_path)
     file, model = tmp_path / FILE, quantizable("inputs")
-    fewer = BitPlan({n: s for n, s in asked.weights.items() if n != "fc"}, asked.inputs)
-    other = BitPlan({n: replace(s, granularity=PER_CHANNEL) for n, s in asked.weights.items()})
-    for wrong, words in ((fewer, "more than was asked for: fc"), (other, r"shape \(\), not \(8, ")):
+    net = trained()
+    net.fc = torch.nn.Linear(12, 7)
+    smaller = torch.nn.Sequential(net.stem, net.act, net.pool, torch.nn.Flatten())
+    cases = (
+        (quantizable(net=net), "fc.weight is for another shape than (7, 12)"),
+        (quantizable(net=smaller), "which the network has not"),
+        (quantizable("boundary"), "it has one.conv1.input, which the network has not"),
+    )
+    for other, words in cases:
         with pytest.raises(
-            InvalidSpec, match=f"does not hold the quantizers of this run .*{words}"
+            InvalidSpec, match=f"does not hold .* of this network .*{re.escape(words)}"
         ):
-            restore(model, wrong, file)
-        assert all(m.weight_point.quantizer is None for m in model.weighted().values())
+            quantizer_file.load(other, file)
+        assert all(m.weight_point.quantizer is None for m in other.weighted().values())
+        assert all(point.quantizer is None for point in other.points.values())
+    with pytest.raises(InvalidSpec, match="other bits than the record tells"):
+        quantizer_file.load(model, file, bits_of(asked, model) | {"fc.weight": 3})
+    assert all(m.weight_point.quantizer is None for m in model.weighted().values())
+    save_file(load_file(file), old := tmp_path / "old.safetensors")
+    with pytest.raises(InvalidSpec, match="written by an earlier version"):
+        quantizer_file.load(model, old)
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(InvalidSpec, match=f"{FILE} does not hold"):
-        restore(model, asked, file)
+        quantizer_file.load(model, file)
     file.unlink()
     with pytest.raises(InvalidSpec, match=f"{FILE} does not hold"):
-        restore(model, asked, file)
+        quantizer_file.load(model, file)
 
 
 # ---- as a run -----------------------------------------------------------------------------------
@@ -375,12 +389,14 @@ def test_an_analysis_takes_the_quantizers_of_the_stored_run(based: Path, tmp_pat
 def test_stored_quantizers_that_answer_otherwise_are_not_trusted(
     based: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoilt(model: QuantModel, asked: BitPlan, file: Path) -> None:
-        restore(model, asked, file)
-        layer = next(m for m in model.weighted().values() if isinstance(m, QuantLayer))
-        layer.weight_point.quantizer.stored.zero_()
+    load = quantizer_file.load
 
-    monkeypatch.setattr(_run_sensitivity, "restore", spoilt)
+    def spoilt(model: QuantModel, *where: object) -> None:
+        load(model, *where)
+        layer = next(m for m in model.weighted().values() if isinstance(m, QuantLayer))
+        layer.weight_point.quantizer.chosen.zero_()
+
+    monkeypatch.setattr(quantizer_file, "load", spoilt)
     record, _ = made(tmp_path, SPEC, [based])
     assert record.data["base"] == ""
 

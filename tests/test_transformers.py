@@ -15,8 +15,8 @@ from qlib.methods._search.layer_samples import products
 from qlib.methods.noisyquant import BASES
 from qlib.network.blocks import find_blocks
 from qlib.network.model import QuantModel
-from qlib.pipeline.artifacts import save_quantizers
-from qlib.pipeline.restore import FILE, restore
+from qlib.pipeline import quantizer_file
+from qlib.pipeline.quantizer_file import FILE
 
 NOISE = {"shift": True, "gain": 0.0, "integers": True}
 CASES = {
@@ -49,9 +49,9 @@ def test_transformers_run_are_hard_and_come_back(family: str, case: str, tmp_pat
             code = q.codes(layer.weight)
             assert torch.equal(code, code.round())
             assert q.scheme.qmin <= float(code.min()) <= float(code.max()) <= q.scheme.qmax
-        save_quantizers(model, tmp_path)
+        quantizer_file.save(model, tmp_path / FILE)
         again = QuantModel(net, x[:2], find_blocks(net))
-        restore(again, made, tmp_path / FILE)
+        quantizer_file.load(again, tmp_path / FILE)
         again.switch(weights=True, inputs=True)
         assert torch.equal(again(fresh), found)
         seen = output_errors.record(model, x[:4], x[:4], ignore)

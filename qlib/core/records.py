@@ -182,6 +182,8 @@ class RunRecord:
     analysis, one per measurement (see `qlib.sensitivity.profile`); ``metrics`` is then shorter.
     ``bit_widths``, ``blocks``: of a network whose bit-width can be switched, one dict per measured
     combination of widths, and one per unit and width (see `qlib.pipeline.bit_widths`); else empty.
+    ``plan``: quantization point (``LAYER.weight``, ``LAYER.input``, …) → the bits that the
+    allocator gave it, None where it stays in float; empty where nothing was quantized.
     """
 
     spec: RunSpec
@@ -196,6 +198,7 @@ class RunRecord:
     created: str = ""
     bit_widths: list[dict[str, Any]] = field(default_factory=list)
     blocks: list[dict[str, Any]] = field(default_factory=list)
+    plan: dict[str, int | None] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """For ``run.json``; ``layers`` live in ``layers.csv`` beside it."""

@@ -3,6 +3,7 @@
 Paper: AdaQuant, Hubara et al., ICML 2021, arXiv 2006.10518, equations 6–8 for the statistics
 """
 
+import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,6 @@ from qlib.network.model import QuantModel
 from qlib.network.points import QuantLayer
 from qlib.quantizers.base import Quantizer
 from qlib.quantizers.fixed_codes import FixedCodes
-from qlib.quantizers.free_power import FreePower
 from qlib.quantizers.power import Power
 
 RATE, BATCH = 1e-3, 32  # of the biases; the published rate is AdaQuant's for a layer's bias
@@ -78,14 +78,9 @@ def _channels(layer: QuantLayer, inputs: Tensor, batch: int) -> tuple[Tensor, Te
 def _stretched(fitted: Quantizer, weight: Tensor, ratio: Tensor) -> Quantizer:
     """The same codes on grids whose levels are ``ratio`` (out,) times as far from 0."""
     ratio = ratio.reshape(-1, *(1,) * (fitted.scale.dim() - 1))
-    if isinstance(fitted, Power):  # its scale belongs to the bent axis
-        made = FreePower(fitted.scale * ratio**fitted.exponent, fitted.zero_point, fitted.scheme,
-                         fitted.exponent)  # fmt: skip
-        made.keep(fitted.codes(weight))
-        return made
-    made = FixedCodes.of(fitted, fitted.codes(weight))
-    made.scale.mul_(ratio)
-    return made
+    grid = copy.deepcopy(fitted.as_grid())
+    grid.scale.mul_(ratio**grid.exponent if isinstance(grid, Power) else ratio)  # its axis is bent
+    return FixedCodes(grid, fitted.codes(weight))
 
 
 def tune_biases(

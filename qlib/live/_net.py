@@ -11,10 +11,9 @@ from qlib import store
 from qlib.core.records import Event, InvalidSpec, Report
 from qlib.measure.statistics import wilson
 from qlib.network import switching
+from qlib.pipeline import quantizer_file
 from qlib.pipeline.artifacts import PICTURES
 from qlib.pipeline.experiment import load_experiment
-from qlib.pipeline.quantize import bit_plan
-from qlib.pipeline.restore import FILE, restore
 from qlib.store.runfolder import load_head
 
 ALIKE = 0.02  # a probability may be off by this much, on another machine or number of threads
@@ -33,14 +32,15 @@ class Network:
     """
 
     def __init__(self, folder: Path, report: Report) -> None:
-        self.spec = load_head(folder).spec
+        record = load_head(folder)
+        self.spec = record.spec
         gpu = self.spec.device == "cuda" and torch.cuda.is_available()
         device = torch.device("cuda" if gpu else "cpu")
         experiment = load_experiment(replace(self.spec, device=device.type), device, report)
         self.model, self.predict, self.test = experiment.model, experiment.predict, experiment.test
         self._images: dict[int, Tensor] = {}
         report(Event("load", note="quantizers"))
-        restore(self.model, bit_plan(self.model, self.spec), folder / FILE)
+        quantizer_file.load(self.model, folder / quantizer_file.FILE, record.plan)
         self.model.switch(weights=True, inputs=True)
         self.bit_widths = switching.bit_widths(self.model)
         self.shown = tuple(range(min(PICTURES, len(self.test))))

@@ -28,7 +28,7 @@ def measured(
     """
     model = experiment.model
     report(Event("calibrate", note="ranges"))
-    alike = replace(spec, edge_layers="same")
+    alike = replace(spec, edge_layers="same", allocator="same")  # all layers at every width
     plans = {
         bits: bit_plan(model, replace(alike, weight_bits=bits, act_bits=bits))
         for bits in noise_profile.BITS

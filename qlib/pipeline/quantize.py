@@ -9,16 +9,22 @@ from qlib.core.registry import discover, lookup
 from qlib.core.scheme import PER_CHANNEL, PER_TENSOR, BitPlan, Granularity, Scheme
 from qlib.learning import tuning
 from qlib.network.model import QuantModel
-from qlib.pipeline.artifacts import save_quantizers
+from qlib.pipeline import quantizer_file
 from qlib.pipeline.experiment import Experiment
 
 GROUP = 64  # weights that share a scale when granularity is "group"
 
 
 def quantize(
-    experiment: Experiment, spec: RunSpec, report: Report, folder: Path | None = None
+    experiment: Experiment,
+    spec: RunSpec,
+    report: Report,
+    folder: Path | None = None,
+    plan: BitPlan | None = None,
 ) -> dict[str, Tensor]:
     """Apply the method, then tune; the model is afterwards quantized and switched on.
+
+    ``plan``: by default `bit_plan`, what the specification asks for.
 
     Returns:
         logits of the held-out images, (n, classes) each: "float", "nearest" (plain rounding) and
@@ -27,7 +33,7 @@ def quantize(
     Raises:
         InvalidSpec: the method gave up; with a folder, the quantizers of finished units are in it.
     """
-    model, plan = experiment.model, bit_plan(experiment.model, spec)
+    model, plan = experiment.model, plan or bit_plan(experiment.model, spec)
     report(Event("calibrate", note="ranges"))
     discover("methods")["nearest"]().apply(model, plan, experiment.data, report)
     model.switch(weights=True, inputs=True)
@@ -42,7 +48,7 @@ def quantize(
             method.apply(model, plan, experiment.data, report)
         except InvalidSpec:
             if folder is not None:
-                save_quantizers(model, folder)
+                quantizer_file.save(model, folder / quantizer_file.FILE)
             raise
     tuning.tune(
         experiment.model, experiment.data, report, norms=spec.tune_norms, biases=spec.tune_biases
@@ -65,7 +71,7 @@ def bit_plan(model: QuantModel, spec: RunSpec) -> BitPlan:
     sharing = {"channel": PER_CHANNEL, "tensor": PER_TENSOR, "group": Granularity("group", GROUP)}
     weight = Scheme(spec.weight_bits, spec.symmetric_weights, granularity=sharing[spec.granularity])
     act = Scheme(spec.act_bits, spec.symmetric_acts)
-    allocator = discover("allocators")["same"]()
+    allocator = discover("allocators")[spec.allocator]()
     plan = allocator.allocate(model, weight, act, edge_layers=spec.edge_layers)
     try:
         kept = {lookup("layer", name, model.layers) for name in spec.keep_float}
@@ -77,3 +83,10 @@ def bit_plan(model: QuantModel, spec: RunSpec) -> BitPlan:
         {n: scheme for n, scheme in plan.inputs.items() if n.rpartition(".")[0] not in kept},
         plan.fixed,
     )
+
+
+def bits_of(plan: BitPlan, model: QuantModel) -> dict[str, int | None]:
+    """The bits of every quantization point, as `RunRecord.plan` keeps them; None: float."""
+    schemes = {f"{name}.weight": plan.weights.get(name) for name in model.weighted()}
+    schemes |= {name: plan.inputs.get(name) for name in model.points}
+    return {name: scheme.bits if scheme else None for name, scheme in schemes.items()}

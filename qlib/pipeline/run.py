@@ -11,12 +11,12 @@ from qlib.core.records import Event, Report, RunRecord, RunSpec, ignore
 from qlib.core.specs import checked
 from qlib.measure import metrics, output_errors
 from qlib.network import costs, switching
-from qlib.pipeline import bit_widths
+from qlib.pipeline import bit_widths, quantizer_file
 from qlib.pipeline.analysis import analyse
-from qlib.pipeline.artifacts import save_predictions, save_quantizers
+from qlib.pipeline.artifacts import save_predictions
 from qlib.pipeline.experiment import Experiment, device_of, load_experiment
 from qlib.pipeline.provenance import Clock, about_data, peak_of, versions
-from qlib.pipeline.quantize import quantize
+from qlib.pipeline.quantize import bit_plan, bits_of, quantize
 from qlib.sensitivity.units import block_sensitivity
 from qlib.store import binning
 
@@ -43,7 +43,8 @@ def run(
     clock = Clock(report)
     device = device_of(spec)
     experiment = load_experiment(spec, device, clock)
-    logits = quantize(experiment, spec, clock, folder)
+    plan = bit_plan(experiment.model, spec)
+    logits = quantize(experiment, spec, clock, folder, plan)
     found = _measured(experiment, logits)
     at_widths, by_width = bit_widths.measured(experiment, logits["float"], spec.weight_bits)
     images = experiment.data.images[: output_errors.images_for(experiment.model)]
@@ -52,7 +53,7 @@ def run(
     rows, measured = _recorded(experiment, clock, folder)
     if folder is not None:
         save_predictions(folder, experiment.test, logits | by_width, experiment.classes)
-        save_quantizers(experiment.model, folder)
+        quantizer_file.save(experiment.model, folder / quantizer_file.FILE)
     record = RunRecord(
         spec=spec,
         metrics=found,
@@ -65,6 +66,7 @@ def run(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         bit_widths=at_widths,
         blocks=blocks,
+        plan=bits_of(plan, experiment.model),
     )
     if folder is not None:
         store.write_record(record, folder)

@@ -10,9 +10,9 @@ import torch
 from qlib import store
 from qlib.core.records import Event, InvalidSpec, Report, RunSpec
 from qlib.network import costs
+from qlib.pipeline import quantizer_file
 from qlib.pipeline.experiment import Experiment
-from qlib.pipeline.quantize import bit_plan, quantize
-from qlib.pipeline.restore import FILE, restore
+from qlib.pipeline.quantize import bit_plan, bits_of, quantize
 from qlib.sensitivity import profile
 from qlib.sensitivity.layers import measure
 
@@ -30,29 +30,32 @@ def measured(
     """The fields of the record that are its own."""
     report(Event("calibrate", note="ranges"))
     base = _restored(experiment, spec, known)
-    if not base:
-        quantize(experiment, spec, report, folder)
+    if base is None:
+        plan = bit_plan(experiment.model, spec)
+        quantize(experiment, spec, report, folder, plan)
+    bits = base.record.plan if base else bits_of(plan, experiment.model)
     report(Event("profile"))
     images = experiment.predict.first(len(experiment.test))
     rows = measure(experiment.model, images, experiment.labels, report)
-    return {"layers": rows, "metrics": _summed(experiment, rows), "data": {"base": base}}
+    about = {"base": base.key if base else ""}
+    return {"layers": rows, "metrics": _summed(experiment, rows), "data": about, "plan": bits}
 
 
-def _restored(experiment: Experiment, spec: RunSpec, known: Sequence[Path]) -> str:
-    """The key of the finished run whose quantizers are in the model now; "" if there is none.
+def _restored(experiment: Experiment, spec: RunSpec, known: Sequence[Path]) -> store.Entry | None:
+    """The finished run whose quantizers are in the model now; None if there is none.
 
     What a run stored is trusted where the network then gives the answers that it gave.
     """
-    plan = bit_plan(experiment.model, spec)
     for entry in profile.bases(spec, known):
         try:
-            restore(experiment.model, plan, entry.folder / FILE)
+            file = entry.folder / quantizer_file.FILE
+            quantizer_file.load(experiment.model, file, entry.record.plan)
             stored = store.load_preds(entry.folder)
         except InvalidSpec:
             continue  # the method is applied again: slower, never wrong
         if _answers_alike(experiment, stored):
-            return entry.key
-    return ""
+            return entry
+    return None
 
 
 def _answers_alike(experiment: Experiment, stored: dict[str, np.ndarray]) -> bool:

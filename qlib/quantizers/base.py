@@ -1,12 +1,16 @@
 """The contract of a quantizer: a tensor in, the same tensor on the grid out."""
 
+import inspect
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from qlib.core.functional import dequantize, mixed, qparams, quantize, take
+from qlib.core.records import InvalidSpec
+from qlib.core.registry import discover
 from qlib.core.scheme import Scheme
 from qlib.observers.base import Observer
 
@@ -30,6 +34,21 @@ class Learner(nn.Module):
 
     def keep_positive(self) -> None:
         """After an optimiser step: bring what left its limits back, such as a scale below 0."""
+
+
+@dataclass(frozen=True)
+class State:
+    """All that one quantizer is made of, ready for a file.
+
+    ``key``: its file in ``qlib/quantizers``; ``options``: plain values (JSON); ``parts``: the
+    quantizers that it is built from.
+    """
+
+    key: str
+    scheme: Scheme
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    parts: "dict[str, State]" = field(default_factory=dict)
 
 
 class Quantizer(Learner, ABC):
@@ -111,6 +130,70 @@ class Quantizer(Learner, ABC):
         """A scale that is being learned stays positive."""
         if self.scale.requires_grad:
             self.scale.abs_().clamp_(min=1e-8)
+
+    @classmethod
+    def key(cls) -> str:
+        """The name of its file, under which `qlib.core.registry` finds the class."""
+        return cls.__module__.rpartition(".")[2]
+
+    def as_grid(self) -> "Quantizer":
+        """The levels alone, without what was learned for one tensor: itself, if all is needed."""
+        return self
+
+    def state(self, weight: Tensor | None = None) -> State:
+        """All that `from_state` needs to make an equal quantizer.
+
+        By default: what the constructor takes, each found under the attribute of its name, and
+        every other registered buffer and parameter. ``scale`` and ``zero_point`` are left out where
+        the constructor works them out. ``weight``: the tensor that it was made for, if it is one.
+        """
+        takes = inspect.signature(type(self)).parameters.keys() - {"scheme"}
+        inner = tuple(f"{n}." for n, m in self.named_children() if isinstance(m, Quantizer))
+        registered = self.state_dict(keep_vars=True).items()
+        made = {"scale", "zero_point"} - takes
+        found = {n: t for n, t in registered if n not in made and not n.startswith(inner)}
+        found |= {name: getattr(self, name) for name in takes}
+        tensors = {n: v.detach() for n, v in found.items() if isinstance(v, Tensor)}
+        parts = {n: v.state() for n, v in found.items() if isinstance(v, Quantizer)}
+        options = {n: v for n, v in found.items() if n not in tensors and n not in parts}
+        return State(self.key(), self.scheme, tensors, options, parts)
+
+    @classmethod
+    def from_state(cls, state: State, weight: Tensor | None = None) -> "Quantizer":
+        """The quantizer that gave this `state`; ``weight`` as there."""
+        takes = inspect.signature(cls).parameters
+        given = {"scheme": state.scheme} | state.options | state.tensors
+        given |= {name: restored(part) for name, part in state.parts.items()}
+        made = cls(**{name: value for name, value in given.items() if name in takes})
+        for name in state.tensors.keys() - takes.keys():
+            _put(made, name, state.tensors[name])
+        return made
+
+
+def restored(state: State, weight: Tensor | None = None) -> Quantizer:
+    """The quantizer that a state describes, whatever its class.
+
+    Raises:
+        InvalidSpec: no file of ``qlib/quantizers`` has the key of the state.
+    """
+    known = discover("quantizers")
+    if state.key not in known:
+        raise InvalidSpec(
+            f"There is no quantizer {state.key!r} here, only {', '.join(known)}; put the file "
+            f"{state.key}.py into qlib/quantizers, or quantize the network again."
+        )
+    return known[state.key].from_state(state, weight)
+
+
+def _put(owner: nn.Module, name: str, tensor: Tensor) -> None:
+    """Give a module a tensor of its state, also where it holds None or nothing by that name."""
+    path, _, name = name.rpartition(".")
+    owner = owner.get_submodule(path)
+    if name in owner._parameters:
+        owner._parameters[name] = nn.Parameter(tensor, requires_grad=False)
+    else:
+        vars(owner).pop(name, None)
+        owner.register_buffer(name, tensor)
 
 
 Base = Quantizer

@@ -22,7 +22,8 @@ class Columns(Quantizer):
 
     def __init__(self, grid: Quantizer, column: Tensor) -> None:
         super().__init__(grid.scale, grid.zero_point, grid.scheme)
-        self.inner = Uniform(grid.scale, grid.zero_point, grid.scheme)
+        self.grid = Uniform(grid.scale, grid.zero_point, grid.scheme)
+        self.scale = self.grid.scale  # one scale, whoever changes it
         self.register_buffer("column", column.detach().clone())
 
     @property
@@ -33,10 +34,10 @@ class Columns(Quantizer):
         return self.values(self.nearest(x))
 
     def nearest(self, x: Tensor) -> Tensor:
-        return self.inner.nearest(x * self.column)
+        return self.grid.nearest(x * self.column)
 
     def values(self, codes: Tensor) -> Tensor:
-        return self.inner.values(codes) / self.column
+        return self.grid.values(codes) / self.column
 
     def learnable(self) -> dict[str, list]:
         return {}

@@ -1,39 +1,64 @@
-"""Codes that an algorithm has worked out at once, such as one-shot rounding. Nothing to learn."""
+"""A weight whose integer codes are known, on any grid: what one-shot rounding and runs leave."""
 
 import torch
 from torch import Tensor, nn
 
 from qlib.core.scheme import Scheme
-from qlib.quantizers.base import Quantizer
+from qlib.quantizers.base import Quantizer, State, restored
 
 
 class FixedCodes(Quantizer):
-    """x̂ = s·(q − z) for codes q that are kept; until some are given, the nearest ones.
+    """The values that ``grid`` gives to fixed codes. Nothing is learned.
 
-    Made for one weight tensor: what it is called with says the shape alone.
+    Made for one weight tensor: what it is called with is not looked at.
     """
 
-    title = "codes worked out at once"
+    title = "fixed codes"
+    fits_alone = False
 
-    def __init__(self, scale: Tensor, zero_point: Tensor, scheme: Scheme) -> None:
-        super().__init__(scale, zero_point, scheme)
-        self.register_buffer("chosen", None)
+    def __init__(self, grid: Quantizer, chosen: Tensor) -> None:
+        super().__init__(grid.scale, grid.zero_point, grid.scheme)
+        self.grid, self.mixed = grid, grid.mixed
+        self.scale = grid.scale  # one scale, whoever changes it
+        self.register_buffer("chosen", chosen.detach().clone())
 
     @classmethod
     def of(cls, fitted: Quantizer, codes: Tensor) -> "FixedCodes":
         """Whole codes, shaped like the weight, on the grid of a fitted quantizer."""
-        made = cls(fitted.scale, fitted.zero_point, fitted.scheme)
-        made.chosen = codes.detach().clone()
-        return made
+        return cls(fitted.as_grid(), codes)
+
+    @property
+    def grids(self) -> int:
+        return self.grid.grids
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.values(self.codes(x))
+        return self.grid.values(self.chosen)
 
     def codes(self, x: Tensor) -> Tensor:
-        if self.chosen is None:
-            with torch.no_grad():
-                self.chosen = self.nearest(x)
         return self.chosen
+
+    def nearest(self, x: Tensor) -> Tensor:
+        return self.grid.nearest(x)
+
+    def values(self, codes: Tensor) -> Tensor:
+        return self.grid.values(codes)
 
     def learnable(self) -> dict[str, list[nn.Parameter]]:
         return {}
+
+    def state(self, weight: Tensor | None = None) -> State:
+        """Codes as small integers, and the grid."""
+        codes = self.chosen.to(_integers(self.scheme))
+        return State(self.key(), self.scheme, {"codes": codes}, parts={"grid": self.grid.state()})
+
+    @classmethod
+    def from_state(cls, state: State, weight: Tensor | None = None) -> "FixedCodes":
+        grid = restored(state.parts["grid"])
+        return cls(grid, state.tensors["codes"].to(grid.scale.dtype))
+
+
+def _integers(scheme: Scheme) -> torch.dtype:
+    """The smallest type that holds the codes of a grid."""
+    if scheme.bits > 8:
+        return torch.int16 if scheme.symmetric else torch.int32
+    return torch.int8 if scheme.symmetric else torch.uint8

@@ -10,6 +10,7 @@ from qlib.core import fused
 from qlib.core.functional import fake_quantize
 from qlib.core.scheme import Scheme
 from qlib.quantizers.base import Quantizer
+from qlib.quantizers.uniform import Uniform
 
 SMALLEST = 1e-3  # a factor at 0 would send its weight to infinity
 
@@ -71,6 +72,9 @@ class FlexRound(Quantizer):
 
     def codes(self, x: Tensor) -> Tensor:
         return self.nearest(x / self.divisors(x))
+
+    def as_grid(self) -> Uniform:
+        return Uniform(self.scale, self.zero_point, self.scheme)
 
     def learnable(self) -> dict[str, list[nn.Parameter]]:
         if self.factors is None or not self.soft:

@@ -50,12 +50,6 @@ class FreePower(Power):
         self.latent = nn.Parameter(steps, requires_grad=False)
 
     @torch.no_grad()
-    def keep(self, codes: Tensor) -> None:
-        """Take codes that are known, as whole floats shaped like the weight."""
-        steps = self.scheme.granularity.split(codes) - self.zero_point
-        self.latent = nn.Parameter(steps, requires_grad=False)
-
-    @torch.no_grad()
     def freeze(self, mask: Tensor, weight: Tensor) -> None:
         """Leave the codes where ``mask`` is True as nearest has them before learning."""
         self.frozen, self.first = self.scheme.granularity.split(mask), self.latent.round()
@@ -81,6 +75,9 @@ class FreePower(Power):
         if self.latent is None:
             self.start(x)
         return (self.latent.detach().round() + self.zero_point).reshape(x.shape)
+
+    def as_grid(self) -> Power:
+        return Power(self.scale, self.zero_point, self.scheme, self.exponent)
 
     def learnable(self) -> dict[str, list[nn.Parameter]]:
         if self.reach is None or self.latent is None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from qlib.core.scheme import Scheme
 from qlib.quantizers.base import Quantizer
+from qlib.quantizers.uniform import Uniform
 
 
 class FreeRound(Quantizer):
@@ -61,6 +62,9 @@ class FreeRound(Quantizer):
         if self.latent is None:
             self.start(x)
         return (self.latent.detach().round() + self.zero_point).reshape(x.shape)
+
+    def as_grid(self) -> Uniform:
+        return Uniform(self.scale, self.zero_point, self.scheme)
 
     def learnable(self) -> dict[str, list[nn.Parameter]]:
         if self.latent is None or not self.soft:

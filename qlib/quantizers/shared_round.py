@@ -5,14 +5,15 @@ Paper: PTMQ, Xu et al., AAAI 2024 (figure 1: weights and rounding shared, step s
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qlib.quantizers.base import Quantizer
+from qlib.quantizers.base import Quantizer, State
 from qlib.quantizers.soft_round import SoftRound, inverse_h
-from qlib.quantizers.switchable import Switchable
+from qlib.quantizers.switchable import Switchable, stored_grids
 from qlib.quantizers.uniform import Uniform
 
 
@@ -102,8 +103,32 @@ class SharedRound(Switchable):
         """Up where V ≥ 0; what was only needed to learn is let go of."""
         if self.soft:
             self.rounding = self.chosen.up >= 0
-            grids = {b: _grid(self.at(b)) for b in self.bit_widths}
+            grids = {b: self.at(b).as_grid() for b in self.bit_widths}
             self._of, self.members = grids, nn.ModuleList(grids.values())
+
+    def state(self, weight: Tensor | None = None) -> State:
+        """One bit for each weight; nested, also the integers that all widths come from."""
+        found = super().state()
+        tensors = {"rounding": pack(self.chosen.up >= 0 if self.soft else self.rounding)}
+        if self.nested:
+            base = self.base_codes(weight)
+            tensors["base"] = base.to(torch.int8 if self.scheme.symmetric else torch.uint8)
+        options = found.options | {"nested": self.nested}
+        return replace(found, tensors=tensors, options=options)
+
+    @classmethod
+    def from_state(cls, state: State, weight: Tensor | None = None) -> "SharedRound":
+        """Raises:
+        ValueError: ``weight`` is not the one that was rounded.
+        """
+        shape = state.scheme.granularity.split(weight).shape
+        rounding, nested = unpack(state.tensors["rounding"], shape), state.options["nested"]
+        made = cls.of_bits(stored_grids(state), rounding, nested=nested).set_bits(
+            state.options["bits"]
+        )
+        if nested and not torch.equal(made.base_codes(weight), state.tensors["base"].to(weight)):
+            raise ValueError("it was rounded from another weight")
+        return made
 
     def _steps(self, x: Tensor) -> Tensor:
         return self._floor(x, self.bits).add_(self.rounding).clamp_(self.low, self.high)
@@ -140,10 +165,6 @@ def unpack(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
         raise ValueError(f"{len(packed)} bytes of rounding bits for {n} weights")
     bits = np.unpackbits(packed.cpu().numpy(), count=n).astype(bool)
     return torch.from_numpy(bits).reshape(shape).to(packed.device)
-
-
-def _grid(q: Quantizer) -> Uniform:
-    return Uniform(q.scale, q.zero_point, q.scheme)
 
 
 def _nested(fitted: Switchable) -> dict[int, Quantizer]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from qlib.core import fused
 from qlib.core.scheme import Scheme
 from qlib.quantizers.base import Quantizer
+from qlib.quantizers.uniform import Uniform
 
 LEAST = 0.01  # share of its first width that a step keeps at least
 
@@ -54,6 +55,9 @@ class Shifted(Quantizer):
     def codes(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             return (self._rounded(x)[1] + self.zero.round()).reshape(x.shape)
+
+    def as_grid(self) -> Uniform:
+        return Uniform(self.scale, self.zero_point, self.scheme)
 
     def learnable(self) -> dict[str, list[nn.Parameter]]:
         if not self.soft:

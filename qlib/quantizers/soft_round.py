@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from qlib.core import fused
 from qlib.core.scheme import Scheme
 from qlib.quantizers.base import Quantizer
+from qlib.quantizers.uniform import Uniform
 
 STRETCH = (1.1, -0.1)  # ζ, γ: let h reach 1 and 0
 SURE = 1e30  # a V that nothing moves: h is 0 or 1, its slope 0
@@ -95,6 +96,9 @@ class SoftRound(Quantizer):
     def codes(self, x: Tensor) -> Tensor:
         steps = (self.floor + self.h().round()).clamp(self.low, self.high)
         return (steps + self.zero_point).reshape(x.shape)
+
+    def as_grid(self) -> Uniform:
+        return Uniform(self.scale, self.zero_point, self.scheme)
 
     def learnable(self) -> dict[str, list[nn.Parameter]]:
         return {"rounding": [self.up]} if self.soft else {}

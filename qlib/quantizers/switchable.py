@@ -3,14 +3,15 @@
 It needs several fitted ones.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from qlib.core.scheme import Scheme
-from qlib.quantizers.base import Learner, Quantizer
+from qlib.quantizers.base import Learner, Quantizer, State, restored
 
 
 class Switchable(Quantizer):
@@ -87,3 +88,34 @@ class Switchable(Quantizer):
     def keep_positive(self) -> None:
         for q in self._of.values():
             q.keep_positive()
+
+    def state(self, weight: Tensor | None = None) -> State:
+        """The grids of all widths as one, their tensors stacked: (widths, …) each."""
+        every = _stacked([q.as_grid().state() for q in self._of.values()])
+        options = {"bits": self.bits, "widths": list(self._of)}
+        return State(self.key(), self.scheme, options=options, parts={"each": every})
+
+    @classmethod
+    def from_state(cls, state: State, weight: Tensor | None = None) -> "Switchable":
+        return cls(stored_grids(state)).set_bits(state.options["bits"])
+
+
+def stored_grids(state: State) -> dict[int, Quantizer]:
+    """The grids of a stored quantizer for several widths."""
+    widths, every = state.options["widths"], state.parts["each"]
+    return {bits: restored(_taken(every, i, bits)) for i, bits in enumerate(widths)}
+
+
+def _stacked(states: Sequence[State]) -> State:
+    """Alike states as one. Options are the first one's, as is the scheme but for its bits."""
+    first = states[0]
+    tensors = {n: torch.stack([s.tensors[n] for s in states]) for n in first.tensors}
+    parts = {n: _stacked([s.parts[n] for s in states]) for n in first.parts}
+    return replace(first, tensors=tensors, parts=parts)
+
+
+def _taken(state: State, place: int, bits: int) -> State:
+    """One of the states that were stacked."""
+    tensors = {n: t[place] for n, t in state.tensors.items()}
+    parts = {n: _taken(part, place, bits) for n, part in state.parts.items()}
+    return replace(state, scheme=replace(state.scheme, bits=bits), tensors=tensors, parts=parts)

@@ -28,11 +28,6 @@ class TwinSign(Twin):
         zero = torch.full_like(scale, scheme.qmin + half)
         return cls(scale, finest_shift(scale, half), zero, scheme)
 
-    @property
-    def sign_shift(self) -> Tensor:
-        """m, under the name by which it is stored."""
-        return self.shift
-
     def forward(self, x: Tensor) -> Tensor:
         ends = -self.half * self.small, (self.half - 1) * self.scale
         return by_steps(x, x < 0, self.small, self.scale, *ends)

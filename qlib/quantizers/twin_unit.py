@@ -27,18 +27,6 @@ class TwinUnit(Twin):
         self.summed = summed
 
     @property
-    def unit_sum(self) -> Tensor:
-        """Stored only where ranges are added."""
-        if not self.summed:
-            raise AttributeError("unit_sum")
-        return torch.ones_like(self.shift)
-
-    @property
-    def unit_shift(self) -> Tensor:
-        """m, under the name by which it is stored."""
-        return self.shift
-
-    @property
     def split(self) -> Tensor:
         """t: the top of the small range."""
         return 2.0**-self.shift
