@@ -2,15 +2,11 @@
 pictures and in the comparison, and no other file knows of it."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers_copy import called, copied
 
-ROOT = Path(__file__).resolve().parents[1]
 METHOD = '''
 """Nearest, with one number to set.  arXiv 1712.05877"""
 
@@ -70,23 +66,7 @@ print(json.dumps({"form": form, "card": said(at), "compare": said(compare), "sta
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory) -> Path:
     """The program in a folder of its own, with one file more."""
-    folder = tmp_path_factory.mktemp("copy")
-    for name in ("qlib", "pages", ".streamlit", "app.py"):
-        source = ROOT / name
-        take = shutil.copytree if source.is_dir() else shutil.copy
-        take(source, folder / name)
-    (folder / "assets").symlink_to(ROOT / "assets")
-    (folder / "qlib" / "methods" / "dropped.py").write_text(METHOD.lstrip())
-    (folder / "runs").mkdir()
-    return folder
-
-
-def called(copy: Path, *words: str) -> str:
-    own = {"PYTHONPATH": str(copy), "QLIB_RUNS": str(copy / "runs"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *words], cwd=copy, env=os.environ | own, text=True,
-                          capture_output=True, timeout=600)  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    return copied(tmp_path_factory.mktemp("copy"), {"qlib/methods/dropped.py": METHOD})
 
 
 def test_a_dropped_in_method_is_everywhere(copy: Path) -> None:

@@ -95,3 +95,9 @@ class BitPlan:
     weights: Mapping[str, Scheme] = field(default_factory=dict)
     inputs: Mapping[str, Scheme] = field(default_factory=dict)
     fixed: frozenset[str] = frozenset()
+
+    @property
+    def bits(self) -> dict[str, int]:
+        """Bits of every tensor with a grid, by its point: ``fc.weight``, ``fc.input``, …"""
+        weights = {f"{name}.weight": scheme.bits for name, scheme in self.weights.items()}
+        return weights | {name: scheme.bits for name, scheme in self.inputs.items()}

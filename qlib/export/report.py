@@ -62,6 +62,7 @@ def about(record: RunRecord) -> dict:
         "run": record.spec.key,
         "spec": record.spec.to_json(),
         "seed": record.spec.seed,
+        "plan": record.plan,
         "top1": m.get("top1"),
         "top1_95": [m.get("top1_low"), m.get("top1_high")],
         "n": m.get("n"),

@@ -34,6 +34,7 @@ def as_text(record: RunRecord, run_dir: Path) -> str:
     lines = [
         f"{spec.model} on {spec.data}: {_recipe(spec)}, seed {spec.seed}",
         f"settings   {settings or 'none'}; {spec.calib} calibration images",
+        *_bits(record),
         *found(record),
         f"time       {', '.join(f'{name} {value:.1f} s' for name, value in record.seconds.items())}"
         f"; peak memory {record.peak_mb:.0f} MB",
@@ -49,6 +50,17 @@ def _recipe(spec: RunSpec) -> str:
         return f"noise before rounding, grids by {spec.act_observer}"
     widths = f"{spec.method} W{spec.weight_bits}A{spec.act_bits}"
     return f"{widths}, edge layers {spec.edge_layers}, placement {spec.placement}"
+
+
+def _bits(record: RunRecord) -> list[str]:
+    """Who gave the layers their bits, and what they got."""
+    if not record.plan:
+        return []
+    sides: dict[str, set[int]] = {"weights": set(), "activations": set()}
+    for point, bits in record.plan.items():
+        sides["weights" if point.endswith(".weight") else "activations"] |= {bits} - {None}
+    told = (f"{side} {', '.join(map(str, sorted(b))) or 'in float'}" for side, b in sides.items())
+    return [f"bits       allocator {record.spec.allocator}: {'; '.join(told)}"]
 
 
 def _measured(record: RunRecord) -> list[str]:

@@ -41,6 +41,7 @@ class Network:
         self._images: dict[int, Tensor] = {}
         report(Event("load", note="quantizers"))
         quantizer_file.load(self.model, folder / quantizer_file.FILE, record.plan)
+        self.plan = quantizer_file.bits(self.model)
         self.model.switch(weights=True, inputs=True)
         self.bit_widths = switching.bit_widths(self.model)
         self.shown = tuple(range(min(PICTURES, len(self.test))))
@@ -63,7 +64,7 @@ class Network:
         if isinstance(bits, int):
             switching.set_bits(self.model, bits, weights=weights)
             return
-        switching.set_bits(self.model, self.spec.act_bits, weights=self.spec.weight_bits)
+        switching.set_plan(self.model, self.plan)
         fixed = set(self.model.units()) - set(self.units)
         if named := {unit: b for unit, b in (bits or {}).items() if unit not in fixed}:
             switching.set_bits(self.model, named)

@@ -108,8 +108,7 @@ class PTMQ(Method):
     ) -> None:
         from qlib.network import switching
 
-        own = _bits(model, plan)
-        widths = self.widths({*own.values()})
+        widths = self.widths(_bits(plan))
         per_width = self.weight_set == "per width"
         data.attach_weights(model, plan, widths=widths if per_width else ())
         data.attach_inputs(model, plan, widths=widths)
@@ -119,7 +118,7 @@ class PTMQ(Method):
         for unit in data.iter_units(model, widths=turn or None):
             self._learn(unit, self.groups(widths or (0,)), data, report)
         if widths:
-            switching.set_bits(model, own["acts"], weights=own["weights"])
+            switching.set_plan(model, plan.bits)
 
     def _learn(self, unit: "Unit", groups: "Groups", data: "Calibration", report: "Report") -> None:
         from qlib.learning.reconstruct import Rate, reconstruct
@@ -156,9 +155,8 @@ class PTMQ(Method):
         return SoftRound.from_nearest(fitted, weight)
 
 
-def _bits(model: "QuantModel", plan: "BitPlan") -> dict[str, int]:
-    """The run's own bits of weights and of activations, from what the plan does not fix."""
-    weights = [s.bits for n, s in plan.weights.items() if n not in plan.fixed]
-    acts = [s.bits for n, s in plan.inputs.items() if n.rpartition(".")[0] not in plan.fixed]
-    first = (weights or acts or [8])[0]
-    return {"weights": first, "acts": (acts or [first])[0]}
+def _bits(plan: "BitPlan") -> set[int]:
+    """The run's own bits, of weights and of activations: those that the plan does not fix."""
+    weights = {s.bits for n, s in plan.weights.items() if n not in plan.fixed}
+    acts = {s.bits for n, s in plan.inputs.items() if n.rpartition(".")[0] not in plan.fixed}
+    return weights | acts or {8}

@@ -47,6 +47,23 @@ def set_bits(
             point.set_bits(weights if heavy else wanted[unit])
 
 
+def set_plan(model: QuantModel, plan: Mapping[str, int | None]) -> None:
+    """Switch every point to bits of its own: of ``LAYER.weight``, ``LAYER.input`` and so on.
+
+    Raises:
+        KeyError: a point that can be switched does not have that width, or is not in the plan.
+    """
+    for name, layer in model.weighted().items():
+        _set(layer.weight_point, f"{name}.weight", plan)
+    for name, point in model.points.items():
+        _set(point, name, plan)
+
+
+def _set(point: QuantPoint, name: str, plan: Mapping[str, int | None]) -> None:
+    if isinstance(point.quantizer, Switchable):
+        point.set_bits(plan[name])
+
+
 def current_bits(model: QuantModel) -> dict[str, int]:
     """Unit → the width of its activations now (of its weights, where only they are switched)."""
     found: dict[str, int] = {}

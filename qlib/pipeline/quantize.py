@@ -87,6 +87,5 @@ def bit_plan(model: QuantModel, spec: RunSpec) -> BitPlan:
 
 def bits_of(plan: BitPlan, model: QuantModel) -> dict[str, int | None]:
     """The bits of every quantization point, as `RunRecord.plan` keeps them; None: float."""
-    schemes = {f"{name}.weight": plan.weights.get(name) for name in model.weighted()}
-    schemes |= {name: plan.inputs.get(name) for name in model.points}
-    return {name: scheme.bits if scheme else None for name, scheme in schemes.items()}
+    points = [*(f"{name}.weight" for name in model.weighted()), *model.points]
+    return {name: plan.bits.get(name) for name in points}

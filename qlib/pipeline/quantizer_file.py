@@ -43,7 +43,7 @@ def save(model: QuantModel, file: Path, metadata: Mapping[str, str] | None = Non
         if layer.correction is not None:
             tensors[f"{name}.bias.added"] = layer.correction.added
     ready = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    save_file(ready, file, {**(metadata or {}), ENTRY: json.dumps(told)})
+    save_file(ready, file, {**(metadata or {}), ENTRY: json.dumps(told, separators=(",", ":"))})
 
 
 @torch.no_grad()
@@ -147,10 +147,15 @@ def _described(words: dict[str, str]) -> dict[str, Any]:
 
 
 def _told(state: State) -> dict[str, Any]:
-    """A state without its tensors, whose names are kept."""
-    parts = {name: _told(part) for name, part in state.parts.items()}
-    found = {"key": state.key, "scheme": asdict(state.scheme), "tensors": sorted(state.tensors)}
-    return found | {"options": state.options, "parts": parts}
+    """A state without its tensors, whose names are kept; what is empty is left out."""
+    found = {
+        "key": state.key,
+        "scheme": asdict(state.scheme),
+        "tensors": sorted(state.tensors),
+        "options": state.options,
+        "parts": {name: _told(part) for name, part in state.parts.items()},
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def _named(name: str, state: State) -> dict[str, Tensor]:
@@ -163,8 +168,9 @@ def _named(name: str, state: State) -> dict[str, Tensor]:
 
 def _state(name: str, told: dict[str, Any], tensors: dict[str, Tensor]) -> State:
     """The reverse of `_told` and `_named`; takes what it needs out of ``tensors``."""
-    own = {tensor: tensors.pop(f"{name}.{tensor}") for tensor in told["tensors"]}
-    parts = {part: _state(f"{name}.{part}", t, tensors) for part, t in told["parts"].items()}
+    own = {tensor: tensors.pop(f"{name}.{tensor}") for tensor in told.get("tensors", ())}
+    inner = told.get("parts", {})
+    parts = {part: _state(f"{name}.{part}", t, tensors) for part, t in inner.items()}
     scheme = dict(told["scheme"])
     scheme["granularity"] = Granularity(**scheme["granularity"])
-    return State(told["key"], Scheme(**scheme), own, told["options"], parts)
+    return State(told["key"], Scheme(**scheme), own, told.get("options", {}), parts)

@@ -43,6 +43,9 @@ class FixedCodes(Quantizer):
     def values(self, codes: Tensor) -> Tensor:
         return self.grid.values(codes)
 
+    def as_grid(self) -> Quantizer:
+        return self.grid
+
     def learnable(self) -> dict[str, list[nn.Parameter]]:
         return {}
 

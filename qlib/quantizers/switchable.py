@@ -71,8 +71,25 @@ class Switchable(Quantizer):
     def high(self) -> Tensor | float:
         return self.chosen.high
 
+    @property
+    def mixed(self) -> bool:
+        return self.chosen.mixed
+
+    @property
+    def grids(self) -> int:
+        return self.chosen.grids
+
     def forward(self, x: Tensor) -> Tensor:
         return self.chosen(x)
+
+    def codes(self, x: Tensor) -> Tensor:
+        return self.chosen.codes(x)
+
+    def nearest(self, x: Tensor) -> Tensor:
+        return self.chosen.nearest(x)
+
+    def values(self, codes: Tensor) -> Tensor:
+        return self.chosen.values(codes)
 
     def partly(self, x: Tensor, keep: Tensor | None) -> Tensor:
         return self.chosen.partly(x, keep)

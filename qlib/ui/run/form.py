@@ -21,6 +21,7 @@ SPEC_KEYS = {  # fields of a specification that have a widget of their own, and 
     "weight_observer": "wobs",
     "act_observer": "aobs",
     "granularity": "gran",
+    "allocator": "alloc",
     "symmetric_weights": "wsym",
     "symmetric_acts": "asym",
     "tune_norms": "norms",
@@ -121,6 +122,7 @@ def _grid() -> dict:
     with one:
         found["edge_layers"] = _field("edge_layers", "First and last layer")
         found["placement"] = _field("placement", "Activations rounded at")
+        found["allocator"] = pickers.allocator(SPEC_KEYS["allocator"], SPEC["allocator"].help)
     with two:
         for side, name in (("Weight", "weight_observer"), ("Activation", "act_observer")):
             found[name] = pickers.observer(side, SPEC_KEYS[name], SPEC[name].help)

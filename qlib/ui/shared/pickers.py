@@ -125,6 +125,15 @@ def observer(side: str, key: str, help: str) -> str:
     return st.selectbox(f"{side} observer", known, key=key, bind=URL, help=help)
 
 
+def allocator(key: str, help: str) -> str:
+    """Who says which layer gets how many bits; nothing is asked where there is one answer."""
+    known = discover("allocators")
+    if len(known) == 1:
+        return next(iter(known))
+    order, title = _first(list(known), "same"), lambda name: known[name].title
+    return st.selectbox("Bits of layers", order, format_func=title, key=key, bind=URL, help=help)
+
+
 def runs(
     known: Sequence[str], default: Sequence[str], *, most: int, on_change: Callable[[], None]
 ) -> list[str]:
