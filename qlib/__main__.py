@@ -24,8 +24,8 @@ from qlib.sensitivity import profile
 LISTS = ("models", "datasets", "methods", "observers", "quantizers", "allocators")
 DONE, WRONG, FAULT, CANCELLED = 0, 2, 1, 130
 HELP = {  # of the fields that say nothing of themselves
-    "model": "network: a key of `list models`, or FILE.py:BUILD, a function of your own that returns "
-    "it (this runs the code in that file)",
+    "model": "network: a key of `list models`, or FILE.py:BUILD, a function of your own that "
+    "returns it (this runs the code in that file)",
     "data": "test images: a key of `list datasets`",
     "method": "how to quantize: a key of `list methods`",
     "weights": "file with the network's weights",
