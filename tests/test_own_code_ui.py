@@ -57,16 +57,14 @@ def test_neither_jobs_nor_live_runs_get_past_it(monkeypatch):
     monkeypatch.setattr(live, "shared", lambda: pytest.fail("loaded"))
     with pytest.raises(InvalidSpec, match=r"runs code of one's own only for a visitor at the m"):
         job_panel.queue(OWN)
-    with pytest.raises(InvalidSpec, match="own_nets.py:cnn is code"):
+    with pytest.raises(InvalidSpec, match=r"own_nets\.py:cnn is code"):
         live._open(SimpleNamespace(record=SimpleNamespace(spec=OWN), folder=ROOT))
 
 
 def test_there_is_one_way_from_pages_to_processes():
     sources = [*(ROOT / "qlib" / "ui").rglob("*.py"), *(ROOT / "pages").glob("*.py")]
     text = {str(path.relative_to(ROOT)): path.read_text() for path in sources}
-    assert [name for name in text if "jobs.submit(" in text[name]] == [
-        "qlib/ui/shared/job_panel.py"
-    ]
+    assert [n for n in text if "jobs.submit(" in text[n]] == ["qlib/ui/shared/job_panel.py"]
     assert [n for n in text if ").start(" in text[n]] == ["qlib/ui/shared/live.py"]
     assert text["qlib/ui/shared/live.py"].count(").start(") == 1
 
