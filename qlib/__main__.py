@@ -26,7 +26,8 @@ DONE, WRONG, FAULT, CANCELLED = 0, 2, 1, 130
 PROG = "python -m qlib"
 ABOUT = "Post-training quantization you can see. `quant-explorer` without a verb opens the app."
 HELP = {  # of the fields that say nothing of themselves
-    "model": "network: a key of `list models`",
+    "model": "network: a key of `list models`, or FILE.py:BUILD, a function of your own that "
+    "returns it (this runs the code in that file)",
     "data": "test images: a key of `list datasets`",
     "method": "how to quantize: a key of `list methods`",
     "weights": "file with the network's weights",
@@ -103,7 +104,7 @@ def _add_option(parser: argparse.ArgumentParser, field: Any) -> None:
         parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
                             help="a setting of the method; may be repeated")  # fmt: skip
         return
-    if field.name == "analysis":  # said by the verb
+    if field.name in ("analysis", "code"):  # said by the verb; found out
         return
     name, param = "--" + field.name.replace("_", "-"), params.params(RunSpec).get(field.name)
     if field.name == "keep_float":

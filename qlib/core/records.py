@@ -33,6 +33,8 @@ class RunSpec:
     ``settings`` holds the method's own fields; `qlib.core.specs.checked` fills in the missing ones.
     ``keep_float`` names layers that stay in float: their weight and their own inputs get no grid.
     ``tune_norms`` and ``tune_biases`` may follow any method: see `qlib.learning.tuning`.
+    ``code``: digest of the file where the network is one's own, filled in by
+    `qlib.core.specs.absolute`: changed code is another run.
     A field added later must have a default that means "as before": see `key`.
     """
 
@@ -97,6 +99,7 @@ class RunSpec:
         choices=("float32", "bfloat16"),
     )
     allocator: str = param("same", "Says which layer gets how many bits.")
+    code: str = ""
 
     @property
     def key(self) -> str:
@@ -107,7 +110,8 @@ class RunSpec:
         said = {name: value for name, value in asdict(self).items() if value != _DEFAULTS[name]}
         body = json.dumps(said, sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(body.encode()).hexdigest()[:10]
-        model = re.sub(r"[^A-Za-z0-9.-]+", "-", self.model).strip("-")
+        name = self.model.rpartition("/")[2] if ".py:" in self.model else self.model
+        model = re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-")
         recipe = f"{self.method}_{self.analysis}" if self.analysis else self.method
         return f"{model}_{recipe}_W{self.weight_bits}A{self.act_bits}_{digest}"
 

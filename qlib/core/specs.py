@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from qlib.core import params
+from qlib.core import own_code, params
 from qlib.core.checks import Damaged, check, plain
 from qlib.core.records import BITS, InvalidSpec, RunSpec
 from qlib.core.registry import discover, lookup, names
@@ -42,13 +42,22 @@ def checked(spec: RunSpec) -> RunSpec:
     Raises:
         InvalidSpec: an unknown name, or a value outside its limits.
     """
+    source_of("models", spec.model)
+    source_of("datasets", spec.data)
+    if spec.calib_data is not None:
+        source_of("datasets", spec.calib_data)
+    return recipe_checked(spec)
+
+
+def recipe_checked(spec: RunSpec) -> RunSpec:
+    """`checked`, but for the names of network and images: those may be anything.
+
+    Raises:
+        InvalidSpec: an unknown name, or a value outside its limits.
+    """
     try:
         _check_bits(spec)
         params.check(spec)
-        source_of("models", spec.model)
-        source_of("datasets", spec.data)
-        if spec.calib_data is not None:
-            source_of("datasets", spec.calib_data)
         lookup("method", spec.method, names("methods"))
         lookup("observer", spec.weight_observer, names("observers"))
         lookup("observer", spec.act_observer, names("observers"))
@@ -98,6 +107,9 @@ def absolute(spec: RunSpec) -> RunSpec:
         InvalidSpec: there is no such file or folder.
     """
     named = {"weights": spec.weights and _there(spec.weights)}
+    if own_code.is_own(spec.model):
+        file, function = own_code.parts(spec.model)
+        named |= {"model": f"{file.absolute()}:{function}", "code": own_code.digest(file)}
     for side in ("data", "calib_data"):
         source, colon, path = (getattr(spec, side) or "").partition(":")
         if path.strip() and f"{source}:PATH" in dataset_keys():

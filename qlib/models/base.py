@@ -12,11 +12,14 @@ if TYPE_CHECKING:  # names are listed without loading torch
 
 @dataclass(frozen=True)
 class Built:
-    """A float network in eval mode on the CPU, and how to feed it."""
+    """A float network in eval mode on the CPU, and how to feed it.
+
+    None where the source does not say; `qlib.pipeline.own_network.completed` finds it out.
+    """
 
     module: "nn.Module"
-    preprocess: Preprocess
-    classes: int  # outputs of the head
+    preprocess: Preprocess | None
+    classes: int | None  # outputs of the head
 
 
 class Model(ABC):

@@ -3,6 +3,8 @@
 from qlib.network.model import QuantModel
 from qlib.network.points import QuantLayer
 
+FLOAT = 32  # bits of what is not quantized
+
 
 def weight_bytes(layer: QuantLayer) -> float:
     """Σ weights × bits / 8, with a 4-byte scale and a one-byte zero-point for each grid."""
@@ -17,6 +19,11 @@ def bit_operations(model: QuantModel, layer: str) -> int:
     """Multiply–accumulates × bits × bits of the two operands, for one image; 32 where float."""
     left, right = _bits(model, layer)
     return model.macs[layer] * left * right
+
+
+def quantized_macs(model: QuantModel) -> int:
+    """Multiply–accumulates for one image of which both operands are quantized."""
+    return sum(n for name, n in model.macs.items() if max(_bits(model, name)) < FLOAT)
 
 
 def costs(model: QuantModel) -> dict[str, float]:
@@ -38,4 +45,4 @@ def _bits(model: QuantModel, layer: str) -> tuple[int, int]:
         if f"{layer}.input" not in model.points and boundary is not None:
             operands = [boundary.quantizer]
         operands.append(module.weight_point.quantizer)
-    return tuple(32 if q is None else q.scheme.bits for q in operands)
+    return tuple(FLOAT if q is None else q.scheme.bits for q in operands)

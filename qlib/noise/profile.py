@@ -30,7 +30,7 @@ STAGES = ("plain", "clip", "shift", "noise")
 _TEXT = ("layer", "kind", "block")
 _WHOLE = ("depth", "bits")
 _TAKEN = (
-    "model", "data", "weights", "calib", "calib_data", "seed", "device", "weight_observer",
+    "model", "code", "data", "weights", "calib", "calib_data", "seed", "device", "weight_observer",
     "act_observer", "granularity", "symmetric_weights", "symmetric_acts",
 )  # fmt: skip
 _HALF, _HELD = np.uint32(0x400), np.uint32(0xFFFFF800)  # 12 binary digits are kept

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qlib.core import own_code
+from qlib.core.preprocess import Preprocess
 from qlib.core.records import Event, InvalidSpec, Report, RunSpec
 from qlib.core.registry import discover
 from qlib.core.specs import source_of
@@ -17,6 +19,7 @@ from qlib.learning.calibration import Calibration
 from qlib.models.base import Built
 from qlib.network.blocks import find_blocks
 from qlib.network.model import QuantModel
+from qlib.pipeline.own_network import completed
 
 EVAL_BATCH = 64  # more and the activations of a vision transformer leave the cache
 
@@ -47,21 +50,37 @@ def load_experiment(spec: RunSpec, device: torch.device, report: Report) -> Expe
         InvalidSpec: something is missing, or does not fit together.
     """
     report(Event("load", spec.model))
-    generator = torch.Generator(device).manual_seed(spec.seed)
-    built, source, calib_images, same_source = _load(spec)
+    built, source, calib_images, same_source, notes = _load(spec)
     test_images = _held_out(source, spec)
     net = built.module.to(device)
     calib = _chosen(to_tensor(calib_images, built.preprocess), spec)
-    calib = _channels_last(calib.to(device))
     report(Event("load", note=f"{len(calib)} calibration images"))
-    model = QuantModel(net, calib[:2], find_blocks(net), spec.placement).to(device)
-    data = Calibration(calib, generator, _observer(spec.weight_observer),
-                       _observer(spec.act_observer), report=report,
-                       arithmetic=getattr(torch, spec.precision))  # fmt: skip
-    predict = Predictor(built, test_images, device, report)
+    model, data = quantizable(net, calib.to(device), spec, report)
+    model.notes += notes
+    predict = Predictor(built.preprocess, test_images, device, report)
     return Experiment(
         net, model, data, test_images, calib_images, source.classes, same_source, predict
     )
+
+
+def quantizable(
+    net: torch.nn.Module, images: Tensor, spec: RunSpec, report: Report
+) -> tuple[QuantModel, Calibration]:
+    """A quantizable copy of a float network and its calibration, as a specification says.
+
+    Args:
+        images: (n, c, h, w), preprocessed, on the device of the network.
+
+    Raises:
+        InvalidSpec: there is nothing to quantize in the network.
+    """
+    images = channels_last(images)
+    generator = torch.Generator(images.device).manual_seed(spec.seed)
+    model = QuantModel(net, images[:2], find_blocks(net), spec.placement).to(images.device)
+    data = Calibration(images, generator, _observer(spec.weight_observer),
+                       _observer(spec.act_observer), report=report,
+                       arithmetic=getattr(torch, spec.precision))  # fmt: skip
+    return model, data
 
 
 def device_of(spec: RunSpec) -> torch.device:
@@ -80,8 +99,11 @@ class Predictor:
 
     KEEP = 512e6  # bytes
 
-    def __init__(self, built: Built, images: Images, device: torch.device, report: Report) -> None:
-        self._built, self._images, self._device, self._report = built, images, device, report
+    def __init__(
+        self, preprocess: Preprocess, images: Images, device: torch.device, report: Report
+    ) -> None:
+        self._preprocess, self._images = preprocess, images
+        self._device, self._report = device, report
         self._kept: list[Tensor] = []
 
     def __call__(self, net: torch.nn.Module, name: str) -> Tensor:
@@ -89,7 +111,7 @@ class Predictor:
         out, n = [], len(self._images)
         with torch.no_grad():
             for x in self._batches():
-                out.append(net(_channels_last(x.to(self._device))).float().cpu())
+                out.append(net(channels_last(x.to(self._device))).float().cpu())
                 self._report(Event("evaluate", name, step=sum(map(len, out)), steps=n))
         return torch.cat(out)
 
@@ -98,27 +120,28 @@ class Predictor:
         if self._kept:
             found = torch.cat([*self._kept[: -(-n // EVAL_BATCH)]])[:n]
         else:
-            found = to_tensor(self._images, self._built.preprocess, 0, n)
-        return _channels_last(found.to(self._device))
+            found = to_tensor(self._images, self._preprocess, 0, n)
+        return channels_last(found.to(self._device))
 
     def at(self, position: int) -> Tensor:
         """One image, (1, channels, height, width), prepared, on the device."""
-        x = to_tensor(self._images, self._built.preprocess, position, position + 1)
-        return _channels_last(x.to(self._device))
+        x = to_tensor(self._images, self._preprocess, position, position + 1)
+        return channels_last(x.to(self._device))
 
     def _batches(self) -> Iterator[Tensor]:
         if self._kept:
             yield from self._kept
             return
-        numel = len(self._images) * int(np.prod(self._built.preprocess.input_size))
-        for _, x in batches(self._images, self._built.preprocess, EVAL_BATCH):
+        numel = len(self._images) * int(np.prod(self._preprocess.input_size))
+        for _, x in batches(self._images, self._preprocess, EVAL_BATCH):
             if 4 * numel <= self.KEEP:
                 self._kept.append(x)
             yield x
 
 
-def _load(spec: RunSpec) -> tuple[Built, Dataset, Images, bool]:
-    """Network, source of images, calibration images, and whether these come from that source."""
+def _load(spec: RunSpec) -> tuple[Built, Dataset, Images, bool, list[str]]:
+    """Network, source of images, calibration images, whether these come from that source, notes."""
+    _check_code(spec)
     built = source_of("models", spec.model)().build(spec.model, spec.weights)
     source = source_of("datasets", spec.data)(spec.data)
     other = source
@@ -127,12 +150,24 @@ def _load(spec: RunSpec) -> tuple[Built, Dataset, Images, bool]:
     balanced = spec.calib_choice == "balanced"
     # first: test images are what is left
     calib = other.calibration(spec.calib, spec.seed, balanced=balanced)
+    built, notes = completed(built, calib)
     if len(source.classes) != built.classes:
         raise InvalidSpec(
             f"{spec.model} tells {built.classes} classes apart, but {spec.data} has "
             f"{len(source.classes)}; choose images of the task that the network was trained for."
         )
-    return built, source, calib, other is source
+    return built, source, calib, other is source, notes
+
+
+def _check_code(spec: RunSpec) -> None:
+    """Raises:
+    InvalidSpec: the file of one's own network is not what it was when the run was asked for.
+    """
+    if spec.code and own_code.digest(file := own_code.parts(spec.model)[0]) != spec.code:
+        raise InvalidSpec(
+            f"{file} has changed since this run was asked for, so that its network is another one; "
+            "start a new run."
+        )
 
 
 def _chosen(images: Tensor, spec: RunSpec) -> Tensor:
@@ -152,7 +187,8 @@ def _held_out(source: Dataset, spec: RunSpec) -> Images:
     return source.test(spec.test)
 
 
-def _channels_last(x: Tensor) -> Tensor:
+def channels_last(x: Tensor) -> Tensor:
+    """The layout in which every network is run here: another one rounds in another order."""
     return x.contiguous(memory_format=torch.channels_last)
 
 

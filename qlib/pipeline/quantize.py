@@ -1,5 +1,6 @@
 """What a specification asks for, done to a loaded network: its grids, its method, its tuning."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -8,6 +9,7 @@ from qlib.core.records import BASELINE, Event, InvalidSpec, Report, RunSpec
 from qlib.core.registry import discover, lookup
 from qlib.core.scheme import PER_CHANNEL, PER_TENSOR, BitPlan, Granularity, Scheme
 from qlib.learning import tuning
+from qlib.learning.calibration import Calibration
 from qlib.network.model import QuantModel
 from qlib.pipeline import quantizer_file
 from qlib.pipeline.experiment import Experiment
@@ -35,28 +37,36 @@ def quantize(
     """
     model, plan = experiment.model, plan or bit_plan(experiment.model, spec)
     report(Event("calibrate", note="ranges"))
-    discover("methods")[BASELINE]().apply(model, plan, experiment.data, report)
-    model.switch(weights=True, inputs=True)
+    plain = replace(spec, method=BASELINE, settings={}, tune_norms=False, tune_biases=0)
+    apply(model, experiment.data, plain, plan, report)
     report(Event("evaluate", "float"))
     with model.quantized(weights=False, inputs=False):
         logits = {"float": experiment.predict(experiment.net, "float")}
     logits["quant"] = logits[BASELINE] = experiment.predict(model, BASELINE)
-    if spec.method != BASELINE:
-        method = discover("methods")[spec.method](**spec.settings)
+    if spec.method != BASELINE or spec.tune_norms or spec.tune_biases:
+        report(Event("calibrate", note=spec.method))
         try:
-            report(Event("calibrate", note=spec.method))
-            method.apply(model, plan, experiment.data, report)
+            apply(model, experiment.data, spec, plan, report)
         except InvalidSpec:
             if folder is not None:
                 quantizer_file.save(model, folder / quantizer_file.FILE)
             raise
-    tuning.tune(
-        experiment.model, experiment.data, report, norms=spec.tune_norms, biases=spec.tune_biases
-    )
-    if spec.method != BASELINE or spec.tune_norms or spec.tune_biases:
-        model.switch(weights=True, inputs=True)
         logits["quant"] = experiment.predict(model, spec.method)
     return logits
+
+
+def apply(
+    model: QuantModel, data: Calibration, spec: RunSpec, plan: BitPlan, report: Report
+) -> None:
+    """The method of a checked specification, then its tuning; the model is switched on.
+
+    Raises:
+        InvalidSpec: the method gave up.
+    """
+    method = discover("methods")[spec.method](**spec.settings)
+    method.apply(model, plan, data, report)
+    tuning.tune(model, data, report, norms=spec.tune_norms, biases=spec.tune_biases)
+    model.switch(weights=True, inputs=True)
 
 
 def bit_plan(model: QuantModel, spec: RunSpec) -> BitPlan:

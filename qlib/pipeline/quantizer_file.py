@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialized
 from torch import Tensor
 
 from qlib.core.records import InvalidSpec
@@ -43,7 +43,8 @@ def save(model: QuantModel, file: Path, metadata: Mapping[str, str] | None = Non
         if layer.correction is not None:
             tensors[f"{name}.bias.added"] = layer.correction.added
     ready = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    save_file(ready, file, {**(metadata or {}), ENTRY: json.dumps(told, separators=(",", ":"))})
+    about = {**(metadata or {}), ENTRY: json.dumps(told, separators=(",", ":"))}
+    file.write_bytes(serialized(ready, about))  # the library's own errors are no OSError
 
 
 @torch.no_grad()

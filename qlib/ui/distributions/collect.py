@@ -2,10 +2,10 @@
 
 import streamlit as st
 
-from qlib import jobs, store
+from qlib import store
 from qlib.core.records import InvalidSpec, RunSpec
 from qlib.store import tensors
-from qlib.ui.shared import context
+from qlib.ui.shared import context, job_panel
 
 
 def missing(view: context.View, error: InvalidSpec) -> None:
@@ -46,6 +46,6 @@ def missing(view: context.View, error: InvalidSpec) -> None:
 
 def _collect(spec: RunSpec) -> None:
     try:
-        st.session_state["h-job"] = jobs.submit(spec, store.runs_dir()).key
+        st.session_state["h-job"] = job_panel.queue(spec).key
     except InvalidSpec as error:
         st.session_state["h-refused"] = str(error)

@@ -7,7 +7,7 @@ from qlib.core.params import params
 from qlib.core.records import RunSpec
 from qlib.core.registry import discover
 from qlib.ui.run import designs
-from qlib.ui.shared import address, forms, pickers, resolve
+from qlib.ui.shared import address, forms, own_code, pickers, resolve
 
 SPEC = params(RunSpec)
 SPEC_KEYS = {  # fields of a specification that have a widget of their own, and its key
@@ -165,4 +165,5 @@ def checked(spec: RunSpec) -> RunSpec:
     Raises:
         InvalidSpec: one sentence on what is wrong.
     """
+    own_code.check(spec)  # before a file is looked at
     return specs.absolute(specs.checked(spec))

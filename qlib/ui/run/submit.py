@@ -2,10 +2,10 @@
 
 import streamlit as st
 
-from qlib import jobs, store
+from qlib import store
 from qlib.core.records import InvalidSpec, RunSpec
 from qlib.jobs.estimate import Estimate, estimate
-from qlib.ui.shared import state
+from qlib.ui.shared import job_panel, state
 from qlib.ui.shared.glossary import word
 from qlib.ui.shared.timeline import span
 
@@ -47,7 +47,7 @@ def _offer(spec: RunSpec, again: bool) -> None:
 def submit(spec: RunSpec) -> None:
     """Queue the run and put its key into the address, so that any tab finds it."""
     try:
-        job = jobs.submit(spec, store.runs_dir())
+        job = job_panel.queue(spec)
     except InvalidSpec as error:
         st.session_state["refused"] = str(error)
         return

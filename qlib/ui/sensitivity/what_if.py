@@ -17,7 +17,7 @@ from qlib.plots.layers import damage
 from qlib.store import Entry
 from qlib.ui.sensitivity import text as blame
 from qlib.ui.sensitivity.page import Found
-from qlib.ui.shared import answers, state
+from qlib.ui.shared import answers, job_panel, state
 from qlib.ui.shared.glossary import word
 from qlib.ui.shared.timeline import span
 
@@ -184,7 +184,7 @@ def _what_if(found: Found, ticked: Sequence[str]) -> None:
 
 def _submit(spec: RunSpec) -> None:
     try:
-        jobs.submit(spec, store.runs_dir())
+        job_panel.queue(spec)
     except InvalidSpec as error:
         st.session_state["s-refused-run"] = str(error)
 

@@ -11,6 +11,7 @@ import streamlit as st
 from qlib import jobs, store
 from qlib.core.records import InvalidSpec, RunSpec
 from qlib.jobs import Job
+from qlib.ui.shared import own_code
 
 EVERY = 1.0  # seconds between looks at a running job
 MEASUREMENT = {  # how one that did not finish ended
@@ -49,10 +50,20 @@ def refusal(prefix: str) -> None:
         st.error(st.session_state.pop(f"{prefix}-refused"), icon=":material/error:")
 
 
+def queue(spec: RunSpec) -> Job:
+    """Queue a job: the one way from a page to a process.
+
+    Raises:
+        InvalidSpec: as `qlib.jobs.submit`; or it would run code that this visitor may not run.
+    """
+    own_code.check(spec)
+    return jobs.submit(spec, store.runs_dir())
+
+
 def submit(spec: RunSpec, prefix: str) -> None:
     """Queue a job; a refusal is kept for `refusal`."""
     try:
-        jobs.submit(spec, store.runs_dir())
+        queue(spec)
     except InvalidSpec as error:
         st.session_state[f"{prefix}-refused"] = str(error)
 

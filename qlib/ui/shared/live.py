@@ -14,6 +14,7 @@ from qlib import live
 from qlib.core.records import InvalidSpec
 from qlib.live import Answer, Bits, Live
 from qlib.store import Entry
+from qlib.ui.shared import own_code
 
 ON = "live-on"  # session key: this visitor wants predictions computed now
 LOOK = 0.4  # seconds between looks at a network that loads
@@ -39,7 +40,7 @@ def answer(
         InvalidSpec: in one sentence, why there is no answer.
     """
     asker = st.session_state.setdefault("live-asker", uuid.uuid4().hex)
-    shared().start(entry.folder)
+    _open(entry)
     return shared().ask(entry.folder, bits, images, weights, asker=asker)
 
 
@@ -89,12 +90,22 @@ def failed(entry: Entry, problem: str) -> None:
             st.button("Start it again", key="live-again", on_click=_start, args=(entry,))
 
 
+def _open(entry: Entry) -> None:
+    """Let the process load a run, and start it where it does not run.
+
+    Raises:
+        InvalidSpec: it cannot be started; or it would run code that this visitor may not run.
+    """
+    own_code.check(entry.record.spec)
+    shared().start(entry.folder)
+
+
 def _ready(entry: Entry) -> tuple[bool, str]:
     """Whether the run is loaded, or why it will not be."""
     network = shared()
     try:
         if network.alive:
-            network.start(entry.folder)  # another run than before, perhaps
+            _open(entry)  # another run than before, perhaps
         ready = network.opened(entry.folder, SOON if network.warm else 0.0) is not None
     except InvalidSpec as error:
         return False, str(error)
@@ -110,7 +121,7 @@ def _turned(entry: Entry, turned: Callable[[], Entry] | None) -> None:
 
 def _start(entry: Entry) -> None:
     try:
-        shared().start(entry.folder)
+        _open(entry)
     except InvalidSpec as error:
         st.session_state["live-refused"] = str(error)
 

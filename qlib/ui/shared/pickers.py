@@ -5,19 +5,28 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
-from qlib.core import specs
+from qlib.core import own_code, specs
 from qlib.core.records import BASELINE
 from qlib.core.registry import discover, names
 from qlib.ui.shared.glossary import word
 
 MODEL, DATA, METHOD = "digits-vit", "digits", "brecq"
-EXAMPLES = {"NAME": "deit_tiny_patch16_224", "PATH": "/data/images or /data/images.zip"}
+EXAMPLES = {
+    "NAME": "deit_tiny_patch16_224",
+    "PATH": "/data/images or /data/images.zip",
+    own_code.PATTERN: "/home/me/net.py:build",
+}
 URL = "query-params"
+OWN_HELP = (
+    "A Python file of your own and, after a colon, the function in it that returns the network "
+    "(and, if it likes, its preprocessing). Its code is run on this machine, so name only a file "
+    "that you trust. Not available on an app that is served to others."
+)
 
 
 def hole(key: str) -> str | None:
-    """The capital letters to be filled in of a pattern: ``timm:NAME`` → ``NAME``."""
-    found = re.search(r":([A-Z]+)$", key)
+    """The part of a pattern that is to be filled in: ``NAME`` of ``timm:NAME``, else all of it."""
+    found = re.search(r"(?:^|:)([A-Z]+(?:\.py:[A-Z]+)?)$", key)
     return found.group(1) if found else None
 
 
@@ -25,9 +34,11 @@ def unfilled(name: str, known: list[str]) -> tuple[str | None, str]:
     """The key that ``name`` was made from, and what fills its hole: the reverse of a pick."""
     if name in known:
         return name, ""
-    source, _, rest = name.partition(":")
-    found = (key for key in known if hole(key) and key.startswith(source + ":"))
-    return next(found, None), rest
+    before = {key: key.removesuffix(gap) for key in known if (gap := hole(key))}
+    for key, start in before.items():
+        if name.startswith(start) and (start or own_code.is_own(name)):
+            return key, name.removeprefix(start)
+    return None, name.partition(":")[2]
 
 
 def model() -> tuple[str, str | None]:
@@ -41,11 +52,16 @@ def model() -> tuple[str, str | None]:
         on_change=match_data,
         help="The trained network to quantize. Digits networks come with their weights.",
     )
-    picked = _filled(picked, "name", "Network name", "Any network name that timm knows.")
+    own = picked == own_code.PATTERN
+    if own:
+        picked = _filled(picked, "name", "File and function", OWN_HELP)
+        st.caption(":material/warning: Runs the code in this file on this machine.")
+    else:
+        picked = _filled(picked, "name", "Network name", "Any network name that timm knows.")
     weights = None
     if not picked.startswith("digits-"):
         weights = st.text_input(
-            "Weights file (optional)" if picked.startswith("timm:") else "Weights file",
+            "Weights file (optional)" if own or picked.startswith("timm:") else "Weights file",
             key="weights",
             bind=URL,
             placeholder="/data/weights.safetensors",

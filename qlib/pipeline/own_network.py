@@ -1,0 +1,139 @@
+"""What is asked of a network that somebody brings, and how it is fed where nobody says how."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from qlib.core.preprocess import Preprocess
+from qlib.core.records import InvalidSpec
+from qlib.datasets.base import Images
+from qlib.datasets.preprocessing.prepare import to_tensor
+from qlib.models.base import Built
+
+
+def completed(built: Built, images: Images) -> tuple[Built, list[str]]:
+    """The same network with preprocessing and number of classes, and notes on what was assumed.
+
+    Without preprocessing images stay as they are: the size of the first, values from 0 to 1.
+
+    Raises:
+        InvalidSpec: as `answers`.
+    """
+    notes: list[str] = []
+    if built.preprocess is None:
+        first = images.image(0)
+        size = (1 if first.mode == "L" else 3, first.height, first.width)
+        plain = Preprocess(size, (0.0,) * size[0], (1.0,) * size[0])
+        built = replace(built, preprocess=plain)
+        notes.append(
+            f"The network came without preprocessing: images are taken at the size of the first, "
+            f"{size[0]} × {size[1]} × {size[2]}, with values from 0 to 1."
+        )
+    if built.classes is None:
+        found = answers(built.module, to_tensor(images, built.preprocess, 0, 2))
+        built = replace(built, classes=found.shape[1])
+    return built, notes
+
+
+def answers(net: nn.Module, images: Tensor) -> Tensor:
+    """What a network says of some images: (n, classes).
+
+    Raises:
+        InvalidSpec: it cannot take them, or returns something else.
+    """
+    shape = tuple(images.shape[1:])
+    try:
+        with torch.no_grad():
+            found = net(images)
+    except Exception as error:  # whatever another person's network raises
+        text = (str(error).strip() or "no reason given").splitlines()[0][:200]
+        raise InvalidSpec(
+            f"The network cannot take images of the shape (channels, height, width) = {shape} "
+            f"({type(error).__name__}: {text}); give images preprocessed as it was trained with."
+        ) from None
+    if not isinstance(found, Tensor):
+        raise InvalidSpec(
+            f"The network returns a {type(found).__name__} and no tensor; wrap it in a module that "
+            "returns class scores alone, (images, classes)."
+        )
+    if found.dim() != 2 or len(found) != len(images):
+        raise InvalidSpec(
+            f"The network returns a tensor of shape {tuple(found.shape)} for {len(images)} images; "
+            "it has to return class scores, (images, classes): wrap it in a module that does."
+        )
+    return found
+
+
+def check(net: object, images: object) -> None:
+    """Can this network be quantized with these calibration images?
+
+    Raises:
+        InvalidSpec: no; in one sentence what is wrong and what to do.
+    """
+    net, images = check_network(net), check_images(images)
+    there = next((p.device for p in net.parameters()), images.device)
+    if there != images.device:
+        raise InvalidSpec(
+            f"The network is on {there} and the images are on {images.device}; move one of them, "
+            f"such as images.to({str(there)!r})."
+        )
+    answers(net, images[:2])
+
+
+def check_network(net: object) -> nn.Module:
+    """``net`` itself.
+
+    Raises:
+        InvalidSpec: no module in eval mode with float32 weights.
+    """
+    if not isinstance(net, nn.Module):
+        raise InvalidSpec(
+            f"net must be a torch.nn.Module; got {type(net).__name__}. Give the network itself."
+        )
+    training = next((name for name, part in net.named_modules() if part.training), None)
+    if training is not None:
+        part = f"The network's part {training!r}" if training else "The network"
+        raise InvalidSpec(
+            f"{part} is in training mode, where batch norms and dropout depend on the batch and on "
+            "chance; call net.eval() first."
+        )
+    odd = next((p for p in net.parameters() if p.dtype != torch.float32), None)
+    if odd is not None:
+        raise InvalidSpec(
+            f"The network has weights of type {_type(odd)}, and float32 is needed; call "
+            "net.float() first."
+        )
+    return net
+
+
+def check_images(images: object) -> Tensor:
+    """``images`` themselves.
+
+    Raises:
+        InvalidSpec: not a float tensor (n, channels, height, width) of finite values.
+    """
+    wanted = "a float32 tensor (n, channels, height, width), preprocessed as the network expects"
+    if not isinstance(images, Tensor):
+        raise InvalidSpec(
+            f"images must be {wanted}; got {type(images).__name__}. Stack them with torch.stack."
+        )
+    if images.dim() != 4 or not images.numel():
+        raise InvalidSpec(
+            f"images must be {wanted}; got the shape {tuple(images.shape)}. For a single image, "
+            "images[None] adds the first axis."
+        )
+    if images.dtype != torch.float32:
+        raise InvalidSpec(
+            f"images must be {wanted}; got {_type(images)}. Convert them with images.float(), and "
+            "bytes also to the network's scale."
+        )
+    if not bool(images.isfinite().all()):
+        raise InvalidSpec(
+            f"images must be {wanted}; some values are infinite or NaN. Look at the preprocessing."
+        )
+    return images
+
+
+def _type(x: Tensor) -> str:
+    return str(x.dtype).removeprefix("torch.")
