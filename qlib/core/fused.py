@@ -9,6 +9,7 @@ fit.
 import math
 from functools import cache
 from types import ModuleType
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -19,13 +20,25 @@ LEVELS = 256  # that codes of one byte can tell apart
 
 
 @cache
-def kernels() -> ModuleType | None:
-    """The loops, or None where they cannot be compiled or what was compiled cannot be kept."""
-    try:
-        from qlib.core import _kernels
-    except (ImportError, RuntimeError):
-        return None
+def kernels() -> ModuleType:
+    """The loops.
+
+    Raises:
+        ImportError, RuntimeError: they cannot be compiled, or what was compiled cannot be kept.
+    """
+    from qlib.core import _kernels
+
     return _kernels
+
+
+@cache
+def compiled() -> bool:
+    """Are there `kernels` on this machine?"""
+    try:
+        kernels()
+    except (ImportError, RuntimeError):
+        return False
+    return True
 
 
 def runs(*tensors: Tensor) -> bool:
@@ -33,7 +46,7 @@ def runs(*tensors: Tensor) -> bool:
     return (
         all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors)
         and torch.get_num_threads() <= THREADS
-        and kernels() is not None
+        and compiled()
     )
 
 
@@ -57,7 +70,15 @@ def rows_fit(x: Tensor, *others: Tensor) -> bool:
     return dense and all(x.stride() == y.stride() for y in others) and runs(x, *others)
 
 
-class FakeQuantizeFn(torch.autograd.Function):
+class Function(torch.autograd.Function):
+    """One tensor out, whose gradient `backward` turns into one for each argument of `forward`."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] -- torch's stub takes any number of outputs
+        raise NotImplementedError
+
+
+class FakeQuantizeFn(Function):
     """What `qlib.core.functional.fake_quantize` computes.
 
     ``zero``: a zero-point that the ends follow. Only what is clipped depends on it.
@@ -81,7 +102,7 @@ class FakeQuantizeFn(torch.autograd.Function):
         return for_x, scale.new_full(scale.shape, slope), None, None, None, for_zero
 
 
-class SelectFn(torch.autograd.Function):
+class SelectFn(Function):
     """``y`` where ``keep`` is 1, else ``x``, which gets no gradient."""
 
     @staticmethod
@@ -101,7 +122,7 @@ class SelectFn(torch.autograd.Function):
         return None, for_y, None
 
 
-class MixedFakeQuantizeFn(torch.autograd.Function):
+class MixedFakeQuantizeFn(Function):
     """`FakeQuantizeFn` of rows ``at`` of ``x``, with rows of ``other`` where ``keep`` is 0."""
 
     @staticmethod
@@ -123,7 +144,7 @@ class MixedFakeQuantizeFn(torch.autograd.Function):
         return None, None, None, scale.new_full(scale.shape, slope), None, None, None
 
 
-class DivideFn(torch.autograd.Function):
+class DivideFn(Function):
     """`FakeQuantizeFn` of x / by with a grid for each row, see `whole_rows`; x gets no gradient."""
 
     @staticmethod
@@ -143,7 +164,7 @@ class DivideFn(torch.autograd.Function):
         return None, for_by, for_scale, None, None
 
 
-class SquaredErrorFn(torch.autograd.Function):
+class SquaredErrorFn(Function):
     """share · Σ (x − rows ``at`` of ``target``)²."""
 
     @staticmethod
@@ -158,7 +179,7 @@ class SquaredErrorFn(torch.autograd.Function):
         return ctx.gap.mul_(2 * ctx.share * grad), None, None, None
 
 
-class DistillFn(torch.autograd.Function):
+class DistillFn(Function):
     """share · of what PTMQ compares: three outputs, their mixture, a target."""
 
     @staticmethod
@@ -175,7 +196,7 @@ class DistillFn(torch.autograd.Function):
         return *(s.mul_(2 * ctx.share * grad) for s in ctx.slopes), *(None,) * 5
 
 
-class SoftRoundFn(torch.autograd.Function):
+class SoftRoundFn(Function):
     """base + h(V)·step, see `qlib.quantizers.soft_round`. ``stretch``: ζ and γ."""
 
     @staticmethod
@@ -205,7 +226,7 @@ def harder(v: Tensor, grad: Tensor, beta: float, weight: float, stretch: tuple) 
         grad.copy_(into)
 
 
-class PowerFn(torch.autograd.Function):
+class PowerFn(Function):
     """Rounding on one power grid whose scale is (reach·stretch)^a/far.
 
     ``least``, ``tiny``: what stands for 0, see `qlib.quantizers.power`.
@@ -237,7 +258,7 @@ class PowerFn(torch.autograd.Function):
         return for_x, None, for_stretch, for_exponent, *(None,) * 5
 
 
-class RoundFn(torch.autograd.Function):
+class RoundFn(Function):
     """Free codes on power grids with a row for each scale, see `qlib.quantizers.free_power`."""
 
     @staticmethod
@@ -271,6 +292,10 @@ def _like(x: Tensor, y: Tensor) -> Tensor:
     return x if x.stride() == y.stride() else torch.empty_like(y, dtype=x.dtype).copy_(x)
 
 
+@overload
+def _flat(x: Tensor) -> np.ndarray: ...
+@overload
+def _flat(x: None) -> None: ...
 def _flat(x: Tensor | None) -> np.ndarray | None:
     """A dense tensor's numbers in the order of memory, not copied."""
     return None if x is None else x.detach().as_strided((x.numel(),), (1,)).numpy()

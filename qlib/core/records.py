@@ -123,8 +123,9 @@ class RunSpec:
         kept = data.get("keep_float", ())
         if not isinstance(kept, (list, tuple)) or not all(isinstance(name, str) for name in kept):
             raise InvalidSpec(f"keep_float must be a list of names of layers; got {kept!r}.")
+        named: dict[str, Any] = data | {"keep_float": tuple(kept)}
         try:
-            return cls(**data | {"keep_float": tuple(kept)})
+            return cls(**named)
         except TypeError as error:
             raise InvalidSpec(f"This run specification is incomplete: {error}.") from None
 
