@@ -64,15 +64,20 @@ def start(command: Sequence[str], log: Path, threads: int) -> Proc:
     return Proc(child.pid, psutil.Process(child.pid).create_time())
 
 
-def converse(command: Sequence[str], log: IO[bytes], threads: int = 1) -> subprocess.Popen:
+def converse(
+    command: Sequence[str], log: IO[bytes], threads: int = 1
+) -> tuple[subprocess.Popen, IO[bytes], IO[bytes]]:
     """Run ``command`` as `start` does, but with pipes to its standard input and output.
 
     It does not outlive this process if it ends when its input does, however this one dies.
 
+    Returns:
+        the process, its input and its output.
+
     Raises:
         OSError: the command cannot be started.
     """
-    return subprocess.Popen(
+    child = subprocess.Popen(
         [*command],
         cwd=ROOT,
         env=_environment(threads),
@@ -82,6 +87,9 @@ def converse(command: Sequence[str], log: IO[bytes], threads: int = 1) -> subpro
         start_new_session=os.name == "posix",
         creationflags=_OWN_GROUP,
     )
+    if child.stdin is None or child.stdout is None:
+        raise OSError("no pipes were opened to the process")
+    return child, child.stdin, child.stdout
 
 
 def _environment(threads: int) -> dict[str, str]:

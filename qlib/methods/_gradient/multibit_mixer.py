@@ -66,7 +66,7 @@ class Mixing:
         outputs = {bits: self._output(bits, x) for bits in dict.fromkeys(drawn)}
         return self._distilled(drawn, outputs, take(self.unit.targets, at))
 
-    def _one(self, choices: Sequence) -> object:
+    def _one(self, choices: Sequence[int]) -> int:
         import torch
 
         if len(set(choices)) == 1:  # nothing to draw

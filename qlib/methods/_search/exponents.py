@@ -176,7 +176,7 @@ def _output_error(
     exponent: float,
 ) -> float:
     (layer,) = unit.weighted
-    scheme = plan.weights.get(unit.layer)
+    scheme = plan.weights.get(unit.layer or unit.name)
     made = Power.fit(layer.weight, scheme, data.weight_observer, exponent) if scheme else None
     layer.weight_point.fill(made)
     x = unit.float_inputs
@@ -250,7 +250,7 @@ def _fill(
 ) -> None:
     """Power quantizers with one exponent for all tensors of a family that the plan quantizes."""
     for name in family.weights:
-        layer, scheme = model.layers[name], plan.weights.get(name)
+        layer, scheme = model.weighted()[name], plan.weights.get(name)
         layer.correction = None
         layer.weight_point.fill(
             Power.fit(layer.weight, scheme, data.weight_observer, exponent) if scheme else None
