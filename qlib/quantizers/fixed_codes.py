@@ -14,6 +14,7 @@ class FixedCodes(Quantizer):
     """
 
     title = "codes worked out at once"
+    chosen: Tensor | None
 
     def __init__(self, scale: Tensor, zero_point: Tensor, scheme: Scheme) -> None:
         super().__init__(scale, zero_point, scheme)
@@ -30,10 +31,11 @@ class FixedCodes(Quantizer):
         return self.values(self.codes(x))
 
     def codes(self, x: Tensor) -> Tensor:
-        if self.chosen is None:
+        chosen = self.chosen
+        if chosen is None:
             with torch.no_grad():
-                self.chosen = self.nearest(x)
-        return self.chosen
+                self.chosen = chosen = self.nearest(x)
+        return chosen
 
     def learnable(self) -> dict[str, list[nn.Parameter]]:
         return {}
