@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qlib.core import params
+from qlib.core.registry import discover
 
 if TYPE_CHECKING:  # the app reads a method's fields without loading torch
     from qlib.core.records import Report
@@ -46,3 +47,8 @@ class Method(ABC):
 
 
 Base = Method
+
+
+def methods() -> dict[str, type[Method]]:
+    """Every method of this folder by its key, the name of its file."""
+    return discover("methods")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qlib.core.params import param
-from qlib.methods.base import Method
+from qlib.methods.base import Method, methods
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,9 +71,7 @@ class NoisyQuant(Method):
     def apply(
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
     ) -> None:
-        from qlib.core.registry import discover
-
-        discover("methods")[BASES[self.base]]().apply(model, plan, data, report)
+        methods()[BASES[self.base]]().apply(model, plan, data, report)
         self.add_noise(model, data, report)
 
     def add_noise(

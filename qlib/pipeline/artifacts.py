@@ -23,7 +23,7 @@ def save_predictions(
     folder: Path, images: Images, logits: dict[str, Tensor], classes: tuple[str, ...]
 ) -> None:
     """``preds.npz``: the five most probable classes of every image, and some small pictures."""
-    arrays = {"ids": np.array(images.ids), "labels": images.labels.astype(np.int32)}
+    arrays = {"ids": np.array(images.ids), "labels": np.asarray(images.labels, np.int32)}
     for name, values in logits.items():
         top = values.softmax(1).topk(min(5, values.shape[1]))
         arrays[f"{name}_top5"] = top.indices.numpy().astype(np.int16)
@@ -92,6 +92,8 @@ def _shared(
     name: str, quantizer: SharedRound, weight: Tensor, kind: torch.dtype
 ) -> dict[str, Tensor]:
     """One bit for each weight; with nested steps also the integers that all widths come from."""
+    if quantizer.rounding is None:
+        raise ValueError(f"The rounding of {name} is still soft; call `harden` before storing it.")
     found = {f"{name}.rounding": pack(quantizer.rounding)}
     if quantizer.nested:
         found[f"{name}.base"] = quantizer.base_codes(weight).to(kind)

@@ -8,6 +8,7 @@ from qlib.core.records import Event, InvalidSpec, Report, RunSpec
 from qlib.core.registry import discover, lookup
 from qlib.core.scheme import PER_CHANNEL, PER_TENSOR, BitPlan, Granularity, Scheme
 from qlib.learning import tuning
+from qlib.methods.base import methods
 from qlib.network.model import QuantModel
 from qlib.pipeline.artifacts import save_quantizers
 from qlib.pipeline.experiment import Experiment
@@ -29,14 +30,14 @@ def quantize(
     """
     model, plan = experiment.model, bit_plan(experiment.model, spec)
     report(Event("calibrate", note="ranges"))
-    discover("methods")["nearest"]().apply(model, plan, experiment.data, report)
+    methods()["nearest"]().apply(model, plan, experiment.data, report)
     model.switch(weights=True, inputs=True)
     report(Event("evaluate", "float"))
     with model.quantized(weights=False, inputs=False):
         logits = {"float": experiment.predict(experiment.net, "float")}
     logits["quant"] = logits["nearest"] = experiment.predict(model, "nearest")
     if spec.method != "nearest":
-        method = discover("methods")[spec.method](**spec.settings)
+        method = methods()[spec.method](**spec.settings)
         try:
             report(Event("calibrate", note=spec.method))
             method.apply(model, plan, experiment.data, report)

@@ -31,6 +31,7 @@ class Stored(Quantizer):
     """A weight whose integer codes are known, on its grid, however they were found."""
 
     title = "as stored"
+    stored: Tensor
 
     def __init__(self, grid: Quantizer, codes: Tensor) -> None:
         super().__init__(grid.scale, grid.zero_point, grid.scheme)
@@ -116,8 +117,8 @@ def _grid(found: dict[str, Tensor], name: str, shape: tuple[int, ...], scheme: S
         return Logarithm(scale, _taken(found, f"{name}.per_octave", ()), scheme)
     if f"{name}.ratio" in found:
         channels = found[f"{name}.ratio"].shape[:1]
-        parts = (_taken(found, f"{name}.{part}", channels) for part in ("ratio", "offset"))
-        return ByChannel(scale, zero_point, *parts, scheme)
+        ratio, offset = (_taken(found, f"{name}.{part}", channels) for part in ("ratio", "offset"))
+        return ByChannel(scale, zero_point, ratio, offset, scheme)
     if f"{name}.column" in found:
         column = _taken(found, f"{name}.column", found[f"{name}.column"].shape[:1])
         return Columns(Uniform(scale, zero_point, scheme), column)
@@ -140,6 +141,8 @@ def _shared(
     """The weight at every width, from the float weight and its rounding bits; None: one width."""
     if f"{name}.rounding" not in found:
         return None
+    if not isinstance(grid, Switchable):
+        raise ValueError(f"{name} has rounding bits for several widths, but only one width")
     nested = f"{name}.base" in found
     rounding = unpack(found.pop(f"{name}.rounding"), grid.scheme.granularity.split(weight).shape)
     made = SharedRound.of_bits({b: grid.at(b) for b in grid.bit_widths}, rounding, nested=nested)
