@@ -166,7 +166,8 @@ def mixing(mixed: Mixing, *, drop_inside: bool) -> Iterator[None]:
     from qlib.methods._gradient.dropping import entry_off
     from qlib.network.points import standing_in
 
-    inner = [p for p in mixed.unit.points() if p.quantizer and p is not mixed.unit.boundary]
-    work = {point: mixed.dropping(i, point.quantizer) for i, point in enumerate(inner)}
+    inner = [p for p in mixed.unit.points() if p is not mixed.unit.boundary]
+    filled = [(p, p.quantizer) for p in inner if p.quantizer is not None]
+    work = {point: mixed.dropping(i, quantizer) for i, (point, quantizer) in enumerate(filled)}
     with entry_off(mixed.unit), standing_in(work if drop_inside else {}):
         yield
