@@ -30,7 +30,7 @@ def row(name: str, method: str, threads: int) -> dict[str, object]:
     What Python and its libraries take before anything is loaded is told apart.
     """
     torch.set_num_threads(threads)
-    fused.kernels()
+    fused.compiled()
     libraries = _peak()
     subject = SUBJECTS[name]()
     model = _megabytes(subject.model.parameters())

@@ -112,7 +112,7 @@ def test_gelu_keeps_zero_reaches_its_minimum_and_shifts(bits: int, symmetric: bo
         assert torch.equal(made(x), made.values(code))
         shift = float(made.shift)
         assert shift == round(shift)
-        reach = float(made.half * made.small)
+        reach = float(made.each * made.small)
         assert GELU_LEAST * 0.9999 <= reach < 2 * GELU_LEAST
         low = x[x < 0]
         assert ((made(low) - low).abs() <= made.small / 2 * 1.001).all()
@@ -199,7 +199,7 @@ def test_the_published_sum_is_an_option_and_its_zero_is_not_zero() -> None:
         assert [q.summed for q in grids] == [form == "sum"] * len(grids)
         zeros[form] = [float(q(torch.zeros(1))) for q in grids]
         for q, zero in zip(grids, zeros[form], strict=True):
-            rest = round(float(q.split) * (q.half - 1)) / (q.half - 1)
+            rest = round(float(q.split) * (q.each - 1)) / (q.each - 1)
             assert zero == pytest.approx(rest if form == "sum" else 0, abs=1e-6)
             above = float(q(torch.full((1,), 0.7))) - float(unit(int(q.shift), 6)(one(0.7)))
             assert above == pytest.approx(float(q.split) if form == "sum" else 0, abs=1e-6)

@@ -6,6 +6,7 @@ Known as the multiple-choice knapsack problem (Kellerer, Pferschy and Pisinger, 
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,7 @@ def front(costs: Costs, harms: Harms) -> Picks:
 
 def total(values: Costs | Harms, picks: Picks) -> NDArray:
     """(choices,) sums of what was picked."""
-    return sum(value[picks[:, i]] for i, value in enumerate(values))
+    return reduce(np.add, [value[picks[:, i]] for i, value in enumerate(values)])
 
 
 def falling(values: NDArray) -> NDArray[np.int64]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from qlib.core import params
+from qlib.core.registry import discover
 from qlib.core.scheme import BitPlan, Scheme
 
 if TYPE_CHECKING:
@@ -60,3 +61,8 @@ class Allocator(ABC):
 
 
 Base = Allocator
+
+
+def allocators() -> dict[str, type[Allocator]]:
+    """Every allocator of this folder by its key, the name of its file."""
+    return discover("allocators")

@@ -12,10 +12,13 @@ from numba import njit
 ZERO, ONE = np.float32(0), np.float32(1)
 BLOCK = 4096  # numbers that are added up in float32 before they join a sum in float64
 
-OPTIONS = {
-    "cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "nsz"},
-}  # fmt: skip
-compiled = njit(**OPTIONS)
+
+def compiler(*fastmath: str):
+    """A decorator that compiles a loop; ``fastmath``: what it may do to sums, in LLVM's words."""
+    return njit(cache=True, nogil=True, error_model="numpy", fastmath=set(fastmath))
+
+
+compiled = compiler("reassoc", "nsz")
 
 
 @compiled

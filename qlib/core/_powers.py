@@ -7,12 +7,11 @@ PyTorch's. While something is learned a value this close to a tie may so go to t
 import math
 
 import numpy as np
-from numba import njit
 from numpy.polynomial import Chebyshev, Polynomial
 
-from qlib.core._kernels import BLOCK, OPTIONS, ZERO
+from qlib.core._kernels import BLOCK, ZERO, compiler
 
-compiled = njit(**OPTIONS | {"fastmath": {"reassoc", "nsz", "contract"}})
+compiled = compiler("reassoc", "nsz", "contract")
 
 
 def _polynomial(function, degree, ends):

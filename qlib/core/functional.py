@@ -67,8 +67,15 @@ def fake_quantize(
     if torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad):
         given = (x, scale, low, high, keep)
         return fused.run(fused.FakeQuantizeFn, *given, plain=lambda: _FakeQuantize.apply(*given))
-    y = (x / scale).round_().clamp_(low, high).mul_(scale)
+    y = clip_((x / scale).round_(), low, high).mul_(scale)
     return mixed(x, y, keep)
+
+
+def clip_(x: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
+    """Bring ``x``, in place, between two ends that are both tensors or both numbers."""
+    if isinstance(low, Tensor) and isinstance(high, Tensor):
+        return x.clamp_(low, high)
+    return x.clamp_(float(low), float(high))
 
 
 def mixed(x: Tensor, y: Tensor, keep: Tensor | None) -> Tensor:
@@ -78,7 +85,7 @@ def mixed(x: Tensor, y: Tensor, keep: Tensor | None) -> Tensor:
     return fused.run(fused.SelectFn, x, y, keep, plain=lambda: torch.lerp(x, y, keep.to(y.dtype)))
 
 
-class _FakeQuantize(torch.autograd.Function):
+class _FakeQuantize(fused.Function):
     """Keeps only x and y, which live anyway: |y − x| ≤ s/2 tells inside from clipped.
 
     Where an element is not kept y = x, which gives it the identity's gradients.
@@ -86,7 +93,7 @@ class _FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, scale, low, high, keep):
-        y = (x / scale).round_().clamp_(low, high).mul_(scale)
+        y = clip_((x / scale).round_(), low, high).mul_(scale)
         if keep is not None:
             torch.lerp(x, y, keep.to(y.dtype), out=y)
         ctx.save_for_backward(x, y, scale)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -21,13 +21,25 @@ LEVELS = 256  # that codes of one byte can tell apart
 
 
 @cache
-def kernels() -> ModuleType | None:
-    """The loops, or None where they cannot be compiled or what was compiled cannot be kept."""
-    try:
-        from qlib.core import _kernels
-    except (ImportError, RuntimeError):
-        return None
+def kernels() -> ModuleType:
+    """The loops.
+
+    Raises:
+        ImportError, RuntimeError: they cannot be compiled, or what was compiled cannot be kept.
+    """
+    from qlib.core import _kernels
+
     return _kernels
+
+
+@cache
+def compiled() -> bool:
+    """Are there `kernels` on this machine?"""
+    try:
+        kernels()
+    except (ImportError, RuntimeError):
+        return False
+    return True
 
 
 def runs(*tensors: Tensor) -> bool:
@@ -35,7 +47,7 @@ def runs(*tensors: Tensor) -> bool:
     return (
         all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors)
         and torch.get_num_threads() <= THREADS
-        and kernels() is not None
+        and compiled()
     )
 
 
@@ -59,11 +71,19 @@ def rows_fit(x: Tensor, *others: Tensor) -> bool:
     return dense and all(x.stride() == y.stride() for y in others) and runs(x, *others)
 
 
-class Loop(torch.autograd.Function):
+class Function(torch.autograd.Function):
+    """One tensor out, whose gradient `backward` turns into one for each argument of `forward`."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] -- torch's stub takes any number of outputs
+        raise NotImplementedError
+
+
+class Loop(Function):
     """A compiled loop with its gradient; `fits` says whether it can take the place of formulas."""
 
     @staticmethod
-    def fits(*args: Any) -> bool:
+    def fits(*args: Any, **more: Any) -> bool:
         """Can the loop run on these arguments, and is a gradient asked for that it has?"""
         raise NotImplementedError
 
@@ -335,6 +355,10 @@ def _like(x: Tensor, y: Tensor) -> Tensor:
     return x if x.stride() == y.stride() else torch.empty_like(y, dtype=x.dtype).copy_(x)
 
 
+@overload
+def _flat(x: Tensor) -> np.ndarray: ...
+@overload
+def _flat(x: None) -> None: ...
 def _flat(x: Tensor | None) -> np.ndarray | None:
     """A dense tensor's numbers in the order of memory, not copied."""
     return None if x is None else x.detach().as_strided((x.numel(),), (1,)).numpy()

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +14,11 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[2]  # where ``python -m qlib.worker`` finds this package
 DRIFT = 2.0  # seconds by which two processes may disagree about a third one's creation
+
+# on Windows, where a process has no session: a group of its own and no window
+_OWN_GROUP = 0
+if sys.platform == "win32":
+    _OWN_GROUP = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
 
 # Popen objects of our own children: polling them is what buries a dead child
 _children: dict[int, subprocess.Popen] = {}
@@ -51,22 +57,39 @@ def start(command: Sequence[str], log: Path, threads: int) -> Proc:
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            **_detached(),
+            start_new_session=os.name == "posix",
+            creationflags=_OWN_GROUP,
         )
     _children[child.pid] = child
     return Proc(child.pid, psutil.Process(child.pid).create_time())
 
 
-def converse(command: Sequence[str], log: IO[bytes], threads: int = 1) -> subprocess.Popen:
+def converse(
+    command: Sequence[str], log: IO[bytes], threads: int = 1
+) -> tuple[subprocess.Popen, IO[bytes], IO[bytes]]:
     """Run ``command`` as `start` does, but with pipes to its standard input and output.
 
     It does not outlive this process if it ends when its input does, however this one dies.
 
+    Returns:
+        the process, its input and its output.
+
     Raises:
         OSError: the command cannot be started.
     """
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
-    return subprocess.Popen([*command], cwd=ROOT, env=_environment(threads), **pipes, **_detached())
+    child = subprocess.Popen(
+        [*command],
+        cwd=ROOT,
+        env=_environment(threads),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        start_new_session=os.name == "posix",
+        creationflags=_OWN_GROUP,
+    )
+    if child.stdin is None or child.stdout is None:
+        raise OSError("no pipes were opened to the process")
+    return child, child.stdin, child.stdout
 
 
 def _environment(threads: int) -> dict[str, str]:
@@ -76,12 +99,6 @@ def _environment(threads: int) -> dict[str, str]:
     env = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
     env["PYTHONUNBUFFERED"] = "1"  # a killed worker's log is complete
     return env
-
-
-def _detached() -> dict[str, object]:
-    if os.name == "posix":
-        return {"start_new_session": True}
-    return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
 
 
 def alive(proc: Proc) -> bool:
@@ -135,9 +152,8 @@ def peak_mb() -> float:
         mark = next(line for line in lines if line.startswith("VmHWM:"))
         return int(mark.split()[1]) * 1024 / 1e6
     except (FileNotFoundError, StopIteration):
-        info = psutil.Process().memory_info()
-        if hasattr(info, "peak_wset"):  # Windows
-            return info.peak_wset / 1e6
+        if sys.platform == "win32":
+            return psutil.Process().memory_info().peak_wset / 1e6
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS counts bytes

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).parents[1]
 FOLDERS = {"allocators": "allocation"}  # where the folder is not called after what lies in it
@@ -23,7 +24,7 @@ def names(package: str) -> tuple[str, ...]:
 
 
 @cache
-def discover(package: str) -> dict[str, type]:
+def discover(package: str) -> dict[str, type[Any]]:
     """``file name -> class`` for one folder of recipes.
 
     Every public file must define exactly one subclass of the class named ``Base`` in the

@@ -2,9 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from qlib.core.records import InvalidSpec
 from qlib.datasets.base import Images
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def shuffled(ids: Iterable[str], seed: int | str) -> list[int]:
@@ -42,15 +46,17 @@ def draw_calibration(
             f"choose from 1 to {len(images)}."
         )
     order = shuffled(images.ids, seed)
-    if balanced and images.labels is None:
+    if not balanced:
+        return subset(images, order[:n])
+    if images.labels is None:
         raise InvalidSpec(
             f"The images of {where} have no classes, so they cannot be balanced; sort them into "
             "one folder for each class, or choose calibration images at random."
         )
-    return subset(images, (in_turns(order, images.labels) if balanced else order)[:n])
+    return subset(images, in_turns(order, images.labels)[:n])
 
 
-def in_turns(order: Sequence[int], labels: Sequence[int]) -> list[int]:
+def in_turns(order: Sequence[int], labels: "Sequence[int] | np.ndarray") -> list[int]:
     """The positions in ``order``, each class taking its turn: counts differ by one at most.
 
     A class that has no more images is passed over.

@@ -8,7 +8,7 @@ from qlib.core.records import InvalidSpec
 @cache
 def wordnet_ids() -> tuple[str, ...]:
     """``n01440764`` and so on, in the order of the class indices."""
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
     return tuple(ImageNetInfo().label_names())
 
@@ -16,7 +16,7 @@ def wordnet_ids() -> tuple[str, ...]:
 @cache
 def class_names() -> tuple[str, ...]:
     """``tench`` and so on, by class index; longer where several classes share the short one."""
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
     info = ImageNetInfo()
     full = [info.index_to_description(i) for i in range(len(wordnet_ids()))]

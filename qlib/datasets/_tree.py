@@ -1,6 +1,6 @@
 """Image files in class folders: which part calibrates, which part tests, never both."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +34,7 @@ class Tree:
         """``index(folders, where)`` gives each class folder its class index."""
         files = open_files(path)
         layout = _layout(files, strip=not path.is_dir())
-        folders = {_class_of(n, layout.depth) for n in [*(layout.train or []), *layout.test]}
-        self.folders = sorted(folders - {None})
+        self.folders = sorted(_folders([*(layout.train or []), *layout.test], layout.depth))
         self.where = files.where
         numbers = index(self.folders, self.where)
         self._test = _images(files, layout.test, layout.depth, numbers)
@@ -123,8 +122,8 @@ def _layout(files: Files, strip: bool) -> Layout:
         depth += 1
 
 
-def _folders(names: list[str], depth: int) -> set[str | None]:
-    return {_class_of(n, depth) for n in names} - {None}
+def _folders(names: list[str], depth: int) -> set[str]:
+    return {folder for n in names if (folder := _class_of(n, depth)) is not None}
 
 
 def _classed(names: list[str], depth: int) -> list[str]:
@@ -137,11 +136,11 @@ def _class_of(name: str, depth: int) -> str | None:
     return parts[0] if len(parts) > 1 else None
 
 
-def _images(files: Files, names: Sequence[str], depth: int, numbers: dict[str, int]) -> Images:
+def _images(files: Files, names: list[str], depth: int, numbers: dict[str, int]) -> Images:
     import numpy as np
 
-    classes = [_class_of(n, depth) for n in names]
-    labels = None if None in classes else np.array([numbers[c] for c in classes], np.int64)
+    own = [numbers[folder] for n in names if (folder := _class_of(n, depth)) is not None]
+    labels = np.array(own, np.int64) if len(own) == len(names) else None
     return Images(names, labels, lambda i: files.image(names[i]))
 
 

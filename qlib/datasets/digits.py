@@ -24,10 +24,11 @@ class Digits(Dataset):
         import numpy as np
         from sklearn.datasets import load_digits
 
-        found = load_digits()
+        pixels, labels = load_digits(return_X_y=True)
         # values 0..16 -> 0..255, so that a picture of them is a usual grey picture
-        self._pixels = np.rint(found.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8)
-        self._labels = found.target.astype(np.int64)
+        images = np.asarray(pixels, np.float64).reshape(-1, 8, 8)
+        self._pixels = np.rint(images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8)
+        self._labels = np.asarray(labels, np.int64)
         ids = [f"digits/{i:04d}" for i in range(len(self._labels))]
         held_out = []
         for label in range(10):

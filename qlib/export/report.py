@@ -93,7 +93,7 @@ def _part(part: Part, place: int, title: str) -> str:
 
 def _draw(figure: go.Figure, place: int, title: str) -> str:
     """A script that draws one figure, with buttons for PNG and SVG."""
-    body, name = _safe(figure.to_json()), _safe(json.dumps(f"{title} {place + 1}"))
+    body, name = _safe(str(figure.to_json())), _safe(json.dumps(f"{title} {place + 1}"))
     return (
         f"<script>draw({place}, {body}, {name});</script>"
         if place

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qlib.core.records import BASELINE, RunRecord, RunSpec
-from qlib.core.registry import discover
+from qlib.methods.base import methods
 from qlib.sensitivity.profile import IMAGES
 
 LATEST = 5  # newest runs that an estimate looks at
@@ -67,7 +67,7 @@ def estimate(spec: RunSpec, records: Sequence[RunRecord]) -> Estimate:
 
 
 def _title(method: str) -> str:
-    found = discover("methods").get(method)
+    found = methods().get(method)
     return found.title if found else method
 
 

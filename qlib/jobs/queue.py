@@ -236,8 +236,8 @@ def claim(folder: Path) -> Job | None:
         if job is None or job.over:
             return None
         # the parent: where Python starts through a launcher, the launcher's number was stored
-        known = job.pid in (None, os.getpid(), os.getppid())
-        if job.state == "running" and not known and process.alive(job.proc):
+        mine = job.pid in (os.getpid(), os.getppid())
+        if job.state == "running" and job.proc and not mine and process.alive(job.proc):
             return None
         me = process.me()
         started = job.started or time.time()

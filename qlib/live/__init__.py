@@ -72,7 +72,11 @@ class Live:
 
     @property
     def alive(self) -> bool:
-        return self._child is not None and self._child.ended is None
+        return self._running is not None
+
+    @property
+    def _running(self) -> Child | None:
+        return self._child if self._child and self._child.ended is None else None
 
     @property
     def pid(self) -> int | None:
@@ -81,13 +85,15 @@ class Live:
     @property
     def warm(self) -> bool:
         """Whether it runs and has loaded a run: another one then takes a moment, not seconds."""
-        opened = self._child.opening.values() if self.alive else ()
+        running = self._running
+        opened = running.opening.values() if running else ()
         return any(slot.there.is_set() for slot in [*opened])
 
     @property
     def stage(self) -> Stage | None:
         """What it loads now; None while it does not run."""
-        return self._child.stage if self.alive else None
+        running = self._running
+        return running.stage if running else None
 
     @property
     def ended(self) -> str:
@@ -101,11 +107,12 @@ class Live:
             InvalidSpec: PyTorch is not installed here, or the process cannot be started.
         """
         with self._lock:
-            if not self.alive:
+            running = self._running
+            if running is None:
                 if why := missing():
                     raise InvalidSpec(why)
-                self._child = Child(self._command)
-            self._child.open(folder)
+                self._child = running = Child(self._command)
+            running.open(folder)
 
     def opened(self, folder: Path, wait: float = 0.0) -> Opened | None:
         """The loaded network; None while it loads or was not asked to. Waits ``wait`` seconds.

@@ -35,7 +35,7 @@ class Slot:
 
     group: tuple[str, bool] | None
     there: threading.Event = field(default_factory=threading.Event)
-    answer: dict[str, Any] | None = None
+    answer: dict[str, Any] = field(default_factory=dict)  # empty until it is `there`
     error: InvalidSpec | None = None
 
     def fill(self, answer: dict[str, Any]) -> None:
@@ -55,7 +55,7 @@ class Child:
     def __init__(self, command: Sequence[str]) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the process has ended)
         try:
-            self.process: subprocess.Popen = process.converse(command, self._log)
+            self.process, self._questions, self._answers = process.converse(command, self._log)
         except OSError as error:
             self._log.close()
             reason = error.strerror or type(error).__name__
@@ -97,23 +97,23 @@ class Child:
 
     def _send(self, message: dict[str, Any]) -> None:
         with suppress(OSError, ValueError):  # a dead process is noticed by the reading thread
-            self.process.stdin.write(json.dumps(message).encode() + b"\n")
-            self.process.stdin.flush()
+            self._questions.write(json.dumps(message).encode() + b"\n")
+            self._questions.flush()
 
     def close(self) -> None:
         self._bye = self._bye or "The live network was stopped."
         with suppress(OSError):
-            self.process.stdin.close()
+            self._questions.close()
         try:
             self.process.wait(2.0)
         except subprocess.TimeoutExpired:
             self.process.kill()
 
     def _read(self) -> None:
-        for line in self.process.stdout:
+        for line in self._answers:
             self._hear(json.loads(line))
         code = self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
+        for pipe in (self._questions, self._answers):
             with suppress(OSError):
                 pipe.close()
         self.ended = self._bye or self._why(code)

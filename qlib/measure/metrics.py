@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,6 @@ from qlib.measure.output_errors import Errors
 from qlib.measure.statistics import wilson
 from qlib.measure.value_samples import Sample
 from qlib.network.model import QuantModel
-from qlib.network.points import QuantLayer
 from qlib.quantizers.base import Quantizer
 
 
@@ -53,7 +53,7 @@ def layer_rows(
     calib: Mapping[str, Errors] | None = None,
     test: Mapping[str, Errors] | None = None,
     samples: Mapping[str, Sample] | None = None,
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """One row for each quantized tensor, in order of execution; see the columns in `_row`.
 
     Args:
@@ -64,25 +64,25 @@ def layer_rows(
         samples: values before and after rounding; they tell the errors of activations whose
             channels have levels of their own, as a histogram does not know channels.
     """
-    rows = []
-    for name, layer in model.layers.items():
-        if isinstance(layer, QuantLayer) and layer.weight_point.quantizer is not None:
-            rows.append(_weight_row(model, name, layer))
+    rows: list[dict[str, Any]] = []
+    for name, layer in model.weighted().items():
+        if (quantizer := layer.weight_point.quantizer) is not None:
+            rows.append(_weight_row(model, name, quantizer, layer.weight))
     for name, point in model.points.items():
         if point.quantizer is not None:
             rows.append(_input_row(model, name, point.quantizer, seen[name], samples))
-    for name in calib or ():
-        rows.append(_output_row(model, name, calib[name], (test or {}).get(name)))
+    for name, errors in (calib or {}).items():
+        rows.append(_output_row(model, name, errors, (test or {}).get(name)))
     order = {name: i for i, name in enumerate(model.layers)}
     return sorted(rows, key=lambda row: order.get(row["layer"], _first(model, row, order)))
 
 
-def _first(model: QuantModel, row: dict, order: dict[str, int]) -> float:
-    inner = model.layers_of(str(row["layer"]))
+def _first(model: QuantModel, row: dict[str, Any], order: dict[str, int]) -> float:
+    inner = model.layers_of(row["layer"])
     return order[inner[0]] - 0.5 if inner else math.inf
 
 
-def _row(model: QuantModel, point: str, tensor: str) -> dict[str, object]:
+def _row(model: QuantModel, point: str, tensor: str) -> dict[str, Any]:
     layer = point.rpartition(".")[0]
     found = model.layers.get(layer)
     return {
@@ -94,9 +94,10 @@ def _row(model: QuantModel, point: str, tensor: str) -> dict[str, object]:
     }
 
 
-def _grid_row(model: QuantModel, point: str, tensor: str, quantizer: Quantizer) -> dict:
+def _grid_row(model: QuantModel, point: str, tensor: str, quantizer: Quantizer) -> dict[str, Any]:
     row = _row(model, point, tensor)
     main = tensor in ("weight", "left")
+    weighted = model.weighted().get(row["layer"]) if tensor == "weight" else None
     return row | {
         "bits": quantizer.scheme.bits,
         "symmetric": quantizer.scheme.symmetric,
@@ -104,14 +105,15 @@ def _grid_row(model: QuantModel, point: str, tensor: str, quantizer: Quantizer) 
         "zero_point": float(quantizer.zero_point.mean()),
         "channels": quantizer.grids,
         "macs": model.macs.get(row["layer"], 0) if main else "",
-        "params": model.layers[row["layer"]].weight.numel() if tensor == "weight" else "",
+        "params": "" if weighted is None else weighted.weight.numel(),
     }
 
 
-def _weight_row(model: QuantModel, name: str, layer: QuantLayer) -> dict[str, object]:
+def _weight_row(
+    model: QuantModel, name: str, quantizer: Quantizer, weight: Tensor
+) -> dict[str, Any]:
     """``rmse_step``: √ mean of squared errors, each in steps of its own grid (0.289: rounding).
     ``beyond``: share of weights on neither of the two levels beside them."""
-    quantizer, weight = layer.weight_point.quantizer, layer.weight
     with torch.no_grad():
         rounded, codes = quantizer(weight), quantizer.codes(weight)
         nearest = quantizer.nearest(weight)
@@ -139,7 +141,7 @@ def _input_row(
     quantizer: Quantizer,
     seen: Histogram,
     samples: Mapping[str, Sample] | None,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     if quantizer.mixed:
         row = _grid_row(model, name, name.rpartition(".")[2], quantizer) | {"flipped": ""}
         return row | (_sampled_errors(samples[name]) if samples else {})
@@ -163,9 +165,7 @@ def _sampled_errors(sample: Sample) -> dict[str, float]:
     return {"sqnr_db": sqnr(x, y), "clipped": sample.outside / max(1, sample.seen)}
 
 
-def _output_row(
-    model: QuantModel, name: str, calib: Errors, test: Errors | None
-) -> dict[str, object]:
+def _output_row(model: QuantModel, name: str, calib: Errors, test: Errors | None) -> dict[str, Any]:
     """What happened to a layer's output; the columns of held-out images end in ``_test``."""
     row = _row(model, f"{name}.output", "output")
     for suffix, errors in (("", calib), ("_test", test)):

@@ -9,16 +9,17 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qlib.core.histogram import flat
 from qlib.core.records import Event, Report
 from qlib.measure.value_samples import Sample, samples_of
 from qlib.network.model import QuantModel
-from qlib.network.points import QuantLayer, QuantPoint, WeightPoint
+from qlib.network.points import QuantLayer, QuantMatMul, QuantPoint, WeightPoint
 from qlib.network.trace import removing
 
 IMAGES, LEAST = 128, 32  # images whose errors are summed: fewer where all of them together …
@@ -26,6 +27,8 @@ WORK = 4e10  # … would take more multiply–accumulates than this for one pass
 SAMPLED = 64  # images whose values are counted: the first calibration images
 BATCH, ROOM = 64, 64e6  # images at a time: fewer where their outputs fill more than these bytes
 VALUES = 2**16  # values kept of one activation
+
+Layer = QuantLayer | QuantMatMul
 
 
 @dataclass
@@ -44,6 +47,8 @@ class Gap:
 
     def told(self) -> dict[str, float]:
         """mse, sqnr_db (infinite without error), cosine (of all values as one vector)."""
+        if self.sums is None:
+            raise ValueError("Nothing has been added up yet.")
         first, second, product, noise = self.sums.tolist()
         with np.errstate(divide="ignore"):
             sqnr = 10 * np.log10(first / noise) if noise else np.inf
@@ -66,12 +71,12 @@ class Errors:
     nearest: Gap = field(default_factory=Gap)
 
 
-class _Fixed(nn.Module):
-    """Stands in for a quantizer: always the same values."""
+class _Fixed(WeightPoint):
+    """Stands in for the point of a weight: always the same values."""
 
     def __init__(self, values: Tensor) -> None:
         super().__init__()
-        self.values = values
+        self.values, self.on = values, True
 
     def forward(self, x: Tensor) -> Tensor:
         return self.values
@@ -128,30 +133,28 @@ class _Meter:
     def measure(self, x: Tensor, samples: Mapping[str, Sample], limit: int) -> None:
         """One batch. ``limit``: values to keep of each activation; 0 keeps none."""
         hooks = [
-            layer.register_forward_hook(lambda m, a, y, name=name: self._in_float(name, m, a, y))
+            layer.register_forward_hook(partial(self._in_float, name))
             for name, layer in self.model.layers.items()
         ]
         if limit:
             hooks += [
-                point.register_forward_pre_hook(lambda m, a, s=samples[name]: _see(m, a, s, limit))
+                point.register_forward_pre_hook(partial(_see, samples[name], limit))
                 for name, point in self.model.points.items()
             ]
         with removing(hooks), self.model.quantized(weights=False, inputs=False):
             self.model(x)
         hooks = [
-            layer.register_forward_hook(
-                lambda m, a, y, n=name: self._quantized(n, m, a, y, samples, limit)
-            )
+            layer.register_forward_hook(partial(self._quantized, name, samples, limit))
             for name, layer in self.model.layers.items()
         ]
         with removing(hooks), self.model.quantized(weights=True, inputs=True):
             self.model(x)
 
-    def _in_float(self, name: str, layer: nn.Module, args: tuple, y: Tensor) -> None:
+    def _in_float(self, name: str, layer: Layer, args: tuple, y: Tensor) -> None:
         self._held[name].append(y)
         self.errors[name].alone.add(y, self._alone(name, layer, args))
 
-    def _alone(self, name: str, layer: nn.Module, args: tuple) -> Tensor:
+    def _alone(self, name: str, layer: Layer, args: tuple) -> Tensor:
         """The output with this layer alone quantized, a boundary that it reads included."""
         points = list(layer.points().values())
         if isinstance(layer, QuantLayer):
@@ -165,17 +168,17 @@ class _Meter:
     def _quantized(
         self,
         name: str,
-        layer: nn.Module,
-        args: tuple,
-        y_hat: Tensor,
         samples: Mapping[str, Sample],
         limit: int,
+        layer: Layer,
+        args: tuple,
+        y_hat: Tensor,
     ) -> None:
         y, errors = self._held[name].pop(0), self.errors[name]
         errors.together.add(y, y_hat)
         if limit:
             samples[f"{name}.output"].pair(y, y_hat, limit)
-        if name in self.nearest:
+        if name in self.nearest and isinstance(layer, QuantLayer):
             learned, layer.weight_point = layer.weight_point, self.nearest[name]
             try:
                 errors.nearest.add(y, layer.forward(*args))
@@ -183,7 +186,7 @@ class _Meter:
                 layer.weight_point = learned
 
 
-def _see(point: QuantPoint, args: tuple, sample: Sample, limit: int) -> None:
+def _see(sample: Sample, limit: int, point: QuantPoint, args: tuple) -> None:
     if not point.on:  # on: its layer is being tried alone
         sample.take(args[0], limit)
 
@@ -206,9 +209,7 @@ def _nearest_points(model: QuantModel) -> dict[str, WeightPoint]:
         q = layer.weight_point.quantizer
         if q is None or torch.equal(q.codes(layer.weight), q.nearest(layer.weight)):
             continue
-        found[name] = point = WeightPoint()
-        point.fill(_Fixed(q.values(q.nearest(layer.weight))))
-        point.on = True
+        found[name] = _Fixed(q.values(q.nearest(layer.weight)))
     return found
 
 

@@ -65,7 +65,8 @@ class Sample:
         self._kept[2].append(_array(strided(q.codes(x), limit, like=x)).astype(np.int16))
         self.outside += float(outside(q, x).sum())
         if self.ends is None:
-            self.ends = tuple(float(end.median()) for end in ends(q, x))
+            low, high = ends(q, x)
+            self.ends = float(low.median()), float(high.median())
             levels = bent(q, x)
             self.levels = None if levels is None else _array(levels)
 
@@ -82,7 +83,7 @@ class Sample:
         chosen = torch.linspace(0, len(weight) - 1, min(CHANNELS, len(weight))).round().long()
         rounded = weight if self.quantizer is None else self.quantizer(weight)
         self.index = chosen.numpy()
-        self.rows = tuple(_array(w[chosen].flatten(1)) for w in (weight, rounded))
+        self.rows = _array(weight[chosen].flatten(1)), _array(rounded[chosen].flatten(1))
 
 
 def samples_of(model: QuantModel) -> Iterator[Sample]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from qlib.core import params
 from qlib.core.catalogue import Ingredient, Look, Variant
+from qlib.core.registry import discover
 
 if TYPE_CHECKING:  # the app reads a method's fields without loading torch
     from qlib.core.records import Report
@@ -52,3 +53,8 @@ class Method(ABC):
 
 
 Base = Method
+
+
+def methods() -> dict[str, type[Method]]:
+    """Every method of this folder by its key, the name of its file."""
+    return discover("methods")

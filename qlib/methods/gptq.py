@@ -92,12 +92,14 @@ class Gptq(Method):
 
 def _moments(unit: "Unit", *, against_float: bool) -> "tuple[Tensor, Tensor | None]":
     """Σ x̂·x̂ᵀ over all images, and Σ x·x̂ᵀ with what the float network has in the same place."""
+    import torch
+
     from qlib.methods._search.obq import operand, product
 
     (layer,) = unit.weighted
     room = 2**24 // (unit.inputs[0].numel() * max(1, layer.weight[0, 0].numel()))
     at_once = max(1, min(64, room))  # unfolding makes images larger
-    hessian, cross = 0.0, None
+    hessian = cross = torch.zeros((), dtype=torch.float64, device=unit.inputs.device)
     for start in range(0, len(unit.inputs), at_once):
         part = slice(start, start + at_once)
         x = operand(lambda part=part: layer(unit.inputs[part]))
@@ -105,5 +107,5 @@ def _moments(unit: "Unit", *, against_float: bool) -> "tuple[Tensor, Tensor | No
         if against_float:
             with unit.model.quantized(weights=False, inputs=False):
                 there = operand(lambda part=part: layer(unit.float_inputs[part]))
-            cross = product(there, x) + (0.0 if cross is None else cross)
-    return hessian, cross
+            cross = cross + product(there, x)
+    return hessian, cross if against_float else None

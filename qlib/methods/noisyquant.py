@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from qlib.core.catalogue import Look
 from qlib.core.params import param
-from qlib.methods.base import Method
+from qlib.methods.base import Method, methods
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,9 +74,7 @@ class NoisyQuant(Method):
     def apply(
         self, model: "QuantModel", plan: "BitPlan", data: "Calibration", report: "Report"
     ) -> None:
-        from qlib.core.registry import discover
-
-        discover("methods")[BASES[self.base]]().apply(model, plan, data, report)
+        methods()[BASES[self.base]]().apply(model, plan, data, report)
         self.add_noise(model, data, report)
 
     def add_noise(
@@ -110,22 +108,25 @@ class NoisyQuant(Method):
         from qlib.methods._search.scales import spread
         from qlib.quantizers.noisy import Noisy, sixteen_bits
 
-        layer, point = model.layers[name], model.points[f"{name}.input"]
+        layer, point = model.weighted()[name], model.points[f"{name}.input"]
+        grid = point.quantizer
+        if grid is None:  # nothing is rounded
+            return Noise(), 0.0
         with torch.no_grad():
             q = layer.weight_point.quantizer
             w_hat = layer.weight if q is None else q(layer.weight)
             if self.clip:
                 factors = spread(0.3, 1.2, 100, product.x)
-                point.quantizer = clipped(product, point.quantizer, w_hat, factors)
+                point.quantizer = grid = clipped(product, grid, w_hat, factors)
             draw = _uniform(product.x.shape[2], data)
-            rows = Rows.of(product.x[0], point.quantizer)
+            rows = Rows.of(product.x[0], grid)
             found = self._noise(rows, draw, product, w_hat)
             if not found or found.left > 1 - self.gain / 100:
                 return Noise(), 0.0
             noise = rows.unit * (found.shift + found.reach * draw)
             if self.integers:
                 noise = sixteen_bits(noise)
-            point.quantizer = Noisy(point.quantizer, noise.reshape(layer.weight.shape[1:]))
+            point.quantizer = Noisy(grid, noise.reshape(layer.weight.shape[1:]))
             return found, in_16_bits(layer, w_hat, noise, rows) if self.integers else 0.0
 
     def _noise(self, rows: "Rows", draw: "Tensor", product: "Product", w_hat: "Tensor") -> "Noise":

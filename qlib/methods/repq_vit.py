@@ -9,7 +9,7 @@ from qlib.methods.base import Method
 
 if TYPE_CHECKING:
     from qlib.core.records import Report
-    from qlib.core.scheme import BitPlan
+    from qlib.core.scheme import BitPlan, Scheme
     from qlib.learning.calibration import Calibration
     from qlib.network.model import QuantModel
 
@@ -69,22 +69,22 @@ class RepQVit(Method):
         from qlib.quantizers.columns import Columns
         from qlib.quantizers.uniform import Uniform
 
+        linear = {n: layer for n, layer in model.weighted().items() if layer.kind == "linear"}
         found = readers(model, data.images[:2], NORMS, cut=True)
-        names = [n for n in found if model.layers[n].kind == "linear" and _rounded(model, n)]
-        seen = of_channels(model, data, names, self.rows)
-        for i, name in enumerate(names):
-            layer, point = model.layers[name], model.points[f"{name}.input"]
-            scheme, values, counts = point.quantizer.scheme, *seen[name]
+        schemes = {n: scheme for n in found if n in linear and (scheme := _own_scheme(model, n))}
+        seen = of_channels(model, data, [*schemes], self.rows)
+        for i, (name, scheme) in enumerate(schemes.items()):
+            layer, point, (values, counts) = linear[name], model.points[f"{name}.input"], seen[name]
             lo, hi = data.act_observer.find_range(values, scheme, counts)
             grid = ByChannel.of_grids(*qparams(lo, hi, scheme), scheme)
             point.quantizer, old = grid, layer.weight_point.quantizer
             if old is not None:
                 wide = Uniform.fit(layer.weight * grid.ratio, old.scheme, data.weight_observer)
                 layer.weight_point.fill(Columns(wide, grid.ratio))
-            report(Event("calibrate", name, i + 1, len(names), note="channels"))
+            report(Event("calibrate", name, i + 1, len(schemes), note="channels"))
 
 
-def _rounded(model: "QuantModel", name: str) -> bool:
-    """Does the layer have a rounded input of its own?"""
+def _own_scheme(model: "QuantModel", name: str) -> "Scheme | None":
+    """The scheme of a layer's own rounded input, if it has one."""
     point = model.points.get(f"{name}.input")
-    return point is not None and point.quantizer is not None
+    return None if point is None or point.quantizer is None else point.quantizer.scheme

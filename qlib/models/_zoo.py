@@ -17,8 +17,15 @@ def vit() -> nn.Module:
     """A vision transformer on 4x4 patches of 2x2 pixels."""
     from timm.models.vision_transformer import VisionTransformer
 
-    size = {"img_size": 8, "patch_size": 2, "in_chans": 1, "num_classes": 10}
-    return VisionTransformer(**size, embed_dim=48, depth=6, num_heads=3)
+    return VisionTransformer(
+        img_size=8,
+        patch_size=2,
+        in_chans=1,
+        num_classes=10,
+        embed_dim=48,
+        depth=6,
+        num_heads=3,
+    )
 
 
 def resnet() -> nn.Module:
@@ -42,7 +49,9 @@ def mobilenet() -> nn.Module:
         stem_size=16,
         act_layer=partial(nn.ReLU6, inplace=False),
     )
-    net.conv_stem.stride = (1, 1)  # made for large images, the class halves them at once
+    stem = net.conv_stem
+    if isinstance(stem, nn.Conv2d):
+        stem.stride = (1, 1)  # made for large images, the class halves them at once
     return net
 
 

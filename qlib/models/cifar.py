@@ -50,5 +50,12 @@ def _resnet(depth: int):
 def _vit():
     from timm.models.vision_transformer import VisionTransformer
 
-    size = {"img_size": 32, "patch_size": 4, "num_classes": 10}
-    return VisionTransformer(**size, embed_dim=128, depth=4, num_heads=4, mlp_ratio=2)
+    return VisionTransformer(
+        img_size=32,
+        patch_size=4,
+        num_classes=10,
+        embed_dim=128,
+        depth=4,
+        num_heads=4,
+        mlp_ratio=2,
+    )

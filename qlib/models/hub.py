@@ -33,13 +33,13 @@ class Hub(Model):
 
     def build(self, name: str, weights: str | None) -> Built:
         """See `Model.build`; ``name`` may carry a tag: ``timm:resnet18.a1_in1k``."""
-        from timm.data import resolve_model_data_config
+        from timm.data.config import resolve_model_data_config
 
         arch = _known(name.removeprefix(PREFIX))
         net = _published(arch) if weights is None else _from_file(arch, weights)
         config = resolve_model_data_config(net)
-        classes = int(net.num_classes)
-        if classes < 1:
+        classes = net.num_classes
+        if not isinstance(classes, int) or classes < 1:
             raise InvalidSpec(
                 f"{name} gives features and no classes, so it has no accuracy; choose a network "
                 "with a classifier, such as timm:deit_tiny_patch16_224."
@@ -73,7 +73,7 @@ def _published(arch: str) -> "nn.Module":
     from huggingface_hub import constants, is_offline_mode
 
     config = timm.get_pretrained_cfg(arch)
-    if not (config.hf_hub_id or config.url):
+    if config is None or not (config.hf_hub_id or config.url):
         raise InvalidSpec(
             f"No weights are published for timm:{arch}; give a file (--weights FILE), or choose "
             "another network."
@@ -83,7 +83,7 @@ def _published(arch: str) -> "nn.Module":
     if cached:
         overlay = {"file": cached, "custom_load": False}
     else:
-        url = constants.ENDPOINT if config.hf_hub_id else config.url
+        url = constants.ENDPOINT if config.hf_hub_id else str(config.url)
         if is_offline_mode() or not reachable(url):
             raise InvalidSpec(
                 f"The weights of timm:{arch} are not on this machine and {url} cannot be "
@@ -119,7 +119,8 @@ def _from_file(arch: str, weights: str) -> "nn.Module":
 
     state = read_weights(weights)
     net = timm.create_model(arch, pretrained=False)
-    classes = _classes_in(state, net.pretrained_cfg.get("classifier"))
+    config = timm.get_pretrained_cfg(arch)
+    classes = _classes_in(state, config.classifier if config else None)
     if classes and classes != net.num_classes:  # fine-tuned on another task
         net = timm.create_model(arch, pretrained=False, num_classes=classes)
     load_weights(net, state, f"timm:{arch}", weights)

@@ -6,6 +6,7 @@ The network is a copy, rewritten exactly (`attention`, `fold`).
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -58,12 +59,11 @@ class QuantModel(nn.Module):
             raise ValueError(f"placement must be one of {PLACEMENTS}; got {placement!r}.")
         self.placement, self.notes = placement, []
         self.net = self._rewritten(net, example)
-        layers = {n: m for n, m in self.net.named_modules() if _quantizable(m)}
-        for name, module in layers.items():
-            wrap = QuantMatMul if isinstance(module, MatMul) else QuantLayer
-            self.net.set_submodule(name, wrap(module))
+        layers = {name: _wrapped(m) for name, m in self.net.named_modules() if _quantizable(m)}
+        for name, layer in layers.items():
+            self.net.set_submodule(name, layer)
         seen = trace(self.net, example)
-        self._read_structure(seen, set(layers), blocks, len(example))
+        self._read_structure(seen, layers, blocks, len(example))
         self.eval()
 
     def _rewritten(self, net: nn.Module, example: Tensor) -> nn.Module:
@@ -81,15 +81,19 @@ class QuantModel(nn.Module):
             return fresh()
 
     def _read_structure(
-        self, seen: Trace, names: set[str], blocks: Sequence[str], batch: int
+        self,
+        seen: Trace,
+        layers: dict[str, QuantLayer | QuantMatMul],
+        blocks: Sequence[str],
+        batch: int,
     ) -> None:
-        order = seen.order(names)
+        order = seen.order(set(layers))
         if not order:
             raise InvalidSpec(
                 "This network has no convolution, linear layer or attention product that runs, "
                 "so there is nothing to quantize; choose another one."
             )
-        self.layers = {name: self.net.get_submodule(name) for name in order}
+        self.layers = {name: layers[name] for name in order}
         self.blocks = seen.order(set(blocks))
         self.macs = {name: _macs(seen.of(name), batch) for name in order}
         self.activation = {name: _follower(seen, name) for name in order}
@@ -204,8 +208,12 @@ def _one_tensor_each(calls: Iterable[Call], batch: int) -> bool:
     )
 
 
-def _quantizable(module: nn.Module) -> bool:
+def _quantizable(module: nn.Module) -> TypeGuard[nn.Conv2d | nn.Linear | MatMul]:
     return isinstance(module, (nn.Conv2d, nn.Linear, MatMul))
+
+
+def _wrapped(module: nn.Conv2d | nn.Linear | MatMul) -> QuantLayer | QuantMatMul:
+    return QuantMatMul(module) if isinstance(module, MatMul) else QuantLayer(module)
 
 
 def _follower(seen: Trace, name: str) -> nn.Module | None:

@@ -114,7 +114,8 @@ def reached(
     some = torch.as_tensor(reaches[1:], dtype=draws.dtype, device=draws.device)
     noises = (some[:, None] * draws[:, None]).flatten(0, 1)
     tried = torch.cat([torch.zeros_like(draws[:1]), noises])
-    return tuple(_by_draw(side, len(draws)) for side in output.errors(grid, tried))
+    outside, inside = output.errors(grid, tried)
+    return _by_draw(outside, len(draws)), _by_draw(inside, len(draws))
 
 
 def _by_draw(errors: Tensor, draws: int) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Random rows of what linear layers read, and which layers are linear in that sense."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +19,7 @@ def sampled(
     found: dict[str, list[Tensor]] = {name: [] for name in names}
     share = rows / len(images)
 
-    def keep(layer: QuantLayer, args: tuple, name: str) -> None:
+    def keep(name: str, layer: QuantLayer, args: tuple) -> None:
         x = _as_rows(layer, args[0].detach())
         wanted = max(1, round(share * batch))
         if len(x) > wanted:
@@ -25,10 +27,7 @@ def sampled(
             x = x[order[:wanted]]
         found[name].append(x.float().clone())
 
-    hooks = [
-        model.layers[name].register_forward_pre_hook(lambda m, args, name=name: keep(m, args, name))
-        for name in names
-    ]
+    hooks = [model.layers[name].register_forward_pre_hook(partial(keep, name)) for name in names]
     with removing(hooks), model.quantized(weights=False, inputs=False):
         for start in range(0, len(images), data.batch):
             part = images[start : start + data.batch]
@@ -40,9 +39,9 @@ def sampled(
 
 def _as_rows(layer: QuantLayer, x: Tensor) -> Tensor:
     """(rows, d) of an input; of a convolution one row for each patch."""
-    if layer.kind == "linear":
-        return x.flatten(0, -2)
     conv = layer.layer
+    if isinstance(conv, nn.Linear):
+        return x.flatten(0, -2)
     return nn.functional.unfold(x, conv.kernel_size, stride=conv.stride).mT.flatten(0, 1)
 
 

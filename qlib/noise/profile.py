@@ -147,12 +147,12 @@ def save(folder: Path, profile: NoiseProfile) -> None:
         InvalidSpec: the folder cannot be written, or the disk is full.
     """
     columns = {f.name: [getattr(x, f.name) for x in profile.layers] for f in fields(LayerNoise)}
-    arrays = {name: np.array(column) for name, column in columns.items()}
+    arrays: dict[str, Any] = {name: np.array(column) for name, column in columns.items()}
     arrays = {n: _short(a) if a.ndim > 1 and n != "reaches" else a for n, a in arrays.items()}
-    said = json.dumps(profile.spec.to_json())
-    counts = {"seeds": np.array(profile.seeds), "rows": np.array(profile.rows)}
+    arrays |= {"seeds": np.array(profile.seeds), "rows": np.array(profile.rows)}
+    arrays["spec"] = np.array(json.dumps(profile.spec.to_json()))
     with writing(folder):
-        np.savez_compressed(folder / FILE, spec=np.array(said), **counts, **arrays)
+        np.savez_compressed(folder / FILE, **arrays)
 
 
 def load(folder: Path) -> NoiseProfile:
@@ -243,7 +243,7 @@ def _checked(arrays: Mapping[str, np.ndarray], seeds: int) -> dict[str, np.ndarr
 
 
 def _layer(columns: dict[str, np.ndarray], k: int) -> LayerNoise:
-    kinds = dict.fromkeys(_TEXT, str) | dict.fromkeys(_WHOLE, int)
+    kinds: dict[str, type] = {**dict.fromkeys(_TEXT, str), **dict.fromkeys(_WHOLE, int)}
     values = {}
     for name, column in columns.items():
         many = column.ndim > 1

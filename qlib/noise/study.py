@@ -8,6 +8,7 @@ Paper: NoisyQuant, Liu et al., CVPR 2023, arXiv 2211.16056
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -44,6 +45,22 @@ class _Layer:
     test: Tensor
     draws: Tensor
     bell: Tensor
+
+
+class _Numbers(TypedDict):
+    """All numbers of `LayerNoise` that depend on the bits."""
+
+    step: float
+    phase: np.ndarray
+    clipped: float
+    rounding: float
+    predicted: np.ndarray
+    calib: np.ndarray
+    test: np.ndarray
+    normal: np.ndarray
+    closed_form: float
+    linear_search: float
+    stages: np.ndarray
 
 
 def skipped(model: QuantModel) -> list[str]:
@@ -109,8 +126,7 @@ def measure(
     return found
 
 
-def _measured(layer: _Layer, w_hat: Tensor, scheme: Scheme, data: Calibration) -> dict[str, object]:
-    """All numbers of `LayerNoise` that depend on the bits."""
+def _measured(layer: _Layer, w_hat: Tensor, scheme: Scheme, data: Calibration) -> _Numbers:
     device, (values, counts) = layer.calib.device, layer.seen.values()
     lo, hi = data.act_observer.find_range(values, scheme, counts)
     grid = Grids.of(lo.to(device), hi.to(device), scheme)
@@ -173,7 +189,7 @@ def _layers(
         x = calib.pop(name)
         draws = 2 * torch.rand(SEEDS, x.shape[1], generator=rng, device=rng.device) - 1
         bell = torch.randn(1, x.shape[1], generator=rng, device=rng.device) / 3**0.5
-        layer, counts = model.layers[name], seen[f"{name}.input"]
+        layer, counts = model.weighted()[name], seen[f"{name}.input"]
         yield _Layer(name, layer, counts, x, held_out.pop(name), draws, bell)
 
 

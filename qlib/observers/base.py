@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from qlib.core import params
+from qlib.core.registry import discover
 from qlib.core.scheme import Scheme
 
 
@@ -36,3 +37,8 @@ class Observer(ABC):
 
 
 Base = Observer
+
+
+def observers() -> dict[str, type[Observer]]:
+    """Every observer of this folder by its key, the name of its file."""
+    return discover("observers")

@@ -14,7 +14,7 @@ def save_predictions(
     folder: Path, images: Images, logits: dict[str, Tensor], classes: tuple[str, ...]
 ) -> None:
     """``preds.npz``: the five most probable classes of every image, and some small pictures."""
-    arrays = {"ids": np.array(images.ids), "labels": images.labels.astype(np.int32)}
+    arrays = {"ids": np.array(images.ids), "labels": np.asarray(images.labels, np.int32)}
     for name, values in logits.items():
         top = values.softmax(1).topk(min(5, values.shape[1]))
         arrays[f"{name}_top5"] = top.indices.numpy().astype(np.int16)

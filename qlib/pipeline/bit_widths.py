@@ -54,6 +54,6 @@ def _combinations(experiment: Experiment) -> list[tuple[int | None, int]]:
     acts, weights = switching.bit_widths(model)[::-1], switching.weight_bit_widths(model)[::-1]
     if not weights:
         return [(None, bits) for bits in acts]
-    every = list(product(weights, acts))
+    every: list[tuple[int | None, int]] = list(product(weights, acts))
     work = sum(model.macs.values()) * len(experiment.test) * len(every)
     return every if work <= WORK else [(bits, bits) for bits in acts]

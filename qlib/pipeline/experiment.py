@@ -10,7 +10,6 @@ from torch import Tensor
 from qlib.core import own_code
 from qlib.core.preprocess import Preprocess
 from qlib.core.records import Event, InvalidSpec, Report, RunSpec
-from qlib.core.registry import discover
 from qlib.core.specs import source_of
 from qlib.datasets.base import Dataset, Images
 from qlib.datasets.preprocessing.augment import noise, shifted
@@ -19,6 +18,7 @@ from qlib.learning.calibration import Calibration
 from qlib.models.base import Built
 from qlib.network.blocks import find_blocks
 from qlib.network.model import QuantModel
+from qlib.observers.base import Observer, observers
 from qlib.pipeline.own_network import completed
 
 EVAL_BATCH = 64  # more and the activations of a vision transformer leave the cache
@@ -192,5 +192,5 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _observer(name: str) -> object:
-    return discover("observers")[name]()
+def _observer(name: str) -> Observer:
+    return observers()[name]()

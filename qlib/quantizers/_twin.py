@@ -22,14 +22,15 @@ class Twin(Quantizer):
     """
 
     fits_alone = False
+    shift: Tensor
 
     def __init__(self, scale: Tensor, shift: Tensor, zero_point: Tensor, scheme: Scheme) -> None:
         super().__init__(scale, zero_point, scheme)
         self.register_buffer("shift", shift.detach().clone())
 
     @property
-    def half(self) -> int:
-        """q: codes of one range."""
+    def each(self) -> int:
+        """q: how many codes one range has."""
         return 2 ** (self.scheme.bits - 1)
 
     @property

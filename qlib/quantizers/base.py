@@ -61,6 +61,7 @@ class Quantizer(Learner, ABC):
     title: ClassVar[str]
     fits_alone: ClassVar[bool] = True  # can `fit` make one from a tensor and an observer alone?
     up_or_down: ClassVar[bool] = False  # is a hard code always ⌊x/s⌋ or one more (inside the grid)?
+    zero_point: Tensor
     mixed: bool = False  # do elements that share a scale have levels of their own all the same?
 
     def __init__(self, scale: Tensor, zero_point: Tensor, scheme: Scheme) -> None:
@@ -112,6 +113,9 @@ class Quantizer(Learner, ABC):
     def grids(self) -> int:
         """How many different sets of levels there are."""
         return self.scale.numel()
+
+    def freeze(self, mask: Tensor, weight: Tensor) -> None:
+        """Learn nothing where ``mask`` is True: there ``weight`` stays at its nearest code."""
 
     def soft_values(self) -> Tensor | None:
         """How far each soft choice is decided, in [0, 1]; None when there is nothing soft."""

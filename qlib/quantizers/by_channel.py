@@ -24,6 +24,8 @@ class ByChannel(Quantizer):
     title = "nearest on a grid for each channel"
     fits_alone = False
     mixed = True
+    ratio: Tensor
+    offset: Tensor
 
     def __init__(
         self, scale: Tensor, zero_point: Tensor, ratio: Tensor, offset: Tensor, scheme: Scheme

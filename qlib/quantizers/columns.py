@@ -19,6 +19,7 @@ class Columns(Quantizer):
     title = "nearest, columns brought to one footing"
     fits_alone = False
     mixed = True
+    column: Tensor
 
     def __init__(self, grid: Quantizer, column: Tensor) -> None:
         super().__init__(grid.scale, grid.zero_point, grid.scheme)

@@ -15,6 +15,7 @@ class FixedCodes(Quantizer):
 
     title = "fixed codes"
     fits_alone = False
+    chosen: Tensor
 
     def __init__(self, grid: Quantizer, chosen: Tensor) -> None:
         super().__init__(grid.scale, grid.zero_point, grid.scheme)

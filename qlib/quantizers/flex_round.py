@@ -25,6 +25,7 @@ class FlexRound(Quantizer):
     """
 
     title = "divided by learned factors"
+    frozen: Tensor | None
 
     def __init__(self, scale: Tensor, zero_point: Tensor, scheme: Scheme) -> None:
         super().__init__(scale, zero_point, scheme)
@@ -40,13 +41,14 @@ class FlexRound(Quantizer):
         return made
 
     @torch.no_grad()
-    def start(self, weight: Tensor) -> None:
+    def start(self, weight: Tensor) -> nn.ParameterList:
         """Set every factor to 1, which is rounding to nearest."""
         shapes = [weight.shape, (weight.shape[0],) + (1,) * (weight.dim() - 1)]
         if weight.dim() == 4:
             shapes.append((1, weight.shape[1], 1, 1))
         ones = [nn.Parameter(weight.new_ones(shape), requires_grad=False) for shape in shapes]
         self.factors = nn.ParameterList(ones)
+        return self.factors
 
     def freeze(self, mask: Tensor, weight: Tensor) -> None:
         """Divide by nothing where ``mask`` is True: nearest, on the grid as it is learned."""
@@ -54,9 +56,7 @@ class FlexRound(Quantizer):
 
     def divisors(self, x: Tensor) -> Tensor:
         """S, shaped like ``x``."""
-        if self.factors is None:
-            self.start(x)
-        own, *shared = self.factors
+        own, *shared = self.start(x) if self.factors is None else self.factors
         for factor in shared:
             own = own * factor
         return own if self.frozen is None else own.masked_fill(self.frozen, 1)

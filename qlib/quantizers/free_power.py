@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qlib.core import fused
+from qlib.core.functional import clip_
 from qlib.core.scheme import Scheme
 from qlib.quantizers.power import Levels, Power, bend, log_size
 
@@ -23,6 +24,7 @@ class FreePower(Power):
     """
 
     title = "free codes on a learned power-function grid"
+    frozen: Tensor | None
 
     def __init__(
         self,
@@ -44,25 +46,30 @@ class FreePower(Power):
         return made
 
     @torch.no_grad()
-    def start(self, weight: Tensor) -> None:
+    def start(self, weight: Tensor) -> nn.Parameter:
         split = bend(self.scheme.granularity.split(weight), self.exponent)
-        steps = (split / self.scale).clamp(self.low, self.high)
+        steps = clip_(split / self.scale, self.low, self.high)
         self.latent = nn.Parameter(steps, requires_grad=False)
+        return self.latent
 
     @torch.no_grad()
     def freeze(self, mask: Tensor, weight: Tensor) -> None:
         """Leave the codes where ``mask`` is True as nearest has them before learning."""
-        self.frozen, self.first = self.scheme.granularity.split(mask), self.latent.round()
+        self.first = self._started(weight).round()
+        self.frozen = self.scheme.granularity.split(mask)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.latent is None:
-            self.start(x)
-        grid = (self.latent, self._scale(), self.exponent, self.low, self.high)
+        v = self._started(x)
+        grid = (v, self._scale(), self.exponent, self.low, self.high)
         y = fused.run(
-            fused.RoundFn, self.latent, self.reach, self.exponent, *self._grid,
+            fused.RoundFn, v, self.reach, self.exponent, *self._grid,
             plain=lambda: _Free.apply(*grid),
         )  # fmt: skip
         return y.reshape(x.shape)
+
+    def _started(self, weight: Tensor) -> nn.Parameter:
+        """v, from where PowerQuant has it if it is nowhere yet."""
+        return self.start(weight) if self.latent is None else self.latent
 
     @cached_property
     def _grid(self) -> tuple[Tensor, float, float]:
@@ -71,9 +78,7 @@ class FreePower(Power):
         return self._far().expand_as(self.scale), float(low.min()), float(high.max())
 
     def codes(self, x: Tensor) -> Tensor:
-        if self.latent is None:
-            self.start(x)
-        return (self.latent.detach().round() + self.zero_point).reshape(x.shape)
+        return (self._started(x).detach().round() + self.zero_point).reshape(x.shape)
 
     def as_grid(self) -> Power:
         return Power(self.scale, self.zero_point, self.scheme, self.exponent)
@@ -87,7 +92,7 @@ class FreePower(Power):
     def keep_positive(self) -> None:
         super().keep_positive()
         if self.latent is not None and self.latent.requires_grad:
-            self.latent.clamp_(self.low, self.high)
+            clip_(self.latent, self.low, self.high)
             if self.frozen is not None:
                 self.latent.copy_(torch.where(self.frozen, self.first, self.latent))
 
@@ -98,7 +103,7 @@ class FreePower(Power):
             self.latent.round_()
 
 
-class _Free(torch.autograd.Function):
+class _Free(fused.Function):
     """φ⁻¹(s·⌊v⌉), straight-through at the rounding."""
 
     @staticmethod

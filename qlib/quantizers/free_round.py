@@ -6,6 +6,8 @@ Study: Yvinec et al., arXiv 2308.07662
 import torch
 from torch import Tensor, nn
 
+from qlib.core import fused
+from qlib.core.functional import clip_
 from qlib.core.scheme import Scheme
 from qlib.quantizers.base import Quantizer
 from qlib.quantizers.uniform import Uniform
@@ -19,6 +21,8 @@ class FreeRound(Quantizer):
     """
 
     title = "codes learned freely"
+    least: Tensor
+    most: Tensor
 
     def __init__(self, scale: Tensor, zero_point: Tensor, scheme: Scheme) -> None:
         super().__init__(scale, zero_point, scheme)
@@ -35,33 +39,35 @@ class FreeRound(Quantizer):
         return made
 
     @torch.no_grad()
-    def start(self, weight: Tensor, reach: int | None = None) -> None:
+    def start(self, weight: Tensor, reach: int | None = None) -> nn.Parameter:
         """Set v to w/s, within its limits."""
         ratio = self.scheme.granularity.split(weight) / self.scale
-        nearest = ratio.round().clamp(self.low, self.high)
+        nearest = clip_(ratio.round(), self.low, self.high)
         far = self.scheme.steps if reach is None else reach
         self.register_buffer("least", (nearest - far).clamp(min=self.low))
         self.register_buffer("most", (nearest + far).clamp(max=self.high))
         self.latent = nn.Parameter(ratio.clamp(self.least, self.most), requires_grad=False)
+        return self.latent
+
+    def _started(self, weight: Tensor) -> nn.Parameter:
+        """v, from w/s if it is nowhere yet."""
+        return self.start(weight) if self.latent is None else self.latent
 
     @torch.no_grad()
     def freeze(self, mask: Tensor, weight: Tensor) -> None:
         """Leave the weights where ``mask`` is True at their nearest level."""
+        v = self._started(weight)
         nearest = self.scheme.granularity.split(self.nearest(weight)) - self.zero_point
         mask = self.scheme.granularity.split(mask)
         self.least = torch.where(mask, nearest, self.least)
         self.most = torch.where(mask, nearest, self.most)
-        self.latent.clamp_(self.least, self.most)
+        v.clamp_(self.least, self.most)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.latent is None:
-            self.start(x)
-        return _Free.apply(self.latent, self.scale).reshape(x.shape)
+        return _Free.apply(self._started(x), self.scale).reshape(x.shape)
 
     def codes(self, x: Tensor) -> Tensor:
-        if self.latent is None:
-            self.start(x)
-        return (self.latent.detach().round() + self.zero_point).reshape(x.shape)
+        return (self._started(x).detach().round() + self.zero_point).reshape(x.shape)
 
     def as_grid(self) -> Uniform:
         return Uniform(self.scale, self.zero_point, self.scheme)
@@ -84,7 +90,7 @@ class FreeRound(Quantizer):
             self.latent.round_()
 
 
-class _Free(torch.autograd.Function):
+class _Free(fused.Function):
     """s·⌊v⌉, straight-through at the rounding."""
 
     @staticmethod

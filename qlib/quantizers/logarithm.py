@@ -22,6 +22,7 @@ class Logarithm(Quantizer):
 
     title = "nearest on a logarithmic grid"
     fits_alone = False
+    per_octave: Tensor
 
     def __init__(self, scale: Tensor, per_octave: Tensor, scheme: Scheme) -> None:
         super().__init__(scale, torch.full_like(scale, scheme.qmin), scheme)

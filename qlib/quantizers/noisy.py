@@ -21,6 +21,7 @@ class Noisy(Quantizer):
     title = "nearest under fixed noise"
     fits_alone = False
     mixed = True
+    noise: Tensor
 
     def __init__(self, base: Quantizer, noise: Tensor) -> None:
         super().__init__(base.scale, base.zero_point, base.scheme)

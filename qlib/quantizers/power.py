@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qlib.core import fused
-from qlib.core.functional import qparams
+from qlib.core.functional import clip_, qparams
 from qlib.core.scheme import Scheme
 from qlib.observers.base import Observer
 from qlib.quantizers.base import Quantizer
@@ -36,6 +36,7 @@ class Power(Quantizer):
     """
 
     title = "nearest on a power-function grid"
+    reach: Tensor | None
 
     def __init__(
         self,
@@ -95,7 +96,7 @@ class Power(Quantizer):
     def _steps(self, split: Tensor, scale: Tensor) -> Tensor:
         """The nearest level of each element, in steps from 0.0."""
         ratio = _ratio(_log(split).mul_(self.exponent), split, scale)
-        return ratio.round_().clamp_(self.low, self.high)
+        return clip_(ratio.round_(), self.low, self.high)
 
     def values(self, codes: Tensor) -> Tensor:
         steps = self.scheme.granularity.split(codes) - self.zero_point
@@ -146,7 +147,7 @@ def accumulated(a: Power, b: Power, one: Tensor, two: Tensor) -> Tensor:
     return unit * bend(product, 1 / a.exponent).sum(-1)
 
 
-class _Bent(torch.autograd.Function):
+class _Bent(fused.Function):
     """Straight-through for x, scale and exponent.
 
     The gradient for x is 1 inside the range and 0 where clipped, on the unbent axis: the slopes of
@@ -170,16 +171,17 @@ class _Bent(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         log, ratio, steps, inside, scale, exponent = ctx.saved_tensors
-        kept = grad * inside
-        for_scale = for_exponent = None
-        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            slope = ctx.levels.of(lambda bent: slope_at(bent, exponent))
-            by_code = (kept * slope).mul_(ratio)
-            for_scale = (slope.mul_(grad).mul_(steps) - by_code).sum_to_size(scale.shape)
+        kept, for_exponent = grad * inside, None
+        for_x = kept if ctx.needs_input_grad[0] else None
+        if not any(ctx.needs_input_grad[1:3]):
+            return for_x, None, None, None, None
+        slope = ctx.levels.of(lambda bent: slope_at(bent, exponent))
+        by_code = (kept * slope).mul_(ratio)
+        for_scale = (slope.mul_(grad).mul_(steps) - by_code).sum_to_size(scale.shape)
         if ctx.needs_input_grad[2]:
             at_fixed_code = (grad * ctx.levels.of(lambda bent: growth_at(bent, exponent))).sum()
             for_exponent = at_fixed_code + (by_code * scale).mul_(log).sum()
-        return kept if ctx.needs_input_grad[0] else None, for_scale, for_exponent, None, None
+        return for_x, for_scale, for_exponent, None, None
 
 
 def _log(x: Tensor) -> Tensor:
@@ -196,7 +198,7 @@ class Levels:
 
     def __init__(self, steps: Tensor, scale: Tensor, low: Tensor | float, high: Tensor | float):
         self.shape, self.number = steps.shape, None
-        if scale.numel() == 1 and isinstance(low, float):
+        if scale.numel() == 1 and isinstance(low, float) and isinstance(high, float):
             levels = torch.arange(low, high + 1, device=steps.device, dtype=steps.dtype)
             # within the levels even where a step is not a number
             self.number = (steps - low).to(torch.int32).clamp_(0, len(levels) - 1).flatten()

@@ -5,12 +5,14 @@ Paper: PTMQ, Xu et al., AAAI 2024 (figure 1: weights and rounding shared, step s
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from qlib.core.functional import clip_
 from qlib.quantizers.base import Quantizer, State
 from qlib.quantizers.soft_round import SoftRound, inverse_h
 from qlib.quantizers.switchable import Switchable, stored_grids
@@ -29,8 +31,9 @@ class SharedRound(Switchable):
 
     title = "up or down, one choice for all widths"
     up_or_down = True
+    rounding: Tensor | None
 
-    def __init__(self, grids: dict[int, Quantizer], *, nested: bool = False) -> None:
+    def __init__(self, grids: Mapping[int, Quantizer], *, nested: bool = False) -> None:
         super().__init__(grids)
         self.nested = nested
         self.register_buffer("rounding", None)  # R as booleans, once hard
@@ -54,12 +57,12 @@ class SharedRound(Switchable):
             fraction = made._fraction(weight, floors, start)
             up = nn.Parameter(inverse_h(fraction), requires_grad=False)
             for b, floor in floors.items():
-                made.at(b).set_rounding(floor, up)
+                soft[b].set_rounding(floor, up)
         return made
 
     @classmethod
     def of_bits(
-        cls, grids: dict[int, Quantizer], rounding: Tensor, *, nested: bool
+        cls, grids: Mapping[int, Quantizer], rounding: Tensor, *, nested: bool
     ) -> "SharedRound":
         """Hard: booleans in the shape of the weight as its granularity splits it."""
         made = cls(grids, nested=nested)
@@ -71,12 +74,14 @@ class SharedRound(Switchable):
         return self.rounding is None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.chosen(x) if self.soft else self._steps(x).mul_(self.scale).reshape(x.shape)
+        if self.rounding is None:
+            return self.chosen(x)
+        return self._steps(x, self.rounding).mul_(self.scale).reshape(x.shape)
 
     def codes(self, x: Tensor) -> Tensor:
-        if self.soft:
+        if self.rounding is None:
             return self.chosen.codes(x)
-        return self._steps(x).add_(self.zero_point).reshape(x.shape)
+        return self._steps(x, self.rounding).add_(self.zero_point).reshape(x.shape)
 
     def base_codes(self, x: Tensor) -> Tensor:
         """What a device stores of a nested network beside R: the top width's codes, rounded down.
@@ -101,8 +106,9 @@ class SharedRound(Switchable):
     @torch.no_grad()
     def harden(self) -> None:
         """Up where V ≥ 0; what was only needed to learn is let go of."""
-        if self.soft:
-            self.rounding = self.chosen.up >= 0
+        chosen = self.chosen
+        if self.soft and isinstance(chosen, SoftRound):
+            self.rounding = chosen.v >= 0
             grids = {b: self.at(b).as_grid() for b in self.bit_widths}
             self._of, self.members = grids, nn.ModuleList(grids.values())
 
@@ -130,15 +136,15 @@ class SharedRound(Switchable):
             raise ValueError("it was rounded from another weight")
         return made
 
-    def _steps(self, x: Tensor) -> Tensor:
-        return self._floor(x, self.bits).add_(self.rounding).clamp_(self.low, self.high)
+    def _steps(self, x: Tensor, rounding: Tensor) -> Tensor:
+        return clip_(self._floor(x, self.bits).add_(rounding), self.low, self.high)
 
     def _floor(self, x: Tensor, bits: int) -> Tensor:
         """⌊x/s_b⌋ in steps from 0.0, in the shape of the split; nested: by shifting the top's."""
         q = self.at(self.bit_widths[-1] if self.nested else bits)
         floor = (q.scheme.granularity.split(x) / q.scale).floor_()
         if self.nested:
-            floor.clamp_(q.low, q.high).div_(2.0 ** (self.bit_widths[-1] - bits)).floor_()
+            clip_(floor, q.low, q.high).div_(2.0 ** (self.bit_widths[-1] - bits)).floor_()
         return floor
 
     def _fraction(self, x: Tensor, floors: dict[int, Tensor], start: str) -> Tensor:

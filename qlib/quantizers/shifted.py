@@ -23,6 +23,7 @@ class Shifted(Quantizer):
     """
 
     title = "nearest after a learned shift"
+    frozen: Tensor | None
 
     def __init__(self, scale: Tensor, zero_point: Tensor, scheme: Scheme) -> None:
         super().__init__(scale, zero_point, scheme)
@@ -76,7 +77,7 @@ class Shifted(Quantizer):
             self.stretch.clamp_(min=LEAST)
         if self.zero.requires_grad:
             self.zero.clamp_(self.scheme.qmin, self.scheme.qmax)
-        if self.frozen is not None:
+        if self.frozen is not None and self.shift is not None:
             self.shift.masked_fill_(self.frozen, 0)
 
     @torch.no_grad()
@@ -114,7 +115,8 @@ class _Rounded(torch.autograd.Function):
         return steps * scale, steps
 
     @staticmethod
-    def backward(ctx, grad, _):
+    def backward(ctx, *grads):
+        grad, _ = grads
         ratio, inside, steps, shift, scale, zero = ctx.saved_tensors
         kept = grad * inside
         need = ctx.needs_input_grad

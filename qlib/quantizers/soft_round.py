@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from qlib.core import fused
+from qlib.core.functional import clip_
 from qlib.core.scheme import Scheme
 from qlib.quantizers.base import Quantizer
 from qlib.quantizers.uniform import Uniform
@@ -25,13 +26,13 @@ class SoftRound(Quantizer):
 
     title = "up or down, learned"
     up_or_down = True
+    floor: Tensor
 
     def __init__(self, scale: Tensor, zero_point: Tensor, scheme: Scheme) -> None:
         super().__init__(scale, zero_point, scheme)
         self.up: nn.Parameter | None = None
         self.soft = True
-        self._base: Tensor | None = None
-        self._step: Tensor | None = None
+        self._kept: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def from_nearest(cls, nearest: Quantizer, weight: Tensor) -> "SoftRound":
@@ -41,11 +42,24 @@ class SoftRound(Quantizer):
         return made
 
     @torch.no_grad()
-    def start(self, weight: Tensor) -> None:
+    def start(self, weight: Tensor) -> nn.Parameter:
         """Set V from the fractional parts of ``weight / scale``."""
         ratio = self.scheme.granularity.split(weight) / self.scale
         floor = ratio.floor()
-        self.set_rounding(floor, nn.Parameter(inverse_h(ratio - floor), requires_grad=False))
+        up = nn.Parameter(inverse_h(ratio - floor), requires_grad=False)
+        self.set_rounding(floor, up)
+        return up
+
+    @property
+    def v(self) -> nn.Parameter:
+        """V, or the choice once it is hard.
+
+        Raises:
+            RuntimeError: it was not started with a weight.
+        """
+        if self.up is None:
+            raise RuntimeError("There is nothing to round yet; call `start` with the weight.")
+        return self.up
 
     def set_rounding(self, floor: Tensor, up: nn.Parameter) -> None:
         """Take V and ⌊w/s⌋, in steps from 0.0; both shaped like the weight's split."""
@@ -57,50 +71,44 @@ class SoftRound(Quantizer):
         """Leave the weights where ``mask`` is True at their nearest level."""
         split = self.scheme.granularity.split
         up = (split(weight) / self.scale).round() - self.floor
-        self.up.copy_(torch.where(split(mask), (2 * up - 1) * SURE, self.up))
+        self.v.copy_(torch.where(split(mask), (2 * up - 1) * SURE, self.v))
 
     def h(self) -> Tensor:
         """Rounding as a number in [0, 1]; 0 or 1 once hard."""
-        return _stretched(torch.sigmoid(self.up)).clamp(0, 1) if self.soft else self.up
+        return _stretched(torch.sigmoid(self.v)).clamp(0, 1) if self.soft else self.v
 
     def soft_values(self) -> Tensor | None:
         return self.h() if self.soft and self.up is not None else None
 
     def forward(self, x: Tensor) -> Tensor:
         """The rounded weight. ``x`` gives the shape: the values were taken by `start`."""
-        if self.up is None:
-            self.start(x)
-        if self.soft and torch.is_grad_enabled() and self.up.requires_grad:
-            y = self._learned(*self._line())
+        up = self.start(x) if self.up is None else self.up
+        if self.soft and torch.is_grad_enabled() and up.requires_grad:
+            y = _learned(up, *self._line())
         else:
-            y = (self.floor + self.h()).clamp(self.low, self.high) * self.scale
+            y = clip_(self.floor + self.h(), self.low, self.high) * self.scale
         return y.reshape(x.shape)
-
-    def _learned(self, base: Tensor, step: Tensor) -> Tensor:
-        """base + h(V)·step with the gradient for V alone."""
-        plain = lambda: _SoftRound.apply(self.up, base, step)  # noqa: E731
-        return fused.run(fused.SoftRoundFn, self.up, base, step, STRETCH, plain=plain)
 
     def _line(self) -> tuple[Tensor, Tensor]:
         """ŵ = base + h·step, worked out once: whether a weight is clipped does not depend on h.
 
         With ⌊w/s⌋ below the grid or at its upper end both choices give the same level: step is 0.
         """
-        if self._base is None:
+        if self._kept is None:
             inside = (self.floor >= self.low) & (self.floor < self.high)
-            self._base = self.floor.clamp(self.low, self.high) * self.scale
-            self._step = inside * self.scale
-        return self._base, self._step
+            base = clip_(self.floor.clone(), self.low, self.high) * self.scale
+            self._kept = base, inside * self.scale
+        return self._kept
 
     def codes(self, x: Tensor) -> Tensor:
-        steps = (self.floor + self.h().round()).clamp(self.low, self.high)
+        steps = clip_(self.floor + self.h().round(), self.low, self.high)
         return (steps + self.zero_point).reshape(x.shape)
 
     def as_grid(self) -> Uniform:
         return Uniform(self.scale, self.zero_point, self.scheme)
 
     def learnable(self) -> dict[str, list[nn.Parameter]]:
-        return {"rounding": [self.up]} if self.soft else {}
+        return {"rounding": [self.v]} if self.soft else {}
 
     def penalty(self, beta: float) -> Tensor | None:
         """Σ 1 − |2h − 1|^β: a sum over weights, never a mean."""
@@ -111,21 +119,24 @@ class SoftRound(Quantizer):
     @torch.no_grad()
     def add_penalty_grad(self, beta: float, weight: float) -> None:
         """Add the gradient of ``weight · penalty(beta)`` to V's, without building a graph."""
-        if fused.add_penalty_grad(self.up, beta, weight, STRETCH):
+        up = self.v
+        if up.grad is None:
+            up.grad = torch.zeros_like(up)
+        if fused.add_penalty_grad(up, beta, weight, STRETCH):
             return
-        sigma = torch.sigmoid(self.up)
+        sigma = torch.sigmoid(up)
         h = _stretched(sigma)
         u = h.clamp(0, 1).mul_(2).sub_(1)
         slope = _to_v(u.abs().pow_(beta - 1).copysign_(u), sigma, h)
-        self.up.grad.sub_(slope, alpha=2 * beta * weight)
+        up.grad.sub_(slope, alpha=2 * beta * weight)
 
     @torch.no_grad()
     def harden(self) -> None:
         """Up where V ≥ 0, that is where h ≥ ½."""
         if self.soft:
-            self.up = nn.Parameter((self.up >= 0).to(self.up.dtype), requires_grad=False)
+            self.up = nn.Parameter((self.v >= 0).to(self.v.dtype), requires_grad=False)
             self.soft = False
-            self._base = self._step = None
+            self._kept = None
 
 
 def inverse_h(fraction: Tensor) -> Tensor:
@@ -146,7 +157,13 @@ def _to_v(grad: Tensor, sigma: Tensor, h: Tensor) -> Tensor:
     return torch.ops.aten.sigmoid_backward(moving, sigma).mul_(zeta - gamma)
 
 
-class _SoftRound(torch.autograd.Function):
+def _learned(up: nn.Parameter, base: Tensor, step: Tensor) -> Tensor:
+    """base + h(V)·step with the gradient for V alone."""
+    plain = lambda: _SoftRound.apply(up, base, step)  # noqa: E731
+    return fused.run(fused.SoftRoundFn, up, base, step, STRETCH, plain=plain)
+
+
+class _SoftRound(fused.Function):
     """base + h(V)·step with the gradient for V alone."""
 
     @staticmethod

@@ -5,13 +5,19 @@ It needs several fitted ones.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Self
+from operator import attrgetter
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from qlib.core.scheme import Scheme
 from qlib.quantizers.base import Learner, Quantizer, State, restored
+
+
+def _of_chosen(name: str) -> Any:
+    """A property that the chosen quantizer answers."""
+    return property(attrgetter(f"chosen.{name}"))
 
 
 class Switchable(Quantizer):
@@ -22,6 +28,13 @@ class Switchable(Quantizer):
 
     title = "one grid for each bit-width"
     fits_alone = False
+    scheme: Scheme = _of_chosen("scheme")
+    scale: nn.Parameter = _of_chosen("scale")
+    zero_point: Tensor = _of_chosen("zero_point")
+    low: Tensor | float = _of_chosen("low")
+    high: Tensor | float = _of_chosen("high")
+    mixed: bool = _of_chosen("mixed")
+    grids: int = _of_chosen("grids")
 
     def __init__(self, grids: Mapping[int, Quantizer]) -> None:
         Learner.__init__(self)  # grid and scheme are the chosen width's
@@ -50,34 +63,6 @@ class Switchable(Quantizer):
     @property
     def chosen(self) -> Quantizer:
         return self._of[self.bits]
-
-    @property
-    def scheme(self) -> Scheme:
-        return self.chosen.scheme
-
-    @property
-    def scale(self) -> nn.Parameter:
-        return self.chosen.scale
-
-    @property
-    def zero_point(self) -> Tensor:
-        return self.chosen.zero_point
-
-    @property
-    def low(self) -> Tensor | float:
-        return self.chosen.low
-
-    @property
-    def high(self) -> Tensor | float:
-        return self.chosen.high
-
-    @property
-    def mixed(self) -> bool:
-        return self.chosen.mixed
-
-    @property
-    def grids(self) -> int:
-        return self.chosen.grids
 
     def forward(self, x: Tensor) -> Tensor:
         return self.chosen(x)

@@ -29,12 +29,12 @@ class TwinSign(Twin):
         return cls(scale, finest_shift(scale, half), zero, scheme)
 
     def forward(self, x: Tensor) -> Tensor:
-        ends = -self.half * self.small, (self.half - 1) * self.scale
+        ends = -self.each * self.small, (self.each - 1) * self.scale
         return by_steps(x, x < 0, self.small, self.scale, *ends)
 
     def nearest(self, x: Tensor) -> Tensor:
-        low = (x / self.small).round().clamp(min=-self.half)
-        high = (x / self.scale).round().clamp(max=self.half - 1)
+        low = (x / self.small).round().clamp(min=-self.each)
+        high = (x / self.scale).round().clamp(max=self.each - 1)
         return torch.where(x < 0, low, high) + self.zero_point
 
     def values(self, codes: Tensor) -> Tensor:

@@ -34,17 +34,17 @@ class TwinUnit(Twin):
     def forward(self, x: Tensor) -> Tensor:
         if self.summed:
             return super().forward(x)
-        top = max(1, self.half - 1) * self.scale
+        top = max(1, self.each - 1) * self.scale
         return by_steps(x, x < self.split, self.small, self.scale, torch.zeros_like(top), top)
 
     def nearest(self, x: Tensor) -> Tensor:
         low = (x / self.small).round()
-        high = (x / self.scale).round() + self.half
-        j = torch.where(x < self.split, low.clamp(min=0), high.clamp(max=2 * self.half - 1))
+        high = (x / self.scale).round() + self.each
+        j = torch.where(x < self.split, low.clamp(min=0), high.clamp(max=2 * self.each - 1))
         return j + self.scheme.qmin
 
     def values(self, codes: Tensor) -> Tensor:
-        j, q = codes - self.scheme.qmin, self.half
+        j, q = codes - self.scheme.qmin, self.each
         low, high = j * self.small, (j - q) * self.scale
         if self.summed:
             low = low + (self.split * max(1, q - 1)).round() * self.scale

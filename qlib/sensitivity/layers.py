@@ -122,8 +122,8 @@ class _Profile:
 
     def _state(self) -> frozenset[int]:
         """Which points are on: a product alone is the same in the splits inputs and both."""
-        points = [layer.weight_point for layer in self.model.weighted().values()]
-        points += self.model.points.values()
+        weights = [layer.weight_point for layer in self.model.weighted().values()]
+        points = [*weights, *self.model.points.values()]
         return frozenset(id(p) for p in points if p.on and p.quantizer is not None)
 
     def _begin(self, layer: str, index: int, note: str) -> None:

@@ -63,10 +63,14 @@ def bases(spec: RunSpec, folders: Iterable[Path]) -> list[store.Entry]:
         if (exact := store.find(wanted, [folder])) is not None:
             found.append(exact)
             continue
-        readable = (entry for entry in store.list_runs(folder) if entry.record)
-        runs = (entry for entry in readable if not entry.record.spec.analysis)
-        found += [entry for entry in runs if base_of(entry.record.spec) == wanted]
+        found += [run for run in store.list_runs(folder) if _is_run_of(wanted, run)]
     return found
+
+
+def _is_run_of(wanted: RunSpec, entry: store.Entry) -> bool:
+    if entry.record is None or entry.record.spec.analysis:
+        return False
+    return base_of(entry.record.spec) == wanted
 
 
 def load(folder: Path) -> list[Row]:

@@ -78,7 +78,8 @@ def _row(model: QuantModel, unit: str, bits: int) -> Row:
 
 
 def _fixed_bits(model: QuantModel, unit: str) -> int:
-    return max((p.quantizer.scheme.bits for p in _points(model, unit)), default=FLOAT)
+    quantizers = (p.quantizer for p in _points(model, unit))
+    return max((q.scheme.bits for q in quantizers if q is not None), default=FLOAT)
 
 
 def _points(model: QuantModel, unit: str) -> list[QuantPoint]:

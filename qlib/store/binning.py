@@ -26,8 +26,9 @@ def save(folder: Path, samples: Iterable["Sample"], images: int) -> None:
     Raises:
         InvalidSpec: the folder cannot be written, or the disk is full.
     """
+    found: dict[str, Any] = {**arrays(samples, images)}
     with writing(folder):
-        np.savez_compressed(folder / FILE, **arrays(samples, images))
+        np.savez_compressed(folder / FILE, **found)
 
 
 def arrays(samples: Iterable["Sample"], images: int) -> dict[str, np.ndarray]:
@@ -39,7 +40,7 @@ def arrays(samples: Iterable["Sample"], images: int) -> dict[str, np.ndarray]:
         column = np.array([row[name] for row in rows])
         found[name] = column.astype(TYPES.get(name, np.float32))
     for t, (sample, row) in enumerate(zip(samples, rows, strict=True)):
-        if sample.rows is not None:
+        if sample.rows is not None and sample.index is not None:
             found[f"channel_index_{t}"] = sample.index.astype(np.int32)
             for which, values in zip(("float", "rounded"), sample.rows, strict=True):
                 found[f"channel_{which}_{t}"] = _by_row(values, row["lo"], row["hi"])
@@ -72,12 +73,13 @@ def _row(sample: "Sample") -> dict[str, Any]:
 
 def _grid(sample: "Sample") -> dict[str, Any]:
     """What is told of the integer grid; medians where channels have grids of their own."""
-    q, levels = sample.quantizer, np.full(CODES, np.nan)
-    if q is None:
+    q, ends, counted = sample.quantizer, sample.ends, sample.codes
+    levels = np.full(CODES, np.nan)
+    if q is None or ends is None or counted is None:
         none = dict.fromkeys(("scale", "zero_point", "clip_lo", "clip_hi"), np.nan)
         codes = np.zeros(CODES, dtype=np.int64)
         return none | {"codes": codes, "levels": levels, "qmin": 0, "qmax": 0, "bits": 0}
-    scheme, (low, high) = q.scheme, sample.ends
+    scheme, (low, high) = q.scheme, ends
     scale, zero = (float(t.detach().cpu().double().median()) for t in (q.scale, q.zero_point))
     if sample.levels is not None:  # a bent grid: its scale belongs to another axis
         levels[: len(sample.levels)] = sample.levels
@@ -87,7 +89,7 @@ def _grid(sample: "Sample") -> dict[str, Any]:
         "zero_point": zero,
         "clip_lo": low,
         "clip_hi": high,
-        "codes": np.bincount(sample.codes - scheme.qmin, minlength=CODES)[:CODES],
+        "codes": np.bincount(counted - scheme.qmin, minlength=CODES)[:CODES],
         "levels": levels,
         "qmin": scheme.qmin,
         "qmax": scheme.qmax,

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,8 @@ _NUMBERS = (
 )  # fmt: skip
 _WHOLE = ("qmin", "qmax", "bits", "count")
 _GAPS = ("mse", "scale", "zero_point", "clip_lo", "clip_hi")  # not a number where there is none
+
+Real = float  # under this name where a class has a field called float
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,11 @@ class TensorHist:
     qmin: int
     qmax: int
     bits: int
-    scale: float
-    zero_point: float
-    clip_lo: float
-    clip_hi: float
-    clipped: float
+    scale: Real
+    zero_point: Real
+    clip_lo: Real
+    clip_hi: Real
+    clipped: Real
     percentiles: np.ndarray
     count: int
     channels: Channels | None = None
@@ -93,7 +96,7 @@ class TensorHist:
         return (np.arange(self.qmin, self.qmax + 1) - self.zero_point) * self.scale
 
     @property
-    def outlier_ratio(self) -> float:
+    def outlier_ratio(self) -> Real:
         """max|x| over max(|p0.1|, |p99.9|): how far the extremes lie beyond the bulk, 1 or more."""
         bulk = np.abs(self.percentiles[[1, 7]]).max()
         far = np.abs(self.percentiles[[0, 8]]).max()
@@ -151,6 +154,12 @@ def _tensor(arrays: dict[str, np.ndarray], t: int, name: str) -> TensorHist:
     layer, _, tensor = name.rpartition(".")
     bent = arrays["levels"][t] if "levels" in arrays else np.full(CODES, np.nan)
     lo, hi = float(arrays["lo"][t]), float(arrays["hi"][t])
+    parts: dict[str, Any] = {part: arrays[part][t] for part in _PER_BIN}
+    parts |= {part: int(arrays[part][t]) for part in ("qmin", "qmax", "bits", "count")}
+    parts |= {
+        part: float(arrays[part][t])
+        for part in ("scale", "zero_point", "clip_lo", "clip_hi", "clipped")
+    }
     return TensorHist(
         name,
         layer,
@@ -160,12 +169,7 @@ def _tensor(arrays: dict[str, np.ndarray], t: int, name: str) -> TensorHist:
         channels=_channels(arrays, t, lo, hi),
         bent=None if np.isnan(bent).all() else bent,
         percentiles=arrays["percentiles"][t],
-        **{part: arrays[part][t] for part in _PER_BIN},
-        **{part: int(arrays[part][t]) for part in ("qmin", "qmax", "bits", "count")},
-        **{
-            part: float(arrays[part][t])
-            for part in ("scale", "zero_point", "clip_lo", "clip_hi", "clipped")
-        },
+        **parts,
     )
 
 

@@ -134,7 +134,7 @@ def cheapest(
             f"No choice of bit-widths has {name} of {limit:.4g} or less; the least is "
             f"{found.min():.4g}, so allow at least that."
         )
-    return _choice(units, picks[fits[0] if first else fits[-1]])
+    return _choice(units, picks[fits[0] if first else fits[-1]].tolist())
 
 
 def _units(blocks: Sequence[Row]) -> list[_Unit]:

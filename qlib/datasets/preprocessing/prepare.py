@@ -56,7 +56,7 @@ def transform(preprocess: "Preprocess") -> "Callable[[Image], Tensor]":
     Raises:
         InvalidSpec: the network wants a number of channels that is neither 1 nor 3.
     """
-    from timm.data import create_transform
+    from timm.data.transforms_factory import transforms_imagenet_eval
 
     channels = preprocess.input_size[0]
     if channels not in COLOURS:
@@ -64,9 +64,9 @@ def transform(preprocess: "Preprocess") -> "Callable[[Image], Tensor]":
             f"This network wants images of {channels} channels; grey (1) and colour (3) images "
             "can be made. Choose another network."
         )
-    steps = create_transform(
-        preprocess.input_size,
-        is_training=False,
+    _, height, width = preprocess.input_size
+    steps = transforms_imagenet_eval(
+        (height, width),
         interpolation=preprocess.interpolation,
         mean=preprocess.mean,
         std=preprocess.std,
@@ -74,4 +74,8 @@ def transform(preprocess: "Preprocess") -> "Callable[[Image], Tensor]":
         crop_mode=preprocess.crop_mode,
     )
     mode = COLOURS[channels]
-    return lambda image: steps(image if image.mode == mode else image.convert(mode))
+
+    def to_one(image: "Image") -> Tensor:
+        return torch.as_tensor(steps(image if image.mode == mode else image.convert(mode)))
+
+    return to_one

@@ -16,9 +16,11 @@ from qlib.methods._gradient.losses import objective
 from qlib.methods._gradient.selection import frozen_weights
 from qlib.methods._search.exponents import power_grids
 from qlib.network.model import QuantModel
+from qlib.network.points import QuantLayer
 from qlib.quantizers.flex_round import FlexRound
 from qlib.quantizers.free_power import FreePower
 from qlib.quantizers.free_round import FreeRound
+from qlib.quantizers.power import Power
 from qlib.quantizers.shifted import Shifted
 from qlib.quantizers.soft_round import SoftRound
 
@@ -48,8 +50,8 @@ def fit(
         frozen = frozen_weights(design, unit, data)  # asked of the fitted quantizers
         _free(unit, design, exponents)
         for layer, mask in zip(unit.weighted, frozen, strict=True):
-            if mask is not None:
-                layer.weight_point.quantizer.freeze(mask, layer.weight)
+            if mask is not None and (quantizer := layer.weight_point.quantizer) is not None:
+                quantizer.freeze(mask, layer.weight)
         with feeding(design, unit, data) as inputs:
             reconstruct(
                 unit,
@@ -105,9 +107,9 @@ def _free(unit: Unit, design: Design, exponents: Mapping[str, nn.Parameter]) -> 
 def _free_powers(unit: Unit, exponents: Mapping[str, nn.Parameter]) -> None:
     """Codes, ranges and exponents may move; values stay what they were."""
     for name, layer in unit.layers.items():
-        if layer in unit.weighted and layer.weight_point.quantizer is not None:
+        if isinstance(layer, QuantLayer) and isinstance(layer.weight_point.quantizer, Power):
             fitted = layer.weight_point.quantizer
             layer.weight_point.fill(FreePower.from_nearest(fitted, layer.weight, exponents[name]))
     for point in unit.points():
-        if point.quantizer is not None:
+        if isinstance(point.quantizer, Power):
             point.quantizer.hold_reach()

@@ -66,7 +66,7 @@ class Mixing:
         outputs = {bits: self._output(bits, x) for bits in dict.fromkeys(drawn)}
         return self._distilled(drawn, outputs, take(self.unit.targets, at))
 
-    def _one(self, choices: Sequence) -> object:
+    def _one(self, choices: Sequence[int]) -> int:
         import torch
 
         if len(set(choices)) == 1:  # nothing to draw
@@ -172,7 +172,8 @@ def mixing(mixed: Mixing, *, drop_inside: bool) -> Iterator[None]:
     from qlib.methods._gradient.dropping import entry_off
     from qlib.network.points import standing_in
 
-    inner = [p for p in mixed.unit.points() if p.quantizer and p is not mixed.unit.boundary]
-    work = {point: mixed.dropping(i, point.quantizer) for i, point in enumerate(inner)}
+    inner = [p for p in mixed.unit.points() if p is not mixed.unit.boundary]
+    filled = [(p, p.quantizer) for p in inner if p.quantizer is not None]
+    work = {point: mixed.dropping(i, quantizer) for i, (point, quantizer) in enumerate(filled)}
     with entry_off(mixed.unit), standing_in(work if drop_inside else {}):
         yield

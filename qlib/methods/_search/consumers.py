@@ -1,5 +1,7 @@
 """Which layers read, untouched, what a given kind of module has written; and what that is."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -25,22 +27,22 @@ def readers(
     written: dict[tuple, tuple[str, Tensor]] = {}
     found: dict[str, str] = {}
 
-    def wrote(module: nn.Module, args: tuple, y: Tensor, name: str) -> None:
+    def wrote(name: str, module: nn.Module, args: tuple, y: Tensor) -> None:
         written[_place(y)] = name, y  # kept, so that its memory is not given to another
 
-    def reads(module: nn.Module, args: tuple, name: str) -> None:
+    def reads(name: str, module: nn.Module, args: tuple) -> None:
         if _place(args[0]) in written:
             found[name] = written[_place(args[0])][0]
         elif cut:
             found.update((name, norm) for norm, y in written.values() if _tokens_of(y, args[0]))
 
     hooks = [
-        module.register_forward_hook(lambda m, a, y, n=name: wrote(m, a, y, n))
+        module.register_forward_hook(partial(wrote, name))
         for name, module in model.net.named_modules()
         if type(module).__name__ in kinds
     ]
     hooks += [
-        layer.register_forward_pre_hook(lambda m, a, n=name: reads(m, a, n))
+        layer.register_forward_pre_hook(partial(reads, name))
         for name, layer in model.layers.items()
     ]
     with removing(hooks), model.quantized(weights=False, inputs=False):
@@ -73,7 +75,7 @@ def of_channels(
     found: dict[str, list[Tensor]] = {name: [] for name in names}
     ends: dict[str, list[Tensor]] = {name: [] for name in names}
 
-    def seen(args: tuple, name: str, quota: int) -> None:
+    def seen(name: str, quota: int, module: nn.Module, args: tuple) -> None:
         x = args[0].flatten(0, -2)
         at = torch.randperm(len(x), generator=data.generator, device=x.device)[:quota]
         found[name].append(x[at])
@@ -83,9 +85,7 @@ def of_channels(
         images = data.images[start : start + data.batch]
         quota = -(-rows * len(images) // len(data.images))
         hooks = [
-            model.layers[name].register_forward_pre_hook(
-                lambda m, args, n=name, quota=quota: seen(args, n, quota)
-            )
+            model.layers[name].register_forward_pre_hook(partial(seen, name, quota))
             for name in names
         ]
         with removing(hooks), model.quantized(weights=False, inputs=False):

@@ -10,7 +10,7 @@ from qlib.core.histogram import Histogram
 from qlib.core.records import Event, Report
 from qlib.core.scheme import BitPlan, Scheme
 from qlib.learning.calibration import Calibration
-from qlib.learning.units import LayerUnit
+from qlib.learning.units import Unit
 from qlib.learning.walk import iter_units
 from qlib.network.model import QuantModel
 from qlib.network.points import QuantLayer
@@ -154,7 +154,8 @@ def search_outputs(
     family_of = {name: family for family in every for name in family.weights}
     tables = {family.key: dict.fromkeys(TRIED, 0.0) for family in every}
     for unit in iter_units(model, few, by="layer", weights=False, inputs=False):
-        family, point = family_of[unit.layer], unit.weighted[0].weight_point
+        (name,), point = unit.layers, unit.weighted[0].weight_point
+        family = family_of[name]
         held, want = point.quantizer, unit.weighted[0](unit.float_inputs)
         for a in TRIED:
             tables[family.key][a] += _output_error(unit, want, plan, data, family, seen, a)
@@ -167,7 +168,7 @@ def search_outputs(
 
 
 def _output_error(
-    unit: LayerUnit,
+    unit: Unit,
     want: Tensor,
     plan: BitPlan,
     data: Calibration,
@@ -175,8 +176,8 @@ def _output_error(
     seen: dict[str, Histogram],
     exponent: float,
 ) -> float:
-    (layer,) = unit.weighted
-    scheme = plan.weights.get(unit.layer)
+    (name,), (layer,) = unit.layers, unit.weighted
+    scheme = plan.weights.get(name)
     made = Power.fit(layer.weight, scheme, data.weight_observer, exponent) if scheme else None
     layer.weight_point.fill(made)
     x = unit.float_inputs
@@ -250,7 +251,7 @@ def _fill(
 ) -> None:
     """Power quantizers with one exponent for all tensors of a family that the plan quantizes."""
     for name in family.weights:
-        layer, scheme = model.layers[name], plan.weights.get(name)
+        layer, scheme = model.weighted()[name], plan.weights.get(name)
         layer.correction = None
         layer.weight_point.fill(
             Power.fit(layer.weight, scheme, data.weight_observer, exponent) if scheme else None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -37,11 +38,12 @@ def products(
     layers = {name: model.layers[name] for name in names or model.layers}
     found: dict[str, list[_Sampled]] = {name: [] for name in layers}
     quota, step = rows, min(data.batch, WITH_GRADIENTS) if gradients else data.batch
+
+    def take(kept: list[_Sampled], layer: nn.Module, args: tuple, y: Tensor) -> None:
+        kept.append(_sampled(layer, args, y, quota, data))
+
     hooks = [
-        layer.register_forward_hook(
-            lambda m, args, y, kept=found[name]: kept.append(_sampled(m, args, y, quota, data))
-        )
-        for name, layer in layers.items()
+        layer.register_forward_hook(partial(take, found[name])) for name, layer in layers.items()
     ]
     with removing(hooks), model.quantized(weights=False, inputs=False):
         for start in range(0, len(data.images), step):
@@ -101,7 +103,7 @@ class _Sampled:
         shape = [1] * squares.dim()
         shape[self.axis] = -1
         self.importance = squares.index_select(self.axis, at) * weight.reshape(shape)
-        self.take = self.rows_of = None  # lets go of the whole tensors
+        del self.take, self.rows_of  # lets go of the whole tensors
 
 
 def _sampled(layer: nn.Module, args: tuple, y: Tensor, rows: int, data: Calibration) -> _Sampled:
@@ -113,7 +115,7 @@ def _sampled(layer: nn.Module, args: tuple, y: Tensor, rows: int, data: Calibrat
         made = _Sampled(len(a), wanted, 0, data.generator,
                         lambda at: (a[at], b[at].transpose(1, 2)),
                         lambda g: g.flatten(0, -3))  # fmt: skip
-    elif layer.kind == "linear":
+    elif isinstance(layer.layer, nn.Linear):
         flat = x.flatten(0, -2)
         made = _Sampled(len(flat), rows, 1, data.generator,
                         lambda at: (flat[at][None], None),
@@ -130,7 +132,8 @@ def _sampled(layer: nn.Module, args: tuple, y: Tensor, rows: int, data: Calibrat
 def _of_conv(
     layer: QuantLayer, x: Tensor, y: Tensor, rows: int, generator: torch.Generator
 ) -> _Sampled:
-    each = y[0, 0].numel() * layer.weight[0].numel() * layer.layer.groups
+    groups = layer.layer.groups if isinstance(layer.layer, nn.Conv2d) else 1
+    each = y[0, 0].numel() * layer.weight[0].numel() * groups
     few = max(1, UNFOLDED // each)
     images = torch.randperm(len(x), generator=generator, device=x.device)[:few].sort().values
     with torch.no_grad():
@@ -151,11 +154,12 @@ def _joined(layer: nn.Module, parts: list[_Sampled]) -> Product:
         if part.x is None:  # its output leads nowhere
             part.evenly()
     axis = parts[0].axis
-    x = torch.cat([p.x for p in parts], axis)
+    x = torch.cat([p.x for p in parts if p.x is not None], axis)
     given = [p.importance for p in parts if p.importance is not None]
     importance = torch.cat(given, axis) if len(given) == len(parts) else None
     if not isinstance(layer, QuantLayer):
-        return Product(x, torch.cat([p.w for p in parts]), None, importance)
+        right = torch.cat([p.w for p in parts if p.w is not None])
+        return Product(x, right, None, importance)
     groups = len(x)
     bias = None if layer.bias is None else layer.bias.detach().reshape(groups, 1, -1)
     return Product(x, as_rows(layer.weight.detach(), groups), bias, importance)

@@ -34,21 +34,17 @@ def cancels(layer: nn.Module) -> bool:
     """
     if not isinstance(layer, QuantLayer):
         return False
-    if layer.kind == "linear":
-        return True
     conv = layer.layer
+    if isinstance(conv, nn.Linear):
+        return True
     plain = type(conv) is nn.Conv2d and conv.groups == 1 and conv.padding in ((0, 0), "valid")
     return plain and tuple(conv.stride) == tuple(conv.kernel_size) and conv.dilation == (1, 1)
 
 
 def noisy_layers(model: QuantModel) -> list[str]:
     """Layers that can have noise: `cancels`, with a rounded input of their own."""
-    own = {name: model.points.get(f"{name}.input") for name in model.layers}
-    return [
-        name
-        for name, layer in model.layers.items()
-        if cancels(layer) and own[name] is not None and own[name].quantizer is not None
-    ]
+    rounded = {name for name, point in model.points.items() if point.quantizer is not None}
+    return [n for n, layer in model.layers.items() if cancels(layer) and f"{n}.input" in rounded]
 
 
 @dataclass(frozen=True)
@@ -146,9 +142,9 @@ def by_trial(rows: Rows, draw: Tensor, most: float, n: int, *, shift: bool = Fal
     """
 
     def losses(reach: np.ndarray, c: np.ndarray) -> np.ndarray:
-        reach, c = (torch.as_tensor(v, dtype=draw.dtype, device=draw.device)[:, None]
-                    for v in np.broadcast_arrays(reach, c))  # fmt: skip
-        return in_parts(some, reach * draw + c, rows.x.numel()).cpu().numpy()
+        reach, c = np.broadcast_arrays(reach, c)
+        each, shifts = (torch.as_tensor(v).to(draw)[:, None] for v in (reach, c))
+        return in_parts(some, each * draw + shifts, rows.x.numel()).cpu().numpy()
 
     def some(noise: Tensor) -> Tensor:
         moved = rows.x + noise[:, None]
@@ -202,7 +198,8 @@ def clipped(product: Product, q: Quantizer, w_hat: Tensor, factors: Tensor) -> Q
     rounded = replace(product, w=w_hat.reshape(product.w.shape))
     left = Stretched(q, factors) if type(q) is Uniform else Widened(q, factors)
     sides = Sides(rounded, w_hat.shape, left, None, product.x)
-    return alternate(sides, "mse", 1)[0]
+    found, _ = alternate(sides, "mse", 1)
+    return q if found is None else found
 
 
 # --- on integer hardware

@@ -3,6 +3,7 @@
 Paper: EasyQuant, Wu et al., arXiv 2006.16669
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -10,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from qlib.core.functional import clip_
 from qlib.methods._search.products import Product, in_parts
 from qlib.network.model import QuantModel
 from qlib.network.points import QuantLayer
@@ -30,18 +32,24 @@ class Grid(Protocol):
 
     def tried(self, x: Tensor, factors: Tensor) -> Tensor:
         """``x`` on the grids of ``factors`` (k, rows): (k, *x.shape)."""
+        ...
 
     def made(self, factor: Tensor) -> Quantizer:
         """The quantizer of one candidate, (rows,)."""
+        ...
 
 
-class WholeTensor:
-    """A `Grid` with one number for a whole tensor; ``_grid`` makes its quantizer, or many at once.
+class WholeTensor(ABC):
+    """A `Grid` with one number for a whole tensor; the grid at 1 is there already.
 
-    Dataclasses that inherit it have ``factors`` and ``start``; the grid at 1 is there already.
+    Dataclasses that inherit it have ``factors`` and ``start``.
     """
 
     factors: Tensor
+
+    @abstractmethod
+    def _grid(self, factor: Tensor) -> Quantizer:
+        """The quantizer of one candidate, or many at once."""
 
     def __post_init__(self) -> None:
         self.start = torch.ones_like(self.factors[:1])
@@ -73,7 +81,7 @@ class Stretched:
         q = self.fitted
         split = q.scheme.granularity.split(x)
         scale = self._scaled(factors, split.dim())
-        y = (split / scale).round_().clamp_(q.low, q.high).mul_(scale)
+        y = clip_((split / scale).round_(), q.low, q.high).mul_(scale)
         return y.reshape(len(factors), *x.shape)
 
     def made(self, factor: Tensor) -> Uniform:
@@ -151,35 +159,47 @@ def alternate(sides: Sides, kind: str, rounds: int) -> tuple[Quantizer | None, Q
     Returns:
         quantizers of the left and of the right operand, None where there were no candidates.
     """
-    left, right, product = sides.left, sides.right, sides.product
-    x_hat, w_hat = sides.x_hat, product.w
-    at_left = None if left is None else left.start
-    at_right = None if right is None else right.start
-    if left is not None:
-        x_hat = left.tried(product.x, at_left[None])[0]
-    if right is not None:
-        w_hat = _rows(sides, at_right[None])[0]
+    left = None if sides.left is None else _Place(sides.left, sides.left.start)
+    right = None if sides.right is None else _Place(sides.right, sides.right.start)
+    x, w = sides.product.x, sides.product.w
+    x_hat = sides.x_hat if left is None else left.grid.tried(x, left.at[None])[0]
+    w_hat = w if right is None else _rows(sides, right.grid, right.at[None])[0]
     for _ in range(rounds):
-        before = at_left, at_right
+        moved = False
         if right is not None:
-            at_right = best(right.factors, at_right, _right_loss(sides, x_hat, kind), right.stride)
-            w_hat = _rows(sides, at_right[None])[0]
+            moved = right.move(_right_loss(sides, right.grid, x_hat, kind))
+            w_hat = _rows(sides, right.grid, right.at[None])[0]
         if left is not None:
-            at_left = best(left.factors, at_left, _left_loss(sides, w_hat, kind), left.stride)
-            x_hat = left.tried(product.x, at_left[None])[0]
-        if all(old is None or torch.equal(old, new)
-               for old, new in zip(before, (at_left, at_right), strict=True)):  # fmt: skip
+            moved = left.move(_left_loss(sides, left.grid, w_hat, kind)) or moved
+            x_hat = left.grid.tried(x, left.at[None])[0]
+        if not moved:
             break
-    return left and left.made(at_left), right and right.made(at_right)
+    return None if left is None else left.made(), None if right is None else right.made()
 
 
-def _rows(sides: Sides, factors: Tensor) -> Tensor:
+@dataclass
+class _Place:
+    """Where the search stands among the candidates of one operand."""
+
+    grid: Grid
+    at: Tensor
+
+    def move(self, loss: Callable[[Tensor], Tensor]) -> bool:
+        """To the candidates with the least loss. Is anything another one now?"""
+        before, self.at = self.at, best(self.grid.factors, self.at, loss, self.grid.stride)
+        return not torch.equal(before, self.at)
+
+    def made(self) -> Quantizer:
+        return self.grid.made(self.at)
+
+
+def _rows(sides: Sides, grid: Grid, factors: Tensor) -> Tensor:
     """k right operands as (k, groups, out, d)."""
     w = sides.product.w
-    return sides.right.tried(w.reshape(sides.shape), factors).reshape(len(factors), *w.shape)
+    return grid.tried(w.reshape(sides.shape), factors).reshape(len(factors), *w.shape)
 
 
-def _right_loss(sides: Sides, x_hat: Tensor, kind: str) -> Callable[[Tensor], Tensor]:
+def _right_loss(sides: Sides, grid: Grid, x_hat: Tensor, kind: str) -> Callable[[Tensor], Tensor]:
     product = sides.product
     sums = product.of_weights(x_hat)
     each = product.w.numel()
@@ -187,7 +207,7 @@ def _right_loss(sides: Sides, x_hat: Tensor, kind: str) -> Callable[[Tensor], Te
         each = max(each, product.importance.numel())
 
     def some(factors: Tensor) -> Tensor:
-        found = sums(_rows(sides, factors))
+        found = sums(_rows(sides, grid, factors))
         if factors.shape[1] == 1:
             return found.over_all().loss(kind)[:, None]
         return found.loss(kind).flatten(1)
@@ -195,13 +215,13 @@ def _right_loss(sides: Sides, x_hat: Tensor, kind: str) -> Callable[[Tensor], Te
     return lambda factors: in_parts(some, factors, each)
 
 
-def _left_loss(sides: Sides, w_hat: Tensor, kind: str) -> Callable[[Tensor], Tensor]:
+def _left_loss(sides: Sides, grid: Grid, w_hat: Tensor, kind: str) -> Callable[[Tensor], Tensor]:
     product = sides.product
     sums = product.of_inputs(w_hat)
     each = max(product.x.numel(), product.x[..., 0].numel() * product.w.shape[1])
 
     def some(factors: Tensor) -> Tensor:
-        return sums(sides.left.tried(product.x, factors)).loss(kind)[:, None]
+        return sums(grid.tried(product.x, factors)).loss(kind)[:, None]
 
     return lambda factors: in_parts(some, factors, each)
 

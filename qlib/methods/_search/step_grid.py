@@ -82,7 +82,7 @@ class StepGrid:
         pairs = zip(np.array_split(reach, parts), np.array_split(shift, parts), strict=True)
         return np.concatenate([self.mean(x + c[:, None], n[:, None]) @ weight for n, c in pairs])
 
-    def counted(self, x: Numbers, weight: Numbers) -> tuple[Numbers, Numbers, NDArray[np.int64]]:
+    def counted(self, x: Numbers, weight: Numbers) -> tuple[Numbers, Numbers, NDArray[np.intp]]:
         """Few values that stand for many: the mean of those in each 16th of a cell.
 
         Cells without an end are cut like the cell beside them.
@@ -94,7 +94,7 @@ class StepGrid:
         cell = np.searchsorted(self.edges, x, "right")
         place = np.floor((x - edges[cell]) / (edges[cell + 1] - edges[cell]) * BINS)
         _, of = np.unique(cell * 1e6 + place.clip(-4e5, 4e5), return_inverse=True)
-        total = np.bincount(of, weight)
+        total = np.asarray(np.bincount(of, weight), np.float64)
         sums = np.bincount(of, weight * x)
         return sums / total, total, of
 
