@@ -56,14 +56,15 @@ def base_of(spec: RunSpec) -> RunSpec:
     return replace(spec, analysis="", test=None)
 
 
-def bases(spec: RunSpec, folders: Iterable[Path]) -> list[store.Entry]:
+def bases(spec: RunSpec, folders: Iterable[Path]) -> list[store.Finished]:
     """Finished runs with the quantizers that a profile needs, the very run first."""
     wanted, found = base_of(spec), []
     for folder in folders:
         if (exact := store.find(wanted, [folder])) is not None:
             found.append(exact)
             continue
-        readable = (entry for entry in store.list_runs(folder) if entry.record)
+        known = store.list_runs(folder)
+        readable = (entry for entry in known if isinstance(entry, store.Finished))
         runs = (entry for entry in readable if not entry.record.spec.analysis)
         found += [entry for entry in runs if base_of(entry.record.spec) == wanted]
     return found

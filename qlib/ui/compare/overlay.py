@@ -8,14 +8,14 @@ import streamlit as st
 from qlib.core.records import InvalidSpec
 from qlib.plots.layers import damage, layer_profile
 from qlib.plots.layers.damage import Profile
-from qlib.store import Entry
+from qlib.store import Finished
 from qlib.ui.compare.ranking import names
 from qlib.ui.shared import export, frame, state
 
 VIEW = "layer_sqnr"
 
 
-def profiles(entries: Sequence[Entry]) -> tuple[list[Profile], list[str]]:
+def profiles(entries: Sequence[Finished]) -> tuple[list[Profile], list[str]]:
     """One profile for each run that has measured its layers' outputs, and why others have none.
 
     Only runs of the first one's network share an axis.
@@ -44,7 +44,7 @@ def profiles(entries: Sequence[Entry]) -> tuple[list[Profile], list[str]]:
     return made, missing
 
 
-def show(entries: Sequence[Entry], *, dark: bool, large: bool) -> None:
+def show(entries: Sequence[Finished], *, dark: bool, large: bool) -> None:
     """The overlay, or why there is none."""
     found, missing = profiles(entries)
     if not found:

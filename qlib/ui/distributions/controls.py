@@ -80,7 +80,7 @@ def _one(name: str, options: Mapping, key: str, first: Any, help: str) -> Any:
     picked = st.segmented_control(
         name,
         list(options),
-        format_func=options.get,
+        format_func=lambda key: options.get(key, key),
         default=first,
         required=True,
         key=key,
@@ -109,10 +109,10 @@ def _others(view: context.View) -> tuple[str, ...]:
     return tuple(title for title in picked if title in known)
 
 
-def others(view: context.View) -> dict[str, store.Entry]:
+def others(view: context.View) -> dict[str, store.Finished]:
     """Title → run of each other method that is stored for this backbone at these bits."""
     titles, bits = state.titles(), answers.bits_label(view.record)
-    found: dict[str, store.Entry] = {}
+    found: dict[str, store.Finished] = {}
     for entry in view.siblings:
         method = entry.record.spec.method
         same = answers.bits_label(entry.record) == bits and method != view.record.spec.method

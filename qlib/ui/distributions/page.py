@@ -1,7 +1,6 @@
 """The Distributions page: where it begins, the ladder that is clicked, and its main figure."""
 
-from collections.abc import Mapping, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 import streamlit as st
@@ -24,6 +23,7 @@ from qlib.ui.distributions import controls
 from qlib.ui.distributions.controls import SIDES, URL, Choice
 from qlib.ui.distributions.text import Seen
 from qlib.ui.shared import context, state
+from qlib.ui.shared.address import Session
 
 LADDER = "h-ladder"
 TALL = 690  # pixels of the ladder beyond which it scrolls
@@ -153,7 +153,7 @@ def _ladder(
     return range_ladder.figure(info, dark=dark, large=large), range_ladder.alt(info)
 
 
-def clicked(session: MutableMapping[str, Any] = st.session_state) -> None:
+def clicked(session: Session = st.session_state) -> None:
     """A click on a rung: its layer for all pages, its side of an attention product for this one."""
     points = session[LADDER]["selection"]["points"]
     data = points[0].get("customdata") if points else None

@@ -121,7 +121,7 @@ def _controls(found: Found) -> Ask:
         own = st.segmented_control(
             "Other layers at",
             list(SCATTER),
-            format_func=SCATTER.get,
+            format_func=lambda key: SCATTER.get(key, key),
             default="same",
             required=True,
             key="n_all",
@@ -155,7 +155,8 @@ def _drawn(profile: NoiseProfile) -> str:
     draws |= {str(k + 1): f"uniform, draw {k + 1}" for k in range(profile.seeds)}
     draws[curves.NORMAL] = "normal, one draw"
     return st.selectbox(
-        "Noise drawn", list(draws), format_func=draws.get, key="n_draw", bind=URL,
+        "Noise drawn", list(draws),
+        format_func=lambda key: draws.get(key, key), key="n_draw", bind=URL,
         help=word("noise draw"), filter_mode=None,
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ import streamlit as st
 from qlib.plots.reconstruction import error_arrows, flips, learned
 from qlib.plots.reconstruction.learned import Gain
 from qlib.plots.shared import theme
-from qlib.store import Entry
+from qlib.store import Finished
 from qlib.ui.reconstruction.page import Shown
 from qlib.ui.shared import context, export, frame, state
 from qlib.ui.shared.context import View
@@ -98,7 +98,7 @@ def _upward(found: tuple[Gain, ...]) -> str:
     )
 
 
-def figures(view: View, shown: Shown, others: Mapping[str, Entry]) -> None:
+def figures(view: View, shown: Shown, others: Mapping[str, Finished]) -> None:
     """Arrows and bars, one mark a layer; a click on either chooses the layer."""
     titles, dark, large = state.titles(), state.dark(), state.presenting()
     rows = {m: state.layers(others[m].folder) for m in shown.methods}

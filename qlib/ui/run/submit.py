@@ -54,7 +54,7 @@ def submit(spec: RunSpec) -> None:
     st.query_params["job"] = job.key
 
 
-def _exists(entry: store.Entry) -> None:
+def _exists(entry: store.Finished) -> None:
     top1 = entry.record.metrics["top1"]
     st.success(f"An identical run is finished: {top1:.1f} % top-1.", icon=":material/task_alt:")
     st.button(

@@ -1,8 +1,7 @@
 """The Sensitivity page: its controls, what they ask for, and the figures that answer."""
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -12,9 +11,10 @@ from qlib.core.records import InvalidSpec
 from qlib.plots.layers import damage, kind_map, layer_profile, local_accumulated, split_bars
 from qlib.plots.layers.damage import Profile, Row
 from qlib.plots.shared import theme
-from qlib.store import Entry
+from qlib.store import Finished
 from qlib.ui.sensitivity import text
 from qlib.ui.shared import answers, context, export, frame, state
+from qlib.ui.shared.address import Session
 from qlib.ui.shared.context import View
 from qlib.ui.shared.glossary import word
 
@@ -117,7 +117,8 @@ def controls(view: View) -> Ask:
 
 def _select(name: str, options: dict[str, str], key: str, help: str, disabled: bool = False) -> str:
     return st.selectbox(
-        name, list(options), format_func=options.get, key=key, bind=URL, help=help,
+        name, list(options),
+        format_func=lambda key: options.get(key, key), key=key, bind=URL, help=help,
         disabled=disabled, filter_mode=None,
     )  # fmt: skip
 
@@ -142,7 +143,7 @@ def _others(view: View, mode: str) -> tuple[str, ...]:
     )
 
 
-def _partner(view: View, method: str, mode: str) -> Entry | None:
+def _partner(view: View, method: str, mode: str) -> Finished | None:
     """The run of another method at the same bits, if it can answer questions of this mode."""
     entry = context.entry_for(view.siblings, method, answers.bits_label(view.record))
     if entry is None or (
@@ -202,7 +203,7 @@ def images(record, data: str) -> int:
 # ---- figures ---------------------------------------------------------------------------------
 
 
-def split_clicked(key: str, session: MutableMapping[str, Any] = st.session_state) -> None:
+def split_clicked(key: str, session: Session = st.session_state) -> None:
     """A click on a bar of the split sets what is rounded; the float bar does nothing."""
     points = session[key]["selection"]["points"]
     data = points[0].get("customdata") if points else None

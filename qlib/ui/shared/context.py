@@ -3,10 +3,9 @@
 The address is the truth (see `qlib.ui.shared.address`): widgets are filled from it and write to it.
 """
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import streamlit as st
 
@@ -14,6 +13,7 @@ from qlib import store
 from qlib.core.records import InvalidSpec, RunRecord
 from qlib.sensitivity import profile
 from qlib.ui.shared import address, bar, resolve, state
+from qlib.ui.shared.address import Session
 from qlib.ui.shared.resolve import Choice, entry_for, layers_of
 
 __all__ = [
@@ -32,11 +32,11 @@ class View:
     unknown; ``data``: ``test`` or ``calib``; ``siblings``: all quantization runs of the backbone.
     """
 
-    entry: store.Entry
+    entry: store.Finished
     record: RunRecord
     layer: str
     data: str
-    siblings: tuple[store.Entry, ...]
+    siblings: tuple[store.Finished, ...]
 
     @property
     def folder(self) -> Path:
@@ -86,7 +86,9 @@ def _images_said(asked: str | None) -> str:
     return f"There are no images `{asked}` here (test and calib are); shown: held-out."
 
 
-def _link(choice: Choice, known: Sequence[store.Entry], *, layer: str, data: str) -> dict[str, str]:
+def _link(
+    choice: Choice, known: Sequence[store.Finished], *, layer: str, data: str
+) -> dict[str, str]:
     """The whole view as an address writes it, what is shown by default included."""
     plain = resolve.choose(choice.params, known, {})
     key = "" if plain and plain.entry.key == choice.entry.key else choice.entry.key
@@ -109,7 +111,7 @@ def _none_yet() -> None:
     st.page_link("pages/3_Run.py", label="Make a run", icon=":material/play_circle:")
 
 
-def entries() -> list[store.Entry]:
+def entries() -> list[store.Finished]:
     """All readable quantization runs: stored ones first, then the newest."""
     found = state.everything()
     stored = {e.key for e in state.demo().good}
@@ -125,12 +127,12 @@ def _special(record: RunRecord) -> bool:
     return bool(spec.keep_float or tuned) or spec.settings.get("learned_at") == "highest"
 
 
-def profile_of(record: RunRecord) -> store.Entry | None:
+def profile_of(record: RunRecord) -> store.Finished | None:
     """The finished sensitivity run of a run, if there is one."""
     return state.analyses().get(profile.base_of(record.spec).key)
 
 
-def _first_layer(siblings: Sequence[store.Entry]) -> str | None:
+def _first_layer(siblings: Sequence[store.Finished]) -> str | None:
     """The same layer for all methods and bits of a backbone: the one that 4 bits hurt most."""
     entry = entry_for(siblings, "nearest", "W4A4") or siblings[0]
     try:
@@ -152,9 +154,7 @@ def set_bits(label: str) -> None:
     change("b", label)
 
 
-def clicked_layer(
-    key: str, index: int = 0, session: MutableMapping[str, Any] = st.session_state
-) -> None:
+def clicked_layer(key: str, index: int = 0, session: Session = st.session_state) -> None:
     """A click in the chart ``key``: its point's ``customdata[index]`` names the layer.
 
     Use as ``on_select``; clicks beside the points, and points without a layer, do nothing.
@@ -168,7 +168,7 @@ def clicked_layer(
         set_layer(name)
 
 
-def change(key: str, value: str, known: Sequence[store.Entry] | None = None) -> None:
+def change(key: str, value: str, known: Sequence[store.Finished] | None = None) -> None:
     """One key of the address changes; what does not fit to it any more is brought along.
 
     ``known``: the runs to choose from, where a page offers others than `entries`.

@@ -12,7 +12,7 @@ from qlib.core.paths import PAGES
 from qlib.core.records import InvalidSpec
 from qlib.guide import facts, lessons
 from qlib.guide.lessons import Lesson, Step, Told
-from qlib.store import Entry
+from qlib.store import Finished
 from qlib.ui.shared import address, context, per_width, resolve, state
 from qlib.ui.shared.answers import bits_label
 
@@ -223,7 +223,7 @@ def _of(params: Mapping[str, str]) -> dict[str, Any]:
     return facts.of(record, layer=layer, hist=hist, profile=rows, noise=noise)
 
 
-def _width(entry: Entry, bits: str | None, known: Sequence[Entry]) -> Entry | None:
+def _width(entry: Finished, bits: str | None, known: Sequence[Finished]) -> Finished | None:
     """Of a network with many widths the one that is asked for, where it is not the run's own."""
     same = (e for e in known if e.key == entry.key and per_width.is_other(e))
     return next((e for e in same if bits_label(e.record) == bits), None)

@@ -203,7 +203,7 @@ def _done(job: Job) -> None:
         st.error(str(error), icon=":material/broken_image:")
         return
     cards.result(record)
-    findings.panel(store.Entry(folder, record), open_=True)
+    findings.panel(store.Finished(folder, record), open_=True)
     with st.container(horizontal=True):
         st.page_link(
             "pages/9_Compare.py",

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from qlib.core.records import RunRecord
-from qlib.store import Entry
+from qlib.store import Finished
 from qlib.ui.shared.answers import bits_label
 
 FIRST_MODEL, FIRST_METHOD, FIRST_BITS = "digits-vit", "nearest", "W2A2"
@@ -20,7 +20,7 @@ _KEY = re.compile(r"(.+?)_([a-z0-9]+)(?:_sensitivity|_noise)?_(W\d+A\d+)_[0-9a-f
 class Choice:
     """The run to show; ``notes`` say where that is not what was asked for (Markdown)."""
 
-    entry: Entry
+    entry: Finished
     notes: tuple[str, ...] = ()
 
     @property
@@ -35,7 +35,7 @@ class Choice:
 
 
 def choose(
-    asked: Mapping[str, str], entries: Sequence[Entry], titles: Mapping[str, str]
+    asked: Mapping[str, str], entries: Sequence[Finished], titles: Mapping[str, str]
 ) -> Choice | None:
     """The stored run that fits best; None when there is none at all.
 
@@ -66,19 +66,19 @@ def choose(
     return Choice(entry, (*notes, *said))
 
 
-def models(entries: Sequence[Entry]) -> list[str]:
+def models(entries: Sequence[Finished]) -> list[str]:
     """The backbones that have runs; the one to begin with first."""
     names = {e.record.spec.model for e in entries}
     return sorted(names, key=lambda name: (name != FIRST_MODEL, name))
 
 
-def methods(entries: Sequence[Entry]) -> list[str]:
+def methods(entries: Sequence[Finished]) -> list[str]:
     """The methods that have runs; the baseline first."""
     names = {e.record.spec.method for e in entries}
     return sorted(names, key=lambda name: (name != FIRST_METHOD, name))
 
 
-def widths(entries: Sequence[Entry]) -> list[str]:
+def widths(entries: Sequence[Finished]) -> list[str]:
     """The labels ``W4A4`` of the runs, most bits first."""
     pairs = {(e.record.spec.weight_bits, e.record.spec.act_bits) for e in entries}
     return [f"W{w}A{a}" for w, a in sorted(pairs, reverse=True)]
@@ -124,7 +124,7 @@ def _one(wanted: str | None, known: list[str], what: str) -> tuple[str, list[str
     return near[0], [f"No stored run has the {what} `{wanted}`. Shown instead: `{near[0]}`."]
 
 
-def _method(asked, here: Sequence[Entry], titles) -> tuple[str, list[str]]:
+def _method(asked, here: Sequence[Finished], titles) -> tuple[str, list[str]]:
     known, wanted = methods(here), asked.get("q")
     if wanted == "best":
         return best([e.record for e in here], label(asked.get("b"))), []
@@ -153,7 +153,7 @@ def _distance(one: str, other: str) -> tuple[int, int]:
     return abs(w - v) + abs(a - b), -(v + b)
 
 
-def entry_for(siblings: Sequence[Entry], method: str, bits: str) -> Entry | None:
+def entry_for(siblings: Sequence[Finished], method: str, bits: str) -> Finished | None:
     """The first of ``siblings`` made by ``method`` at ``bits`` (``W4A4``)."""
     fits = (e for e in siblings if e.record.spec.method == method and bits_label(e.record) == bits)
     return next(fits, None)
