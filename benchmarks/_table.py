@@ -2,7 +2,7 @@
 
 import csv
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
@@ -30,7 +30,7 @@ class Table:
             csv.DictWriter(out, self.columns).writerow(row)
 
 
-def markdown(rows: list[Mapping[str, object]]) -> str:
+def markdown(rows: Sequence[Mapping[str, object]]) -> str:
     """The rows as a Markdown table; columns as in the first row."""
     if not rows:
         return "(no rows)"

@@ -11,7 +11,7 @@ import argparse
 import math
 import statistics
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -101,7 +101,7 @@ def _measure(network: Network, bits: tuple[int, int], seed: int, table: Table) -
     """All changes for one network and one draw of calibration images that are not stored yet."""
     done = {tuple(row[c] for c in IDENTITY) for row in table.rows()}
     benches: dict[str, Lines] = {}
-    base = None
+    base: Any = None  # what the base gets right; `changes` names it first
     for axis, choice, settings, spec in changes():
         row = dict(zip(IDENTITY, (network.model, *bits, network.steps, axis, choice, seed),
                        strict=True))  # fmt: skip
@@ -141,7 +141,7 @@ def _result(lines: Lines, line: Line) -> tuple[dict[str, object], Any]:
     }, logits.argmax(1) == bench.experiment.labels
 
 
-def summary(rows: list[Mapping[str, str]]) -> list[dict[str, object]]:
+def summary(rows: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:
     """One line for each choice: top-1 of each network, and the difference to the base over all.
 
     Only networks and seeds that every choice was measured with count. The interval is that of one

@@ -11,7 +11,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -214,7 +214,7 @@ def output_errors(
 # --- what it says
 
 
-def summary(rows: list[Mapping[str, str]]) -> list[dict[str, object]]:
+def summary(rows: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:
     """One line for each width, base and kind of noise, seeds together; wide widths first.
 
     "difference": mean over seeds to the base in points. "p": the exact paired test of one seed,
@@ -252,7 +252,7 @@ def _line(key: tuple[str, ...], found: list[Mapping[str, str]]) -> dict[str, obj
     }
 
 
-def told(rows: list[Mapping[str, str]]) -> str:
+def told(rows: Sequence[Mapping[str, str]]) -> str:
     """How well the expected error of a layer's input tells that of its output."""
     if not rows:
         return "No layer has noise."

@@ -73,7 +73,7 @@ def about(record: RunRecord) -> dict:
 
 
 def _is_dark(figure: go.Figure) -> bool:
-    return figure.layout.font.color == theme.ink(True)
+    return theme.layout(figure).font.color == theme.ink(True)
 
 
 def _part(part: Part, place: int, title: str) -> str:

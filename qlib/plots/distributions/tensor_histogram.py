@@ -110,7 +110,7 @@ def figure(info: TensorHistogram, *, dark: bool = False, large: bool = False) ->
         hovermode="closest",
     )
     framed = theme.frame(figure, title=headline(info), dark=dark, large=large, width=78)
-    room = {"t": framed.layout.margin.t + 26 * legend, "r": 36}
+    room = {"t": theme.layout(framed).margin.t + 26 * legend, "r": 36}
     return framed.update_layout(margin=room)
 
 

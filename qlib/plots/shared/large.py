@@ -19,9 +19,9 @@ def enlarge(figure: go.Figure) -> go.Figure:
         for bars in ("error_x", "error_y"):
             if bars in trace and trace[bars].visible is not False and trace[bars].array is not None:
                 trace[bars].thickness = max(trace[bars].thickness or 0, LINE)
-    for note in figure.layout.annotations or ():
+    for note in figure.select_annotations():
         note.font.size = max(note.font.size or 0, FONT)
-    for shape in figure.layout.shapes or ():
+    for shape in figure.select_shapes():
         if shape.line.width is None or shape.line.width > 0:
             shape.line.width = max(shape.line.width or 0, RULE)
     figure.update_layout(legend_font_size=FONT)

@@ -112,7 +112,7 @@ def figure(info: PredictionStrip, *, dark: bool = False, large: bool = False) ->
     scale |= {"xanchor": "right", "yanchor": "bottom"}
     parts.notes.append(scale | _note(dark, theme.faint(dark)))
     framed = theme.frame(parts.figure(), title=headline(info), dark=dark, large=large)
-    margin = framed.layout.margin.t
+    margin = theme.layout(framed).margin.t
     framed.update_layout(
         showlegend=False,
         bargap=0.14,

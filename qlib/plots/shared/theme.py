@@ -174,3 +174,13 @@ def marks(figure: go.Figure) -> int:
 def tied(title: str) -> str:
     """The text with every percent sign on the line of its number."""
     return title.replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+def layout(figure: go.Figure) -> Any:
+    """The figure's layout, of whose parts Plotly does not tell the types."""
+    return figure.layout
+
+
+def raised(figure: go.Figure, by: float) -> go.Figure:
+    """The same figure with ``by`` more pixels above the plot."""
+    return figure.update_layout(margin_t=layout(figure).margin.t + by)

@@ -37,7 +37,7 @@ def controls(shown: Shown) -> tuple[str, bool, list[str]]:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="large", key="b-axis"):
         cost = st.segmented_control(
             "Along the axis", list(COSTS),
-            format_func=lambda key: COSTS.get(key, key), default="bits", required=True,
+            format_func=COSTS.__getitem__, default="bits", required=True,
             key=COST, bind=URL, width="content",
             help="Size and bit-operations are those of each width.",
         )  # fmt: skip
@@ -48,7 +48,7 @@ def controls(shown: Shown) -> tuple[str, bool, list[str]]:
             st.session_state[LINES] = [k for k in st.session_state[LINES] if k in titles]
         picked = st.multiselect(
             "Lines", list(titles), default=[k for k in usual if k in titles],
-            format_func=lambda key: titles.get(key, key),
+            format_func=titles.__getitem__,
             key=LINES, bind=URL, placeholder="the chosen method alone",
             help="Methods drawn beside the chosen one.",
         )  # fmt: skip

@@ -31,7 +31,7 @@ def show_map(shown: Shown) -> None:
     with right:
         metric = st.segmented_control(
             "Shown as", list(width_map.METRICS),
-            format_func=lambda key: width_map.METRICS.get(key, key), default="top1",
+            format_func=width_map.METRICS.__getitem__, default="top1",
             required=True, key="b_map", bind=URL, help=word("KL"),
         )  # fmt: skip
     track = shown.track

@@ -55,7 +55,7 @@ def controls(entry: Finished) -> Mix | None:
     with one:
         by = st.segmented_control(
             "Budget in", list(BYS),
-            format_func=lambda key: BYS.get(key, key), default="weight_mb", required=True,
+            format_func=BYS.__getitem__, default="weight_mb", required=True,
             key=BY, bind=URL, help="What must not be exceeded.",
         )  # fmt: skip
     try:

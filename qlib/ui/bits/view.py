@@ -156,7 +156,7 @@ def _pair(wanted: str | None, entry: Finished | None) -> tuple[Pair, list[str]]:
         note = f"There are no bits `{wanted}`. Shown instead: W{pair[0]}A{pair[1]}."
         return pair, [note] if wanted else []
     w, a = (int(x) for x in label[1:].split("A"))
-    kept = tuple(min(max(x, min(BITS)), max(BITS)) for x in (w, a))
+    kept = min(max(w, min(BITS)), max(BITS)), min(max(a, min(BITS)), max(BITS))
     said = f"There are no bits {label} here. Shown instead: W{kept[0]}A{kept[1]}."
     return kept, [said] if kept != (w, a) else []
 
@@ -198,9 +198,11 @@ def measured(entry: Finished) -> dict[Pair, Mapping[str, Any]]:
     """All pairs of widths that a run measured; numbers of a run are added to its rows."""
     record = entry.record
     own = (record.spec.weight_bits, record.spec.act_bits)
-    rows = {(int(r["weight_bits"]), int(r["act_bits"])): r for r in record.bit_widths}
     shared = {k: record.metrics[k] for k in ("top1_float", "n") if k in record.metrics}
-    return {own: record.metrics} | {pair: shared | row for pair, row in rows.items()}
+    found: dict[Pair, Mapping[str, Any]] = {own: record.metrics}
+    for row in record.bit_widths:
+        found[int(row["weight_bits"]), int(row["act_bits"])] = shared | row
+    return found
 
 
 def _states(reference: RunSpec) -> dict[str, dict[Pair, str]]:

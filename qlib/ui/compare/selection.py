@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import streamlit as st
 
@@ -34,11 +34,11 @@ def lacking(record: RunRecord) -> list[str]:
     costs = {name: record.metrics.get(name) for name in ("weight_mb", "gbops")}
     costs["seconds.total"] = record.seconds.get("total")
     # on a logarithmic axis there is no zero
-    free = [name for name, cost in costs.items() if not (_is_number(cost) and cost > 0)]
+    free = [name for name, cost in costs.items() if not _is_number(cost) or cost <= 0]
     return list(dict.fromkeys(found + free))
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
@@ -91,7 +91,7 @@ def controls() -> tuple[str, bool, int]:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="large"):
         cost = st.segmented_control(
             "Cost to compare with", list(COSTS),
-            format_func=lambda key: COSTS.get(key, key), default="time",
+            format_func=COSTS.__getitem__, default="time",
             required=True, key="x", bind=URL, width="content",
         )  # fmt: skip
         fewest = st.number_input(

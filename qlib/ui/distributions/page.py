@@ -133,7 +133,9 @@ def ladder(view: context.View, hists: Mapping[str, TensorHist], choice: Choice) 
     stamp = (view.folder / tensors.FILE).stat().st_mtime_ns
     look = (choice.kind, choice.order, state.dark(), state.presenting())
     figure, alt = _ladder(str(view.folder), stamp, *look, list(hists.values()))
-    with st.container(height=TALL if figure.layout.height > TALL else "content", border=False):
+    with st.container(
+        height=TALL if theme.layout(figure).height > TALL else "content", border=False
+    ):
         st.plotly_chart(
             figure,
             key=LADDER,

@@ -33,7 +33,7 @@ def panel(view: View, others: Mapping[str, Finished]) -> None:
         metric = st.segmented_control(
             "Metric",
             list(waterfall.METRICS),
-            format_func=lambda key: waterfall.METRICS.get(key, key),
+            format_func=waterfall.METRICS.__getitem__,
             default="top1",
             required=True,
             key="r_metric",

@@ -72,8 +72,9 @@ def chosen(view: View, found: tuple[Gain, ...]) -> str:
     parts = [f"**`{gain.layer}`**"]
     if gain.flipped is not None:
         moved = f"{learned.percent(gain.flipped)} of {gain.params:,} weights moved"
-        past = gain.beyond and f", {learned.percent(gain.beyond)} past the levels beside them"
-        parts.append(moved + (past or ""))
+        if gain.beyond:
+            moved += f", {learned.percent(gain.beyond)} past the levels beside them"
+        parts.append(moved)
     if gain.weight is not None:
         parts.append(f"weight error **{learned.times(gain.weight)}** nearest's")
     if gain.output is not None:

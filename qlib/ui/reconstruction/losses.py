@@ -127,7 +127,7 @@ def _loss(view: View, shown: Shown, events: Events) -> tuple[go.Figure, UnitLoss
 def _under(info: UnitLoss) -> str:
     """What to know when reading the curves; more where methods fit units of different sizes."""
     text = word("start of the loss")
-    if info.main.unit in info.broken:
+    if info.tracks[0].unit in info.broken:
         text = "This unit diverged: try a smaller learning rate. Other units are shown as they are."
     if len({t.unit for t in info.tracks}) > 1:
         text += " Methods that fit layers and blocks have losses of different size: compare shapes."

@@ -21,8 +21,8 @@ def card(spec: RunSpec | None, problem: str) -> None:
             st.button("Start", type="primary", width="stretch", disabled=True, key="start")
             return
         own, stored = (store.find(spec, [f]) for f in (store.runs_dir(), store.demo_dir()))
-        if own or stored:
-            _exists(own or stored)
+        if entry := own or stored:
+            _exists(entry)
         if own is None:
             _offer(spec, stored is not None)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -53,11 +54,11 @@ class Found:
     """What there is to show of a run: its profile's rows (or none), and its rows of layers."""
 
     view: View
-    rows: list[Row]
+    rows: Sequence[Row]
     problem: str = ""
 
     @property
-    def table(self) -> list[Row]:
+    def table(self) -> Sequence[Row]:
         return self.view.record.layers
 
     @property
@@ -118,7 +119,7 @@ def controls(view: View) -> Ask:
 def _select(name: str, options: dict[str, str], key: str, help: str, disabled: bool = False) -> str:
     return st.selectbox(
         name, list(options),
-        format_func=lambda key: options.get(key, key), key=key, bind=URL, help=help,
+        format_func=options.__getitem__, key=key, bind=URL, help=help,
         disabled=disabled, filter_mode=None,
     )  # fmt: skip
 
@@ -132,7 +133,7 @@ def _others(view: View, mode: str) -> tuple[str, ...]:
         st.multiselect(
             "Lay over",
             known,
-            format_func=lambda m: titles.get(m, m),
+            format_func=lambda m: titles.get(m) or m,
             key="s_with",
             bind=URL,
             max_selections=MOST,
@@ -158,9 +159,12 @@ def profiles(found: Found, ask: Ask) -> list[Profile]:
     made = [one(found, ask)]
     for method in ask.others:
         entry = _partner(found.view, method, ask.mode)
+        if entry is None:  # it went after it was chosen
+            continue
+        analysed = context.profile_of(entry.record) if ask.measured else None
         try:
             record = state.record(entry.folder)
-            rows = state.profile(context.profile_of(record).folder) if ask.measured else []
+            rows = state.profile(analysed.folder) if analysed else []
         except InvalidSpec as error:
             st.warning(str(error), icon=":material/broken_image:")
             continue
@@ -276,7 +280,7 @@ def split_frame(rows: Sequence[Row]) -> pd.DataFrame:
 
 def errors_frame(info: local_accumulated.LocalAccumulated) -> pd.DataFrame:
     """SQNR in dB, one row per layer."""
-    body = {"layer": [v.layer for v in info.layers]}
+    body: dict[str, list[Any]] = {"layer": [v.layer for v in info.layers]}
     for (mode, data), profile in info.profiles.items():
         body[f"{mode}, {local_accumulated.SIDES[data][2]} (dB)"] = [v.value for v in profile.values]
     return pd.DataFrame(body)

@@ -65,7 +65,7 @@ def section(found: Found, order: Sequence[str]) -> pd.DataFrame:
             placeholder="Tick them in the table or choose them here",
         )  # fmt: skip
     whole = table(found, order)
-    shown = whole[whole["Layer"].str.contains(search.strip(), case=False, regex=False)]
+    shown = whole.loc[whole["Layer"].str.contains(search.strip(), case=False, regex=False)]
     _editor(shown, ticked, found.kept)
     st.caption(
         "Flags name their column: a tenth of the whole network's damage, or an error of a tenth of "

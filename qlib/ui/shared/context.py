@@ -180,6 +180,9 @@ def change(key: str, value: str, known: Sequence[store.Finished] | None = None) 
     asked[key] = value
     choice = resolve.choose(asked, known, state.titles())
     new: dict[str, str | None] = {key: value}
+    if choice is None:  # the last run went while the page was looked at
+        address.put(new)
+        return
     if key in ("m", "q", "b"):
         new["run"] = None
         new |= {k: v for k, v in choice.params.items() if k in asked}

@@ -96,10 +96,9 @@ def unknown() -> None:
 def listing() -> None:
     """One link per lesson with its promise; files that cannot be used are named."""
     found, problems = every()
-    for place, lesson in enumerate(found):
-        if place % A_ROW == 0:  # the cards of a row are equally high
-            cells = st.columns(A_ROW)
-        cell = cells[place % A_ROW]
+    # a row of columns at a time: the cards of a row are equally high
+    cells = [cell for _ in range(0, len(found), A_ROW) for cell in st.columns(A_ROW)]
+    for place, (lesson, cell) in enumerate(zip(found, cells, strict=False)):
         with cell, st.container(border=True, height="stretch", gap="xsmall", key=f"card-{place}"):
             st.page_link(
                 FOLLOW,
@@ -124,7 +123,7 @@ def card() -> None:
     mine = step.hidden(guessed=guessed) if step else ()
     _hide(lessons.hidden(st.query_params.get(address.HIDE, "")), mine)
     name = st.query_params.get(address.LESSON)
-    if step is None:
+    if lesson is None or step is None:
         if name and address.page() != "lesson":
             unknown()
         return
@@ -146,13 +145,13 @@ def _head(lesson: Lesson, place: int) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         dots = "●" * (place + 1) + "○" * (last - place)
         st.markdown(f"**{lesson.title}** · step {place + 1} of {last + 1} {dots}")
-        previous = {"key": "lesson-previous", "shortcut": "PageUp", "disabled": place == 0}
-        if st.button("Previous", **previous):
+        at_start = place == 0
+        if st.button("Previous", key="lesson-previous", shortcut="PageUp", disabled=at_start):
             _go(lesson, place - 1)
-        if place < last:
-            on = {"key": "lesson-next", "shortcut": "PageDown", "type": "primary"}
-            if st.button("Next", **on):
-                _go(lesson, place + 1)
+        if place < last and st.button(
+            "Next", key="lesson-next", shortcut="PageDown", type="primary"
+        ):
+            _go(lesson, place + 1)
         ends = place == last
         st.button(
             "Finish" if ends else "Leave",

@@ -138,7 +138,7 @@ def _method(asked, here: Sequence[Finished], titles) -> tuple[str, list[str]]:
 
 def _bits(wanted: str | None, known: list[str], title: str) -> tuple[str, list[str]]:
     target = label(wanted)
-    if target in known:
+    if target and target in known:
         return target, []
     near = min(known, key=lambda other: _distance(target or FIRST_BITS, other))
     if wanted is None:
@@ -149,7 +149,7 @@ def _bits(wanted: str | None, known: list[str], title: str) -> tuple[str, list[s
 
 def _distance(one: str, other: str) -> tuple[int, int]:
     """How far two widths lie apart; of two equally near the one with more bits wins."""
-    (w, a), (v, b) = (map(int, _pair(text)) for text in (one, other))
+    (w, a), (v, b) = (map(int, text[1:].split("A")) for text in (one, other))
     return abs(w - v) + abs(a - b), -(v + b)
 
 
@@ -175,8 +175,8 @@ def worst_layer(rows: Sequence[Mapping[str, Any]]) -> str | None:
 
 def nearest_layer(wanted: str | None, known: Sequence[str], first: str | None) -> tuple[str, str]:
     """The layer to show, and a note when it is not the one asked for."""
-    first = first if first in known else known[0]
+    start = first if first and first in known else known[0]
     if wanted is None or wanted in known:
-        return wanted or first, ""
-    near = (get_close_matches(wanted, known, 1, 0.6) or [first])[0]
+        return wanted or start, ""
+    near = (get_close_matches(wanted, known, 1, 0.6) or [start])[0]
     return near, f"This backbone has no layer `{wanted}`. Shown instead: `{near}`."

@@ -27,14 +27,16 @@ def same_bits(entries: Sequence[store.Finished]) -> list[store.Finished]:
     return [e for e in entries if e.record.spec.weight_bits == e.record.spec.act_bits]
 
 
-def choose(entries: Sequence[store.Finished]) -> Choice:
-    """The run that the address asks for, or the nearest one of `same_bits`.
+def choose(entries: Sequence[store.Finished]) -> Choice | None:
+    """The run that the address asks for, or the nearest one of `same_bits`; None without any.
 
     ``entries`` here and below: as `spread.entries` gives them.
     """
     titles = state.titles()
     whole = resolve.choose(address.asked(), entries, titles)
-    fits = resolve.choose(whole.params, same_bits(entries), titles)
+    fits = resolve.choose(whole.params, same_bits(entries), titles) if whole else None
+    if whole is None or fits is None:
+        return None
     spec = whole.spec
     if fits.params == whole.params and spec.weight_bits == spec.act_bits:
         return whole
