@@ -101,7 +101,7 @@ def _measure(network: Network, bits: tuple[int, int], seed: int, table: Table) -
     """All changes for one network and one draw of calibration images that are not stored yet."""
     done = {tuple(row[c] for c in IDENTITY) for row in table.rows()}
     benches: dict[str, Lines] = {}
-    base: Any = None  # what the base gets right; `changes` names it first
+    base = None  # what the base gets right: `changes` names it first
     for axis, choice, settings, spec in changes():
         row = dict(zip(IDENTITY, (network.model, *bits, network.steps, axis, choice, seed),
                        strict=True))  # fmt: skip
@@ -115,7 +115,7 @@ def _measure(network: Network, bits: tuple[int, int], seed: int, table: Table) -
         sys.stderr.write(f"{network.model} seed {seed}: {choice}\n")
         line = Line(choice, "custom", bits, (bits,), settings)
         found, right = _result(benches[key], line)
-        base = right if choice == BASE else base
+        base = right if base is None or choice == BASE else base
         if not stored:
             gained, lost = int((right & ~base).sum()), int((base & ~right).sum())
             table.add(row | found | {"gained": gained, "lost": lost})
@@ -162,7 +162,7 @@ def _draw(row: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(row[c] for c in IDENTITY if c not in ("axis", "choice"))
 
 
-def _complete(rows: list[Mapping[str, str]]) -> list[Mapping[str, str]]:
+def _complete(rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
     seen: dict[tuple[str, ...], set[str]] = {}
     for row in rows:
         seen.setdefault(_draw(row), set()).add(row["choice"])

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from benchmarks._table import Table, machine, markdown
 from qlib.core.records import RunSpec, ignore
@@ -28,7 +29,6 @@ from qlib.measure.paired import count
 from qlib.measure.statistics import exact_paired, wilson
 from qlib.methods.noisyquant import BASES
 from qlib.network.model import QuantModel
-from qlib.network.points import QuantLayer
 from qlib.network.trace import removing
 from qlib.pipeline.experiment import Experiment, load_experiment
 from qlib.pipeline.quantize import bit_plan
@@ -195,17 +195,19 @@ def output_errors(
     """
     total = {name: 0.0 for name in names or model.weighted()}
 
-    def see(layer: QuantLayer, args: tuple, y: Tensor, name: str) -> None:
-        layer.weight_point.on = True
-        plain = layer.forward(*args)
-        layer.input_point.on = True
-        total[name] += float((layer.forward(*args) - plain).double().square().sum())
-        layer.weight_point.on = layer.input_point.on = False
+    def watched(name: str) -> RemovableHandle:
+        layer = model.layers[name]
 
-    hooks = [
-        model.layers[name].register_forward_hook(lambda m, a, y, n=name: see(m, a, y, n))
-        for name in total
-    ]
+        def see(_: torch.nn.Module, args: tuple, __: Tensor) -> None:
+            layer.weight_point.on = True
+            plain = layer.forward(*args)
+            layer.input_point.on = True
+            total[name] += float((layer.forward(*args) - plain).double().square().sum())
+            layer.weight_point.on = layer.input_point.on = False
+
+        return layer.register_forward_hook(see)
+
+    hooks = [watched(name) for name in total]
     with removing(hooks), model.quantized(weights=False, inputs=False):
         model(images)
     return total

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from qlib.core.records import RunRecord
-from qlib.plots.shared import theme
+from qlib.plots.shared import theme, untyped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +73,7 @@ def about(record: RunRecord) -> dict:
 
 
 def _is_dark(figure: go.Figure) -> bool:
-    return theme.layout(figure).font.color == theme.ink(True)
+    return untyped.layout(figure).font.color == theme.ink(True)
 
 
 def _part(part: Part, place: int, title: str) -> str:
@@ -92,7 +92,7 @@ def _part(part: Part, place: int, title: str) -> str:
 
 def _draw(figure: go.Figure, place: int, title: str) -> str:
     """A script that draws one figure, with buttons for PNG and SVG."""
-    body, name = _safe(figure.to_json()), _safe(json.dumps(f"{title} {place + 1}"))
+    body, name = _safe(str(figure.to_json())), _safe(json.dumps(f"{title} {place + 1}"))
     return (
         f"<script>draw({place}, {body}, {name});</script>"
         if place

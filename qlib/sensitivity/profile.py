@@ -20,7 +20,7 @@ a layer has not got has no row: products have no weights, float layers have noth
 is quantized once for a whole block (its boundary) is an input of the block's first layer.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ COLUMNS = (
 )  # fmt: skip
 WORST = 3  # layers whose order two halves of the images should agree on
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 
 
 def spec_of(base: RunSpec) -> RunSpec:

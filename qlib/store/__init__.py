@@ -31,7 +31,7 @@ class Entry:
     """One folder of a runs folder: a `Finished` run, or why it cannot be read."""
 
     folder: Path
-    record: RunRecord | None = None
+    record: RunRecord | None
     problem: str = ""
 
     @property
@@ -149,10 +149,10 @@ def _entry(folder: Path) -> Entry:
     try:
         record = load_head(folder)
     except InvalidSpec as error:
-        return Entry(folder, problem=str(error))
+        return Entry(folder, None, str(error))
     file = folder / table(record)
     try:
         file.stat()
     except OSError as error:
-        return Entry(folder, problem=broken(file, error))
+        return Entry(folder, None, broken(file, error))
     return Finished(folder, record)

@@ -53,7 +53,7 @@ class Value:
     layer: str
     unit: str
     kind: str
-    value: float | None = None
+    value: float | None
     low: float | None = None
     high: float | None = None
     state: str = "missing"
@@ -142,11 +142,11 @@ def measured(
     values = []
     for name, (unit, kind) in order.items():
         if name in kept:
-            values.append(Value(name, unit, kind, state="kept"))
+            values.append(Value(name, unit, kind, None, state="kept"))
         elif name not in here:
             # a product has no weights; a layer that was measured in no split still waits
             values.append(
-                Value(name, unit, kind, state="absent" if name in some_split else "missing")
+                Value(name, unit, kind, None, state="absent" if name in some_split else "missing")
             )
         else:
             values.append(_value(name, unit, kind, *_triple(here[name], reference, mode, metric)))
@@ -215,7 +215,7 @@ def _value(
     state: str = "",
 ) -> Value:
     if value is None:
-        return Value(layer, unit, kind, state=state)
+        return Value(layer, unit, kind, None, state=state)
     return Known(layer, unit, kind, value, low, high, state)
 
 

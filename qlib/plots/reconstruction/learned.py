@@ -24,8 +24,8 @@ class Gain:
     layer: str
     unit: str
     params: int
-    weight: float | None = None
-    output: float | None = None
+    weight: float | None
+    output: float | None
     flipped: float | None = None
     beyond: float | None = None
 

@@ -12,6 +12,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from qlib.plots.shared import large as _large
+from qlib.plots.shared import untyped
 
 FONT = '"Source Sans", "Source Sans Pro", "Segoe UI", sans-serif'
 FONT_SIZE = 13  # nothing on a figure is set smaller than 12
@@ -168,7 +169,7 @@ def config(name: str) -> dict[str, Any]:
 
 def marks(figure: go.Figure) -> int:
     """How many points a figure draws; a page stays below 10,000."""
-    return sum(len(t.x) if t.x is not None else 0 for t in figure.data)
+    return sum(len(t.x) if t.x is not None else 0 for t in untyped.traces(figure))
 
 
 def tied(title: str) -> str:
@@ -176,11 +177,6 @@ def tied(title: str) -> str:
     return title.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
-def layout(figure: go.Figure) -> Any:
-    """The figure's layout, of whose parts Plotly does not tell the types."""
-    return figure.layout
-
-
 def raised(figure: go.Figure, by: float) -> go.Figure:
     """The same figure with ``by`` more pixels above the plot."""
-    return figure.update_layout(margin_t=layout(figure).margin.t + by)
+    return figure.update_layout(margin_t=untyped.layout(figure).margin.t + by)

@@ -1,6 +1,7 @@
 """Where in the network the chosen runs go wrong: the error of each layer's output, overlaid."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -68,7 +69,7 @@ def show(entries: Sequence[Finished], *, dark: bool, large: bool) -> None:
 
 def table(found: Sequence[Profile]) -> pd.DataFrame:
     """One row per layer, one column per run: SQNR of the layer's output in dB."""
-    made = {"Layer": [v.layer for v in found[0].values]}
+    made: dict[str, list[Any]] = {"Layer": [v.layer for v in found[0].values]}
     for profile in found:
         made[profile.title] = [v.value for v in profile.values]
     return pd.DataFrame(made)

@@ -16,7 +16,7 @@ from qlib.plots.distributions import (
     tensor_histogram,
 )
 from qlib.plots.distributions.tensor import Run
-from qlib.plots.shared import theme
+from qlib.plots.shared import theme, untyped
 from qlib.store import tensors
 from qlib.store.tensors import TensorHist
 from qlib.ui.distributions import controls
@@ -134,7 +134,7 @@ def ladder(view: context.View, hists: Mapping[str, TensorHist], choice: Choice) 
     look = (choice.kind, choice.order, state.dark(), state.presenting())
     figure, alt = _ladder(str(view.folder), stamp, *look, list(hists.values()))
     with st.container(
-        height=TALL if theme.layout(figure).height > TALL else "content", border=False
+        height=TALL if untyped.layout(figure).height > TALL else "content", border=False
     ):
         st.plotly_chart(
             figure,

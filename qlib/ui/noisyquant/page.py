@@ -38,7 +38,7 @@ def _screen(found: Found, profile: NoiseProfile, layer: str | None) -> None:
     _notes(shown)
     left, right = st.columns(2, gap="medium")
     with left:
-        saved = [figures.cell(shown)]
+        saved: list[noise_saved.Saved | None] = [figures.cell(shown)]
     with right:
         saved.append(figures.curves(shown))
     with st.container(key="n-numbers"):

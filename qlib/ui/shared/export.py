@@ -14,7 +14,7 @@ from streamlit.components.v2 import component
 from qlib.core.records import RunRecord
 from qlib.export import notebook, report
 from qlib.export.report import Part
-from qlib.plots.shared import theme
+from qlib.plots.shared import theme, untyped
 from qlib.ui.shared.glossary import word
 
 
@@ -89,7 +89,7 @@ def csv(frame: pd.DataFrame, records: Sequence[RunRecord]) -> bytes:
 
 def rows(frame: pd.DataFrame, records: Sequence[RunRecord]) -> bytes:
     """``{"about": one entry per run, "rows": one object per row}``; NaN becomes null."""
-    body = json.loads(frame.to_json(None, orient="records"))
+    body = json.loads(frame.to_json(orient="records") or "[]")
     about = {"simulated": report.SIMULATED, "runs": [report.about(r) for r in records]}
     return json.dumps({"about": about, "rows": body}, indent=1, default=str).encode()
 
@@ -158,7 +158,7 @@ _saver = component("save_picture", html=BUTTONS, css=LOOK, js=SAVER)
 
 def _picture(figure: go.Figure, file: str, name: str) -> None:
     """Two links that press the camera of the figure's own toolbar."""
-    layout = theme.layout(figure)
+    layout = untyped.layout(figure)
     dark = layout.font.color == theme.ink(True)
     title = layout.title.text or ""
     data = {"file": file, "title": title, "paper": theme.paper(dark)}
