@@ -36,8 +36,10 @@ def _scatter(trace: Any) -> None:
         trace.line.width = max(trace.line.width or 0, LINE)
     if "markers" in mode:
         size = trace.marker.size
-        one = size is None or isinstance(size, int | float)
-        trace.marker.size = max(size or 0, MARK) if one else np.maximum(size, MARK)
+        if size is None or isinstance(size, int | float):
+            trace.marker.size = max(size or 0, MARK)
+        else:
+            trace.marker.size = np.maximum(size, MARK)
 
 
 def _text(trace: Any) -> None:

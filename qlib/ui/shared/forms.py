@@ -52,11 +52,11 @@ def field(p: Param, key: str, *, name: str | None = None, idle: bool = False) ->
         return st.selectbox(options=list(p.choices), index=p.choices.index(p.default), **shown)
     if p.type is int:
         shown |= {"min_value": _whole(p.low), "max_value": _whole(p.high)}
-        return int(st.number_input(value=p.default, step=_stride(p.default), **shown))
+        return int(st.number_input(value=int(p.default), step=_stride(p.default), **shown))
     if p.type is float:
         shown |= {"min_value": _real(p.low), "max_value": _real(p.high)}
         step = 10.0 ** math.floor(math.log10(p.default)) if p.default else 0.1
-        return float(st.number_input(value=p.default, step=step, format="%g", **shown))
+        return float(st.number_input(value=float(p.default), step=step, format="%g", **shown))
     return st.text_input(value=p.default, **shown)
 
 
