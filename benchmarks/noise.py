@@ -196,7 +196,7 @@ def output_errors(
     total = {name: 0.0 for name in names or model.weighted()}
 
     def watched(name: str) -> RemovableHandle:
-        layer = model.layers[name]
+        layer = model.weighted()[name]
 
         def see(_: torch.nn.Module, args: tuple, __: Tensor) -> None:
             layer.weight_point.on = True
