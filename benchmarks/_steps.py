@@ -139,10 +139,12 @@ def summary(rows: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:
         ratio = float(row["step_ms"]) / float(row["pass_ms"])
         found.setdefault(row["step"], {}).setdefault(row["network"], []).append(ratio)
     return [
-        {"a step of": step}
-        | {
-            network: f"{statistics.median(r):.2f} ({min(r):.2f}–{max(r):.2f})"
-            for network, r in ratios.items()
+        {
+            "a step of": step,
+            **{
+                network: f"{statistics.median(r):.2f} ({min(r):.2f}–{max(r):.2f})"
+                for network, r in ratios.items()
+            },
         }
         for step, ratios in found.items()
     ]

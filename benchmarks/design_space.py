@@ -11,7 +11,7 @@ import argparse
 import math
 import statistics
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -102,7 +102,7 @@ def _measure(network: Network, bits: tuple[int, int], seed: int, table: Table) -
     """All changes for one network and one draw of calibration images that are not stored yet."""
     done = {tuple(row[c] for c in IDENTITY) for row in table.rows()}
     benches: dict[str, Lines] = {}
-    base = None
+    base = None  # what the base gets right: `changes` names it first
     for axis, choice, settings, spec in changes():
         row = dict(zip(IDENTITY, (network.model, *bits, network.steps, axis, choice, seed),
                        strict=True))  # fmt: skip
@@ -116,7 +116,7 @@ def _measure(network: Network, bits: tuple[int, int], seed: int, table: Table) -
         sys.stderr.write(f"{network.model} seed {seed}: {choice}\n")
         line = Line(choice, "custom", bits, (bits,), settings)
         found, right = _result(benches[key], line)
-        base = right if choice == BASE else base
+        base = right if base is None or choice == BASE else base
         if not stored:
             gained, lost = int((right & ~base).sum()), int((base & ~right).sum())
             table.add(row | found | {"gained": gained, "lost": lost})
@@ -142,7 +142,7 @@ def _result(lines: Lines, line: Line) -> tuple[dict[str, object], Any]:
     }, logits.argmax(1) == bench.experiment.labels
 
 
-def summary(rows: list[Mapping[str, str]]) -> list[dict[str, object]]:
+def summary(rows: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:
     """One line for each choice: top-1 of each network, and the difference to the base over all.
 
     Only networks and seeds that every choice was measured with count. The interval is that of one
@@ -163,7 +163,7 @@ def _draw(row: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(row[c] for c in IDENTITY if c not in ("axis", "choice"))
 
 
-def _complete(rows: list[Mapping[str, str]]) -> list[Mapping[str, str]]:
+def _complete(rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
     seen: dict[tuple[str, ...], set[str]] = {}
     for row in rows:
         seen.setdefault(_draw(row), set()).add(row["choice"])

@@ -12,10 +12,14 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks._table import markdown
 from qlib import store
 from tests.browser_kit import Window, launched, serving
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 FIGURE = ".js-plotly-plot .main-svg"
 VIEW = "m=digits-mobilenet&q=qdrop&b=W4A4&layer=blocks.0.0.conv_dw"
@@ -114,7 +118,7 @@ def _live(window: Window, url: str) -> dict[str, object]:
 
 
 def _moves(
-    page: object, press: Callable[[int], object], css: str = ".js-plotly-plot"
+    page: "Page", press: Callable[[int], object], css: str = ".js-plotly-plot"
 ) -> list[float]:
     seconds = []
     for i in range(MOVES):

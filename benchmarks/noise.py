@@ -12,7 +12,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from benchmarks._table import Table, machine, markdown
 from qlib.core.records import RunSpec, ignore
@@ -29,7 +30,6 @@ from qlib.measure.paired import count
 from qlib.measure.statistics import exact_paired, wilson
 from qlib.methods.noisyquant import BASES
 from qlib.network.model import QuantModel
-from qlib.network.points import QuantLayer
 from qlib.network.trace import removing
 from qlib.pipeline.experiment import Experiment, load_experiment
 from qlib.pipeline.quantize import bit_plan
@@ -197,17 +197,19 @@ def output_errors(
     """
     total = {name: 0.0 for name in names or model.weighted()}
 
-    def see(layer: QuantLayer, args: tuple, y: Tensor, name: str) -> None:
-        layer.weight_point.on = True
-        plain = layer.forward(*args)
-        layer.input_point.on = True
-        total[name] += float((layer.forward(*args) - plain).double().square().sum())
-        layer.weight_point.on = layer.input_point.on = False
+    def watched(name: str) -> RemovableHandle:
+        layer = model.weighted()[name]
 
-    hooks = [
-        model.layers[name].register_forward_hook(lambda m, a, y, n=name: see(m, a, y, n))
-        for name in total
-    ]
+        def see(_: torch.nn.Module, args: tuple, __: Tensor) -> None:
+            layer.weight_point.on = True
+            plain = layer.forward(*args)
+            layer.input_point.on = True
+            total[name] += float((layer.forward(*args) - plain).double().square().sum())
+            layer.weight_point.on = layer.input_point.on = False
+
+        return layer.register_forward_hook(see)
+
+    hooks = [watched(name) for name in total]
     with removing(hooks), model.quantized(weights=False, inputs=False):
         model(images)
     return total
@@ -216,7 +218,7 @@ def output_errors(
 # --- what it says
 
 
-def summary(rows: list[Mapping[str, str]]) -> list[dict[str, object]]:
+def summary(rows: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:
     """One line for each width, base and kind of noise, seeds together; wide widths first.
 
     "difference": mean over seeds to the base in points. "p": the exact paired test of one seed,
@@ -254,7 +256,7 @@ def _line(key: tuple[str, ...], found: list[Mapping[str, str]]) -> dict[str, obj
     }
 
 
-def told(rows: list[Mapping[str, str]]) -> str:
+def told(rows: Sequence[Mapping[str, str]]) -> str:
     """How well the expected error of a layer's input tells that of its output."""
     if not rows:
         return "No layer has noise."

@@ -10,10 +10,14 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks._table import markdown
 from qlib import store
 from tests.browser_kit import Window, launched, serving
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 PAGES = ("start", "distributions", "sensitivity", "reconstruction", "compare")
 FIGURE = ".js-plotly-plot .main-svg"
@@ -58,7 +62,7 @@ def _new_profile(window: Window, url: str) -> float:
     return spent
 
 
-def _seconds(page: object, url: str) -> float:
+def _seconds(page: "Page", url: str) -> float:
     start = time.perf_counter()
     page.goto(url)
     page.wait_for_selector(FIGURE)

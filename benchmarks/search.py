@@ -86,7 +86,9 @@ def _timed_all(
 def _cut(experiment: Experiment, blocks: int) -> tuple[QuantModel, Calibration]:
     """The first blocks of the network with everything that comes before and after them."""
     net, old = copy.deepcopy(experiment.net), experiment.data
-    net.blocks = net.blocks[:blocks]
+    whole = net.get_submodule("blocks")
+    assert isinstance(whole, torch.nn.Sequential)
+    net.blocks = whole[:blocks]
     model = QuantModel(net, old.images[:2], find_blocks(net))
     rng = torch.Generator().manual_seed(0)
     return model, Calibration(old.images, rng, old.weight_observer, old.act_observer)

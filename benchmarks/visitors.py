@@ -20,6 +20,7 @@ import psutil
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 from benchmarks._table import markdown
 from qlib import jobs, store
@@ -70,7 +71,7 @@ async def _visit(server: Server, seen: Seen, visitors: int, seconds: float, seed
 async def _visitor(server: Server, seen: Seen, end: float, chance: random.Random) -> None:
     address = f"ws://127.0.0.1:{server.port}/_stcore/stream"
     await asyncio.sleep(chance.uniform(0, LOOKS[0]))
-    async with connect(address, subprotocols=["streamlit"], max_size=None) as socket:
+    async with connect(address, subprotocols=[Subprotocol("streamlit")], max_size=None) as socket:
         while time.perf_counter() < end:
             page, query = chance.choice(PAGES), _view(chance)
             start = time.perf_counter()
@@ -92,6 +93,8 @@ async def _open(socket: ClientConnection, page: str, query: str) -> list[str]:
     await socket.send(ask.SerializeToString())
     errors, started = [], False
     async for raw in socket:
+        if isinstance(raw, str):  # Streamlit speaks in bytes
+            continue
         message = ForwardMsg.FromString(raw)
         kind = message.WhichOneof("type")
         started = started or kind == "new_session"

@@ -12,12 +12,12 @@ from qlib.ui.start import strips, tryout
 QUESTION = "What does quantization do to this model?"
 
 entries = per_width.entries(context.entries())
-if not stored.same_bits(entries):
+choice = stored.choose(entries)
+if choice is None:
     frame.head(QUESTION)
     stored.explain_missing(state.demo())
     st.stop()
 
-choice = stored.choose(entries)
 record, method = choice.entry.record, choice.spec.method
 frame.head(QUESTION, answers.start_answer(record, state.titles().get(method, method)))
 context.tell(*choice.notes)

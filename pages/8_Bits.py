@@ -23,10 +23,9 @@ info = figures.curve(shown, cost, zoom, lines)
 with top:
     mine = next((x for x in info.lines if x.key == shown.track.key), None) if info else None
     frame.head(QUESTION, text.answer(shown, mine))
-if info:
-    figure = figures.main(shown, info)
+figure = figures.main(shown, info) if info else None
 figures.readout(shown)
-if info:
+if info and figure:
     with st.container(key="b-source"):
         figures.save(shown, info, figure, lines)
 

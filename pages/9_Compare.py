@@ -62,7 +62,7 @@ if picked:
 else:
     with top:
         frame.head(QUESTION, "Choose runs to see what separates them.")
-    entries, records, preds = [], [], {}
+    entries, records, preds, ranks = [], [], {}, None
 
 changes = images.flips(entries, preds)
 if changes:
@@ -86,7 +86,7 @@ if changes:
 if len(records) > 1:
     st.subheader("Two runs on the same images", anchor=False, help=word("paired"))
     images.duel(picked, entries, preds)
-    if ranks.pairs:
+    if ranks and ranks.pairs:
         with st.expander(f"Every pair ({len(ranks.pairs)})", icon=":material/table_chart:"):
             st.dataframe(images.every_pair(ranks), hide_index=True, alt="Paired tests")
             st.caption(word("holm"))

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from qlib.core.records import RunRecord
-from qlib.plots.shared import theme
+from qlib.plots.shared import theme, untyped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +74,7 @@ def about(record: RunRecord) -> dict:
 
 
 def _is_dark(figure: go.Figure) -> bool:
-    return figure.layout.font.color == theme.ink(True)
+    return untyped.layout(figure).font.color == theme.ink(True)
 
 
 def _part(part: Part, place: int, title: str) -> str:

@@ -20,7 +20,7 @@ a layer has not got has no row: products have no weights, float layers have noth
 is quantized once for a whole block (its boundary) is an input of the block's first layer.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ COLUMNS = (
 )  # fmt: skip
 WORST = 3  # layers whose order two halves of the images should agree on
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 
 
 def spec_of(base: RunSpec) -> RunSpec:
@@ -56,21 +56,18 @@ def base_of(spec: RunSpec) -> RunSpec:
     return replace(spec, analysis="", test=None)
 
 
-def bases(spec: RunSpec, folders: Iterable[Path]) -> list[store.Entry]:
+def bases(spec: RunSpec, folders: Iterable[Path]) -> list[store.Finished]:
     """Finished runs with the quantizers that a profile needs, the very run first."""
     wanted, found = base_of(spec), []
     for folder in folders:
         if (exact := store.find(wanted, [folder])) is not None:
             found.append(exact)
             continue
-        found += [run for run in store.list_runs(folder) if _is_run_of(wanted, run)]
+        known = store.list_runs(folder)
+        readable = (entry for entry in known if isinstance(entry, store.Finished))
+        runs = (entry for entry in readable if not entry.record.spec.analysis)
+        found += [entry for entry in runs if base_of(entry.record.spec) == wanted]
     return found
-
-
-def _is_run_of(wanted: RunSpec, entry: store.Entry) -> bool:
-    if entry.record is None or entry.record.spec.analysis:
-        return False
-    return base_of(entry.record.spec) == wanted
 
 
 def load(folder: Path) -> list[Row]:

@@ -19,8 +19,8 @@ from qlib.store.eventlog import EventLog, events, last_event
 from qlib.store.runfolder import broken, load, load_head, table, write_record
 
 __all__ = [
-    "Entry", "EventLog", "demo_dir", "events", "find", "finish", "last_event", "list_runs",
-    "load", "load_preds", "private", "runs_dir", "stamp", "write_record",
+    "Entry", "EventLog", "Finished", "demo_dir", "events", "find", "finish", "last_event",
+    "list_runs", "load", "load_preds", "private", "runs_dir", "stamp", "write_record",
 ]  # fmt: skip
 
 FRESH = 60.0  # seconds in which a folder may not have its owner's sign yet
@@ -29,15 +29,22 @@ OCCUPIED = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}  # why a rename finds 
 
 @dataclass(frozen=True)
 class Entry:
-    """One folder of a runs folder: a record (without its layers), or why it cannot be read."""
+    """One folder of a runs folder: a `Finished` run, or why it cannot be read."""
 
     folder: Path
-    record: RunRecord | None = None
+    record: RunRecord | None
     problem: str = ""
 
     @property
     def key(self) -> str:
         return self.folder.name
+
+
+@dataclass(frozen=True)
+class Finished(Entry):
+    """A run that can be read; ``record`` is without its layers."""
+
+    record: RunRecord
 
 
 def runs_dir() -> Path:
@@ -62,10 +69,10 @@ def list_runs(folder: Path) -> list[Entry]:
     return sorted(entries, key=lambda e: (e.record.created if e.record else "", e.key))[::-1]
 
 
-def find(spec: RunSpec, folders: Iterable[Path]) -> Entry | None:
+def find(spec: RunSpec, folders: Iterable[Path]) -> Finished | None:
     """The first readable finished run of this very specification (a checked one)."""
     entries = (_entry(folder / spec.key) for folder in folders)
-    return next((entry for entry in entries if entry.record), None)
+    return next((entry for entry in entries if isinstance(entry, Finished)), None)
 
 
 def stamp(folder: Path) -> str:
@@ -189,10 +196,10 @@ def _entry(folder: Path) -> Entry:
     try:
         record = load_head(folder)
     except InvalidSpec as error:
-        return Entry(folder, problem=str(error))
+        return Entry(folder, None, str(error))
     file = folder / table(record)
     try:
         check_file(file)
     except (OSError, ValueError) as error:
-        return Entry(folder, problem=broken(file, error))
-    return Entry(folder, record)
+        return Entry(folder, None, broken(file, error))
+    return Finished(folder, record)

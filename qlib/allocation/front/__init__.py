@@ -30,7 +30,7 @@ COSTS = ("weight_mb", "gbops")
 SCALE = {"weight_mb": 8e6, "gbops": 1e9, "kl": 1.0}  # what a sum is divided by
 MOST = 1000  # choices that a front shows
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,11 @@ ROOM = 1.12  # factor of empty axis on either side
 
 def place(point: Point, cost: str) -> str | float | None:
     """Where a point stands; None where the run did not store what the axis counts."""
-    if cost == "bits":
-        return str(point.bits)
-    return point.size if cost == "size" else point.bops
+    return str(point.bits) if cost == "bits" else _cost(point, cost)
+
+
+def _cost(point: Point, cost: str) -> float | None:
+    return {"size": point.size, "bops": point.bops}.get(cost)
 
 
 def ends(lines: Sequence[Line], cost: str) -> tuple[float, float]:
@@ -30,7 +32,7 @@ def ends(lines: Sequence[Line], cost: str) -> tuple[float, float]:
     Raises:
         ValueError: no point has such a cost.
     """
-    known = [c for x in lines for p in x.points if (c := place(p, cost)) and cost != "bits"]
+    known = [c for x in lines for p in x.points if (c := _cost(p, cost))]
     if not known:
         raise ValueError(f"no stored run tells its {cost}")
     return max(known), min(known)

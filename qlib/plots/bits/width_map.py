@@ -158,9 +158,9 @@ def figure(
 
 def _height(cell: Cell | None, metric: str) -> float | None:
     """What the colour shows: percent, or the power of ten of the KL with its sign turned."""
-    if cell is None or (metric == "kl" and cell.kl is None):
-        return None
-    return cell.top1 if metric == "top1" else -math.log10(max(cell.kl, LEAST))
+    if cell is None or metric == "top1":
+        return cell and cell.top1
+    return None if cell.kl is None else -math.log10(max(cell.kl, LEAST))
 
 
 def _number(cell: Cell | None, metric: str) -> str:

@@ -157,7 +157,7 @@ def figure(info: AccuracyVsSize, *, dark: bool = False, large: bool = False) -> 
         hovermode="closest",
     )
     framed = theme.frame(figure, title=headline(info), dark=dark, large=large)
-    return framed.update_layout(margin_t=framed.layout.margin.t + 16)
+    return theme.raised(framed, 16)
 
 
 def _texts(marks: list[Mark], labelled: list[Mark]) -> list[str]:

@@ -25,10 +25,12 @@ class ChannelHistogram:
 
 def info(run: Run, channel: int, *, log: bool = True) -> ChannelHistogram:
     """The counts of one of the recorded channels, by its number in the weight."""
-    channels = run.hist.channels
+    channels = tensor.channels_of(run.hist)
     place = int(np.flatnonzero(channels.index == channel)[0])
-    counts = (np.asarray(a[place], dtype=np.float64) for a in (channels.float, channels.rounded))
-    return ChannelHistogram(run, channel, np.asarray(channels.edges), *counts, log)
+    before, after = (
+        np.asarray(a[place], dtype=np.float64) for a in (channels.float, channels.rounded)
+    )
+    return ChannelHistogram(run, channel, np.asarray(channels.edges), before, after, log)
 
 
 def headline(info: ChannelHistogram) -> str:

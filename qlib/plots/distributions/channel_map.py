@@ -30,7 +30,7 @@ class ChannelMap:
 
 def info(run: Run, *, stage: str = "float") -> ChannelMap:
     """The channels before (``float``) or after rounding (``rounded``); the tensor has channels."""
-    channels = run.hist.channels
+    channels = tensor.channels_of(run.hist)
     counts = np.asarray(getattr(channels, stage), dtype=np.float64)
     edges = np.asarray(channels.edges, dtype=np.float64)
     filled = np.asarray(channels.float) > 0

@@ -86,7 +86,7 @@ def figure(info: CodeCounts, *, dark: bool = False, large: bool = False) -> go.F
         legend=theme.LEGEND,
     )
     framed = theme.frame(figure, title=headline(info), dark=dark, large=large, width=78)
-    return framed.update_layout(margin_t=framed.layout.margin.t + (26 if info.sides[1:] else 0))
+    return theme.raised(framed, 26 if info.sides[1:] else 0)
 
 
 def _facts(side: Side) -> np.ndarray:

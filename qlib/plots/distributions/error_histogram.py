@@ -86,7 +86,7 @@ def figure(info: ErrorHistogram, *, dark: bool = False, large: bool = False) -> 
         hovermode="closest",
     )
     framed = theme.frame(figure, title=headline(info), dark=dark, large=large, width=78)
-    return framed.update_layout(margin_t=framed.layout.margin.t + 26)
+    return theme.raised(framed, 26)
 
 
 def _reach(info: ErrorHistogram) -> list[float]:

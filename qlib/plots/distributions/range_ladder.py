@@ -140,7 +140,7 @@ def figure(info: RangeLadder, *, dark: bool = False, large: bool = False) -> go.
     framed = theme.frame(
         figure, title=headline(info), height=height, dark=dark, large=large, width=38
     )
-    framed.update_layout(margin_t=framed.layout.margin.t + (60 if large else 44))
+    theme.raised(framed, 60 if large else 44)
     return framed if large else framed.update_yaxes(tickfont_size=theme.SMALL)
 
 

@@ -1,12 +1,13 @@
 """One tensor of one run, prepared for its figures: fewer bins, errors in steps, what is clipped."""
 
+import builtins
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from qlib.plots.shared import theme
-from qlib.store.tensors import TensorHist
+from qlib.store.tensors import Channels, TensorHist
 
 EVEN = 12**-0.5  # 0.289: root mean square of an error spread evenly over one step
 NAMES = {
@@ -38,7 +39,7 @@ class Side:
     rmse: np.ndarray
 
     @property
-    def step(self) -> float:
+    def step(self) -> builtins.float:
         """The unit of ``rmse``: the (median) step, or 1 without a grid."""
         return float(self.hist.scale) if has_grid(self.hist) else 1.0
 
@@ -83,6 +84,17 @@ def side(run: Run, bins: int = 256) -> Side:
 def fewer(counts: np.ndarray, many: int) -> np.ndarray:
     """Sums of ``many`` neighbours; the length is a multiple of it."""
     return counts.reshape(-1, many).sum(1, dtype=np.float64)
+
+
+def channels_of(hist: TensorHist) -> Channels:
+    """The channels of a weight.
+
+    Raises:
+        ValueError: the tensor has none: only weights do.
+    """
+    if hist.channels is None:
+        raise ValueError("This tensor has no counts of single channels; only weights do.")
+    return hist.channels
 
 
 def has_grid(hist: TensorHist) -> bool:

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from qlib.plots.distributions import _error_panel, _grid_marks, tensor
 from qlib.plots.distributions.tensor import Run, Side
-from qlib.plots.shared import theme
+from qlib.plots.shared import theme, untyped
 from qlib.plots.shared.values import ValueAxis, bend_of, number, percent
 
 UPPER, LOWER = (0.45, 1.0), (0.0, 0.3)  # of the height: counts above, error below
@@ -89,7 +89,7 @@ def figure(info: TensorHistogram, *, dark: bool = False, large: bool = False) ->
             _rounded(figure, info, side, color)
     elif main.shared:
         _comb(figure, info, counts["range"][1], tensor.accent(dark))
-    legend = len(figure.data) > 1
+    legend = len(untyped.traces(figure)) > 1
     if info.errors:
         _error_panel.draw(figure, info.sides, info.axis, colors, LOWER)
     ground = UPPER[0] if info.errors else 0.0
@@ -110,7 +110,7 @@ def figure(info: TensorHistogram, *, dark: bool = False, large: bool = False) ->
         hovermode="closest",
     )
     framed = theme.frame(figure, title=headline(info), dark=dark, large=large, width=78)
-    room = {"t": framed.layout.margin.t + 26 * legend, "r": 36}
+    room = {"t": untyped.layout(framed).margin.t + 26 * legend, "r": 36}
     return framed.update_layout(margin=room)
 
 

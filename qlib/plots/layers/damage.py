@@ -53,10 +53,17 @@ class Value:
     layer: str
     unit: str
     kind: str
-    value: float | None = None
+    value: float | None
     low: float | None = None
     high: float | None = None
     state: str = "missing"
+
+
+@dataclass(frozen=True)
+class Known(Value):
+    """A layer whose number is known."""
+
+    value: float
 
 
 @dataclass(frozen=True)
@@ -83,11 +90,11 @@ class Profile:
     split: str = "both"
 
     @property
-    def known(self) -> tuple[Value, ...]:
-        return tuple(v for v in self.values if v.value is not None)
+    def known(self) -> tuple[Known, ...]:
+        return tuple(v for v in self.values if isinstance(v, Known))
 
     @property
-    def worst(self) -> tuple[Value, ...]:
+    def worst(self) -> tuple[Known, ...]:
         """Known layers, those that do most damage first."""
         return tuple(sorted(self.known, key=lambda v: -self.bad * v.value))
 
@@ -135,14 +142,14 @@ def measured(
     values = []
     for name, (unit, kind) in order.items():
         if name in kept:
-            values.append(Value(name, unit, kind, state="kept"))
+            values.append(Value(name, unit, kind, None, state="kept"))
         elif name not in here:
             # a product has no weights; a layer that was measured in no split still waits
             values.append(
-                Value(name, unit, kind, state="absent" if name in some_split else "missing")
+                Value(name, unit, kind, None, state="absent" if name in some_split else "missing")
             )
         else:
-            values.append(Value(name, unit, kind, *_triple(here[name], reference, mode, metric)))
+            values.append(_value(name, unit, kind, *_triple(here[name], reference, mode, metric)))
     some = full or clean or next(iter(here.values()), {})
     return Profile(
         method, title, mode, metric, tuple(values), AXES[mode, metric], METRICS[metric][1],
@@ -172,7 +179,7 @@ def compared(
         found = _error(row, start, end, metric)
         # a layer in float has no error of its own, yet passes on what reaches it
         state = "kept" if row["layer"] in kept else "missing" if found is None else ""
-        values.append(Value(row["layer"], row["unit"], row["kind"], found, state=state))
+        values.append(_value(row["layer"], row["unit"], row["kind"], found, state=state))
     return Profile(
         method, title, mode, metric, tuple(values), f"{mode} {AXES[metric]}", ERRORS[metric][1],
         bad=-1 if metric == "sqnr" else 1, flag=_limit(metric), n=n, data=data,
@@ -198,19 +205,35 @@ def _named(rows) -> dict[str, tuple[str, str]]:
     return {r["layer"]: (r["unit"], r["kind"]) for r in rows if r["layer"]}
 
 
-def _triple(row: Row, reference: Row | None, mode: str, metric: str) -> tuple:
+def _value(
+    layer: str,
+    unit: str,
+    kind: str,
+    value: float | None,
+    low: float | None = None,
+    high: float | None = None,
+    state: str = "",
+) -> Value:
+    if value is None:
+        return Value(layer, unit, kind, None, state=state)
+    return Known(layer, unit, kind, value, low, high, state)
+
+
+def _triple(
+    row: Row, reference: Row | None, mode: str, metric: str
+) -> tuple[float | None, float | None, float | None, str]:
     """(value, low, high, state) of one measured layer."""
+    found: list[float | None] = []
     value = _against(row, reference, mode, metric, "")
     if metric == "kl":
         found = [_against(row, reference, mode, metric, half) for half in ("_a", "_b")]
     elif metric == "top1":
         found = [_top1(row, reference, mode, end) for end in ("_low", "_high")]
-    else:
-        found = [None, None]
     state = "missing" if value is None else ""
-    if value is None or None in found:
+    ends = [end for end in found if end is not None]
+    if value is None or len(ends) < 2:
         return value, None, None, state
-    return value, min(found), max(found), state
+    return value, min(ends), max(ends), state
 
 
 def _against(row: Row, reference: Row | None, mode: str, metric: str, half: str) -> float | None:
@@ -218,10 +241,12 @@ def _against(row: Row, reference: Row | None, mode: str, metric: str, half: str)
         return _top1(row, reference, mode, "")
     name = "sqnr_db" if metric == "sqnr" else metric + half
     here, other = number(row, name), number(reference, name)
-    if here is None or (mode == "left_out" and other is None):
+    if here is None:
         return None
     if mode == "alone":
         return 100 - here if metric == "agreement" else here
+    if other is None:
+        return None
     return other - here if metric == "kl" else here - other
 
 

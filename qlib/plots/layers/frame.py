@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from qlib.plots.layers.damage import DECADES, Profile, Value
 from qlib.plots.shared import places as _places
-from qlib.plots.shared import theme
+from qlib.plots.shared import theme, untyped
 
 ROOM = 265  # pixels of a main figure's plot area from top to bottom, about
 HOVER = (
@@ -221,7 +221,8 @@ def below(
         settings |= {"tickvals": places, "ticktext": texts}
         settings["title"] = f"layers in network order, by block{said}"
         rules = [_separator(block.first - 0.5) for block in found[1:]]
-        figure.layout.shapes = [*rules, *figure.layout.shapes]
+        layout = untyped.layout(figure)
+        layout.shapes = [*rules, *layout.shapes]
     if slider:
         settings["rangeslider"] = {"visible": True, "thickness": 0.08}
     figure.update_xaxes(**settings, ticks="", tickangle=0)
@@ -242,8 +243,9 @@ def framed(figure: go.Figure, title: str, *, dark: bool, large: bool, **more) ->
     """The house's frame with a legend in one row above the plot."""
     figure.update_layout(legend=theme.LEGEND)
     made = theme.frame(figure, title=title, dark=dark, large=large, **more)
-    if made.layout.xaxis.rangeslider.visible:
-        made.update_layout(height=made.layout.height + 60, margin_b=44)
-    if any(t.showlegend is not False for t in made.data):
-        made.update_layout(margin_t=made.layout.margin.t + 26)
+    layout = untyped.layout(made)
+    if layout.xaxis.rangeslider.visible:
+        made.update_layout(height=layout.height + 60, margin_b=44)
+    if any(t.showlegend is not False for t in untyped.traces(made)):
+        theme.raised(made, 26)
     return made

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from qlib.plots.layers import frame
-from qlib.plots.layers.damage import Profile, Value
+from qlib.plots.layers.damage import Known, Profile, Value
 from qlib.plots.shared import places, theme
 
 TOP = 5  # layers named in the figure
@@ -33,13 +33,13 @@ class LayerProfile:
         return any(v.state == "missing" for v in self.first.values)
 
     @property
-    def top(self) -> tuple[Value, ...]:
+    def top(self) -> tuple[Known, ...]:
         """The layers to name: the worst ones over all methods, each once, worst first."""
         found = sorted((v for p in self.profiles for v in p.worst[:TOP]), key=self._badness)
         once = {v.layer: v for v in reversed(found)}
         return tuple(sorted(once.values(), key=self._badness))[:TOP]
 
-    def _badness(self, value: Value) -> float:
+    def _badness(self, value: Known) -> float:
         return -self.first.bad * value.value
 
 
@@ -175,7 +175,7 @@ def _dots(
     )
 
 
-def _spread(known: Sequence[Value], scale: frame.Axis, color: str) -> dict:
+def _spread(known: Sequence[Known], scale: frame.Axis, color: str) -> dict:
     """From the low to the high end of each value, where both are known."""
     if not any(v.low is not None for v in known):
         return {"visible": False}

@@ -90,11 +90,11 @@ def _stems(
     figure: go.Figure, info: LocalAccumulated, data: str, place: dict, shift: float, dark: bool
 ) -> None:
     """From local to accumulated, one line per layer that has both."""
-    sides = [info.profiles.get((mode, data)) for mode in LOOKS]
-    if None in sides:
+    local, gathered = (info.profiles.get((mode, data)) for mode in LOOKS)
+    if local is None or gathered is None:
         return
     xs, ys = [], []
-    for one, other in zip(sides[0].values, sides[1].values, strict=True):
+    for one, other in zip(local.values, gathered.values, strict=True):
         if one.value is not None and other.value is not None:
             at = place[one.layer] + shift
             xs += [at, at, None]

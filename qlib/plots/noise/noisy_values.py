@@ -51,7 +51,7 @@ def info(found: LayerNoise, hist: TensorHist, reach: float) -> NoisyValues:
     # a window of whole bins that holds the peak and `WINDOW` steps to each side
     inside = (edges[:-1] >= peak - WINDOW - wide) & (edges[1:] <= peak + WINDOW + wide)
     shown = np.flatnonzero(inside)
-    ends = edges[shown[0]], edges[shown[-1] + 1]
+    ends = float(edges[shown[0]]), float(edges[shown[-1] + 1])
     density = counts / counts.sum() / wide
     at = np.linspace(*ends, FINE)
     running = np.concatenate([[0.0], np.cumsum(counts)]) / counts.sum()

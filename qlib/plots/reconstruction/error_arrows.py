@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import plotly.graph_objects as go
@@ -21,12 +22,20 @@ NAMED = 3  # layers whose names stand beside their arrows: those that gained mos
 
 
 @dataclass(frozen=True)
+class Arrow(Gain):
+    """A layer whose both ratios are known."""
+
+    weight: float
+    output: float
+
+
+@dataclass(frozen=True)
 class Group:
-    """The arrows of one method: layers whose both ratios are known."""
+    """The arrows of one method."""
 
     method: str
     title: str
-    gains: tuple[Gain, ...]
+    gains: tuple[Arrow, ...]
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class ErrorArrows:
     against: str = "this layer at nearest"
 
     @property
-    def main(self) -> tuple[Gain, ...]:
+    def main(self) -> tuple[Arrow, ...]:
         return self.groups[0].gains if self.groups else ()
 
 
@@ -59,7 +68,9 @@ def info(
     """
     groups = []
     for method, found in rows.items():
-        known = tuple(g for g in learned.gains(found, nearest, data) if g.weight and g.output)
+        known = tuple(
+            Arrow(**vars(g)) for g in learned.gains(found, nearest, data) if g.weight and g.output
+        )
         if known:
             groups.append(Group(method, (titles or {}).get(method, method), known))
     against = "this layer at nearest" if nearest is None else "the nearest network"
@@ -147,7 +158,7 @@ def _broken(start: Any, ends: list, gap: Any = None) -> list:
     return [x for end in ends for x in (start, end, gap)]
 
 
-def _said(gain: Gain, group: Group) -> list:
+def _said(gain: Arrow, group: Group) -> list:
     moved = "" if gain.flipped is None else f"{learned.percent(gain.flipped)} of its weights moved"
     return [gain.layer, times(gain.weight), times(gain.output), moved, group.title]
 
@@ -203,7 +214,9 @@ def alt(info: ErrorArrows) -> str:
     """The figure in words, with its numbers."""
     if not info.main:
         return "Weight error against output error: nothing was learned, so nothing is drawn."
-    weight, output = learned.typical(info.main)
+    weight, output = (
+        median(side) for side in zip(*((g.weight, g.output) for g in info.main), strict=True)
+    )
     text = (
         f"Weight error against output error of {len(info.main)} layers; {info.against} is 1. "
         f"{headline(info)}. In the median layer the weight error is {times(weight)} and the "

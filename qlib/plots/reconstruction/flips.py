@@ -58,9 +58,9 @@ def headline(info: Flips) -> str:
     share = learned.moved(info.main)
     if not share:
         return "No weight was moved: every one sits at its nearest level"
-    most = max(info.main, key=lambda g: g.flipped)
+    most = max(info.main, key=_share)
     name = most.layer.removeprefix(_places.prefix(_places.blocks(info.units)))
-    return f"{percent(share)} of weights moved; most: {name} ({percent(most.flipped)})"
+    return f"{percent(share)} of weights moved; most: {name} ({percent(_share(most))})"
 
 
 def figure(info: Flips, *, dark: bool = False, large: bool = False) -> go.Figure:
@@ -100,11 +100,15 @@ def figure(info: Flips, *, dark: bool = False, large: bool = False) -> go.Figure
     )
 
 
+def _share(gain: Gain) -> float:
+    return gain.flipped or 0.0  # `info` takes only layers that have one
+
+
 def _common(info: Flips, group: Group) -> dict[str, Any]:
     place = {layer: i for i, layer in enumerate(info.layers)}
     return {
         "x": [place[g.layer] for g in group.gains],
-        "y": [100 * g.flipped for g in group.gains],
+        "y": [100 * _share(g) for g in group.gains],
         "customdata": [[g.layer, g.params] for g in group.gains],
         "name": group.title,
         "hovertemplate": (
@@ -148,7 +152,7 @@ def alt(info: Flips) -> str:
     if not info.main:
         return "Share of moved weights per layer: nothing to show."
     chosen = next((g for g in info.main if g.layer == info.layer), None)
-    told = f" {chosen.layer}: {percent(chosen.flipped)}." if chosen else ""
+    told = f" {chosen.layer}: {percent(_share(chosen))}." if chosen else ""
     names = ", ".join(g.title for g in info.groups)
     return (
         f"Share of moved weights of {len(info.layers)} layers with {names}. {headline(info)}.{told}"

@@ -24,16 +24,17 @@ class Gain:
     layer: str
     unit: str
     params: int
-    weight: float | None = None
-    output: float | None = None
+    weight: float | None
+    output: float | None
     flipped: float | None = None
     beyond: float | None = None
 
     @property
     def traded(self) -> bool:
         """A worse weight error bought a better output error."""
-        both = self.weight is not None and self.output is not None
-        return both and self.weight > 1 > self.output
+        if self.weight is None or self.output is None:
+            return False
+        return self.weight > 1 > self.output
 
 
 def gains(
@@ -92,9 +93,9 @@ def number(value: Any) -> float | None:
 
 def moved(found: Iterable[Gain]) -> float | None:
     """Share of all weights that learning moved to another level (0 to 1)."""
-    known = [g for g in found if g.flipped is not None and g.params]
-    total = sum(g.params for g in known)
-    return sum(g.flipped * g.params for g in known) / total if total else None
+    known = [(g.flipped, g.params) for g in found if g.flipped is not None and g.params]
+    total = sum(params for _, params in known)
+    return sum(share * params for share, params in known) / total if total else None
 
 
 def regridded(found: Iterable[Gain]) -> bool:
@@ -105,9 +106,12 @@ def regridded(found: Iterable[Gain]) -> bool:
 def typical(found: Iterable[Gain]) -> tuple[float | None, float | None]:
     """Medians over the layers of the weight ratio and of the output ratio."""
     found = list(found)
-    sides = ([g.weight for g in found], [g.output for g in found])
-    known = ([x for x in side if x is not None] for side in sides)
-    return tuple(median(side) if side else None for side in known)
+    return _middle(g.weight for g in found), _middle(g.output for g in found)
+
+
+def _middle(ratios: Iterable[float | None]) -> float | None:
+    known = [x for x in ratios if x is not None]
+    return median(known) if known else None
 
 
 def times(ratio: float) -> str:
@@ -128,4 +132,4 @@ def framed(figure: go.Figure, title: str, *, several: bool, dark: bool, large: b
     row = {"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0, "traceorder": "reversed"}
     figure.update_layout(showlegend=several, legend=row, hovermode="closest")
     made = theme.frame(figure, title=theme.tied(title), dark=dark, width=58, large=large)
-    return made.update_layout(margin_t=made.layout.margin.t + 26 * several)
+    return theme.raised(made, 26 * several)

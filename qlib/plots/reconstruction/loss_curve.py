@@ -145,7 +145,7 @@ def figure(info: LossCurve, *, dark: bool = False, height: int = 320) -> go.Figu
         },
         showlegend=False,
     )
-    if pushed:
+    if last is not None and pushed:
         _push(figure, last, dark)
     return theme.frame(figure, title=headline(info), height=height, dark=dark, width=64)
 

@@ -85,8 +85,8 @@ def _counts(value: Any) -> Sequence[float]:
     """The counts of a snapshot; empty when there are none, or they are not counts."""
     if not isinstance(value, (list, tuple)) or len(value) < 2:
         return ()
-    numbers = [number(x) for x in value]
-    return numbers if all(x is not None and x >= 0 for x in numbers) and sum(numbers) > 0 else ()
+    numbers = [x for x in map(number, value) if x is not None and x >= 0]
+    return numbers if len(numbers) == len(value) and sum(numbers) > 0 else ()
 
 
 def headline(info: SoftRounding) -> str:

@@ -59,7 +59,7 @@ def figure(
         _linear(figure, info)
     if info.main is not None:
         _warm_up(figure, info.main.fits[0], dark)
-    if pushed:
+    if info.main is not None and pushed:
         _push(figure, info.main, dark)
     several = len(info.tracks) > 1
     return framed(figure, headline(info), several=several, dark=dark, large=large)
@@ -81,7 +81,7 @@ def _behind(figure: go.Figure, fit: Fit) -> None:
 def _track(figure: go.Figure, info: UnitLoss, place: int, dark: bool) -> None:
     track = info.tracks[place]
     style, main = theme.style(track.method), place == 0
-    name = track.title if track.unit == info.main.unit else f"{track.title}: {track.unit}"
+    name = track.title if track.unit == info.tracks[0].unit else f"{track.title}: {track.unit}"
     wide = 2.6 if main else 1.7
     for fit in track.fits:
         if info.smooth and main:

@@ -190,8 +190,8 @@ def _float(figure: go.Figure, info: Waterfall, dark: bool) -> None:
 def _mark(figure: go.Figure, info: Waterfall, place: int, step: Step, dark: bool) -> None:
     style = theme.style(step.method)
     shown = f"{step.value:.3f}" if info.metric == "kl" else f"{step.value:.1f} %"
-    reach = {} if step.low is None else _reach(step, style.color)
-    told = "" if step.low is None else f"<br>95 %: {step.low:.1f} to {step.high:.1f}"
+    reach = _reach(step, style.color)
+    told = f"<br>95 %: {step.low:.1f} to {step.high:.1f}" if reach else ""
     figure.add_scatter(
         x=[place],
         y=[step.value],
@@ -217,6 +217,9 @@ def _mark(figure: go.Figure, info: Waterfall, place: int, step: Step, dark: bool
 
 
 def _reach(step: Step, color: str) -> dict:
+    """A bar over the interval; nothing where that is not known."""
+    if step.low is None or step.high is None:
+        return {}
     bar = {
         "type": "data",
         "symmetric": False,

@@ -53,7 +53,8 @@ def choose(
     """
     labels = np.asarray(runs[0]["labels"])
     right = np.asarray(runs[0]["float_top5"])[:, 0] == labels
-    misses = sum((np.asarray(r["quant_top5"])[:, 0] != labels).astype(int) for r in runs)
+    wrong = [np.asarray(r["quant_top5"])[:, 0] != labels for r in runs]
+    misses = np.sum(wrong, axis=0)
     pool = sorted(set(pool), key=lambda i: (not right[i], misses[i], i))
     shaky = [i for i in pool if right[i] and misses[i] > 0][::-1]
     falls = _varied(shaky, labels, count // 2, stride=max(1, len(shaky) // (2 * count)))

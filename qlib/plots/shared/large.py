@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from qlib.plots.shared import untyped
+
 FONT, TITLE = 18, 22  # pixels
 LINE, RULE, MARK = 3.0, 2.0, 10.0
 HEIGHT = 1.25  # of the usual height: larger text needs room
@@ -12,16 +14,16 @@ HEIGHT = 1.25  # of the usual height: larger text needs room
 
 def enlarge(figure: go.Figure) -> go.Figure:
     """Raise every size of the figure's traces, notes and rules to the least a room can read."""
-    for trace in figure.data:
+    for trace in untyped.traces(figure):
         _text(trace)
         if trace.type in ("scatter", "scattergl"):
             _scatter(trace)
         for bars in ("error_x", "error_y"):
             if bars in trace and trace[bars].visible is not False and trace[bars].array is not None:
                 trace[bars].thickness = max(trace[bars].thickness or 0, LINE)
-    for note in figure.layout.annotations or ():
+    for note in untyped.layout(figure).annotations or ():
         note.font.size = max(note.font.size or 0, FONT)
-    for shape in figure.layout.shapes or ():
+    for shape in untyped.layout(figure).shapes or ():
         if shape.line.width is None or shape.line.width > 0:
             shape.line.width = max(shape.line.width or 0, RULE)
     figure.update_layout(legend_font_size=FONT)
@@ -34,8 +36,10 @@ def _scatter(trace: Any) -> None:
         trace.line.width = max(trace.line.width or 0, LINE)
     if "markers" in mode:
         size = trace.marker.size
-        many = size is not None and not isinstance(size, int | float)
-        trace.marker.size = np.maximum(size, MARK) if many else max(size or 0, MARK)
+        if size is None or isinstance(size, int | float):
+            trace.marker.size = max(size or 0, MARK)
+        else:
+            trace.marker.size = np.maximum(size, MARK)
 
 
 def _text(trace: Any) -> None:

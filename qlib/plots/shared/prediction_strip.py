@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from PIL import Image
 
-from qlib.plots.shared import theme
+from qlib.plots.shared import theme, untyped
 from qlib.plots.shared.guesses import Guess, Picture, choose, read
 
 __all__ = ["PredictionStrip", "alt", "choose", "figure", "headline", "info"]
@@ -112,7 +112,7 @@ def figure(info: PredictionStrip, *, dark: bool = False, large: bool = False) ->
     scale |= {"xanchor": "right", "yanchor": "bottom"}
     parts.notes.append(scale | _note(dark, theme.faint(dark)))
     framed = theme.frame(parts.figure(), title=headline(info), dark=dark, large=large)
-    margin = framed.layout.margin.t
+    margin = untyped.layout(framed).margin.t
     framed.update_layout(
         showlegend=False,
         bargap=0.14,

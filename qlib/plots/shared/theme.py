@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from qlib.core import catalogue
 from qlib.core.catalogue import Color
 from qlib.plots.shared import large as _large
+from qlib.plots.shared import untyped
 
 FONT = '"Source Sans", "Source Sans Pro", "Segoe UI", sans-serif'
 FONT_SIZE = 13  # nothing on a figure is set smaller than 12
@@ -164,9 +165,14 @@ def config(name: str) -> dict[str, Any]:
 
 def marks(figure: go.Figure) -> int:
     """How many points a figure draws; a page stays below 10,000."""
-    return sum(len(t.x) if t.x is not None else 0 for t in figure.data)
+    return sum(len(t.x) if t.x is not None else 0 for t in untyped.traces(figure))
 
 
 def tied(title: str) -> str:
     """The text with every percent sign on the line of its number."""
     return title.replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+def raised(figure: go.Figure, by: float) -> go.Figure:
+    """The same figure with ``by`` more pixels above the plot."""
+    return figure.update_layout(margin_t=untyped.layout(figure).margin.t + by)

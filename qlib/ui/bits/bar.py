@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from qlib.plots.bits.width_map import Pair
-from qlib.store import Entry
+from qlib.store import Finished
 from qlib.ui.bits import view
 from qlib.ui.bits.view import Shown
 from qlib.ui.shared import address, bar, resolve
@@ -19,7 +19,7 @@ EVERY = 1.2  # seconds that Play shows a width
 SIDES = {"w": "Weight bits", "a": "Activation bits"}
 
 
-def draw(shown: Shown, known: Sequence[Entry]) -> None:
+def draw(shown: Shown, known: Sequence[Finished]) -> None:
     """The whole bar in the sidebar, with chip, link and Present. ``known``: all runs."""
     with st.sidebar, st.container(key="context", gap="small"):
         _network(shown, known)
@@ -38,7 +38,7 @@ def draw(shown: Shown, known: Sequence[Entry]) -> None:
     bar.tools(said | at)
 
 
-def _network(shown: Shown, known: Sequence[Entry]) -> None:
+def _network(shown: Shown, known: Sequence[Finished]) -> None:
     st.session_state["m"], st.session_state["q"] = shown.model, shown.track.key
     st.selectbox(
         "Backbone", resolve.models(known), key="m", on_change=_model, help="The trained network."
@@ -56,7 +56,7 @@ def _model() -> None:
     address.put({"m": st.session_state["m"], "run": None, "mix": None})
 
 
-def _line(shown: Shown, known: Sequence[Entry]) -> None:
+def _line(shown: Shown, known: Sequence[Finished]) -> None:
     view.take(shown.tracks[st.session_state["q"]], known)
 
 

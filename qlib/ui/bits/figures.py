@@ -1,7 +1,6 @@
 """Accuracy over bit-widths on the Bits page: controls, figure, clicks, read-out, table."""
 
-from collections.abc import MutableMapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -14,13 +13,13 @@ from qlib.plots.shared import theme
 from qlib.ui.bits import bar, text, view
 from qlib.ui.bits.view import Shown, Track
 from qlib.ui.shared import address, answers, export, frame, resolve, state
+from qlib.ui.shared.address import Session
 from qlib.ui.shared.glossary import word
 
 URL = "query-params"
 LINES, COST = "b_lines", "b_x"
 COSTS = {"bits": "Bits", "size": "Size", "bops": "Bit-operations"}
 MAIN = "b-curve"
-Session = MutableMapping[str, Any]
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
@@ -38,7 +37,8 @@ def controls(shown: Shown) -> tuple[str, bool, list[str]]:
     titles = {key: t.title for key, t in shown.tracks.items() if t.equal}
     with st.container(horizontal=True, vertical_alignment="bottom", gap="large", key="b-axis"):
         cost = st.segmented_control(
-            "Along the axis", list(COSTS), format_func=COSTS.get, default="bits", required=True,
+            "Along the axis", list(COSTS),
+            format_func=COSTS.__getitem__, default="bits", required=True,
             key=COST, bind=URL, width="content",
             help="Size and bit-operations are those of each width.",
         )  # fmt: skip
@@ -49,7 +49,8 @@ def controls(shown: Shown) -> tuple[str, bool, list[str]]:
             st.session_state[LINES] = [k for k in st.session_state[LINES] if k in titles]
         picked = st.multiselect(
             "Lines", list(titles), default=[k for k in usual if k in titles],
-            format_func=titles.get, key=LINES, bind=URL, placeholder="the chosen method alone",
+            format_func=titles.__getitem__,
+            key=LINES, bind=URL, placeholder="the chosen method alone",
             help="Methods drawn beside the chosen one.",
         )  # fmt: skip
     return cost or "bits", zoom, [k for k in titles if k in {*picked, shown.track.key}]

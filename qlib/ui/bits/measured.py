@@ -6,7 +6,7 @@ import streamlit as st
 
 from qlib.core.records import InvalidSpec
 from qlib.live import missing
-from qlib.store import Entry
+from qlib.store import Finished
 from qlib.ui.bits.view import Shown
 from qlib.ui.shared import live
 
@@ -36,7 +36,7 @@ def offer_pair(shown: Shown) -> None:
 
 
 def offer(
-    entry: Entry, name: str, bits: Bits, weights: int | None = None, *, key: str = "b-measure"
+    entry: Finished, name: str, bits: Bits, weights: int | None = None, *, key: str = "b-measure"
 ) -> None:
     """A button that measures, or what was measured before; ``name``: of these bits, unique."""
     told = st.session_state.setdefault(MEASURED, {}).get((entry.key, name))
@@ -51,7 +51,7 @@ def offer(
         st.markdown(told)
 
 
-def measure(entry: Entry, name: str, bits: Bits, weights: int | None = None) -> None:
+def measure(entry: Finished, name: str, bits: Bits, weights: int | None = None) -> None:
     """Ask the live network for its accuracy on all test images; remember what it says."""
     try:
         asked = dict(bits) if isinstance(bits, Mapping) else bits

@@ -11,7 +11,7 @@ import streamlit as st
 from qlib.allocation import front as allocation
 from qlib.allocation.front import Choice
 from qlib.plots.bits import bits_front, unit_bits
-from qlib.store import Entry
+from qlib.store import Finished
 
 Rows = Sequence[Mapping[str, Any]]
 Widths = Mapping[str, tuple[int, ...]]  # of the units that have several, most bits first
@@ -24,7 +24,7 @@ class Mix:
     ``by``: the cost that is limited, a key of `bits_front.COSTS`.
     """
 
-    entry: Entry
+    entry: Finished
     widths: Widths
     choice: Choice
     by: str
@@ -78,7 +78,7 @@ def within(choices: Sequence[Choice], by: str, budget: float) -> Choice:
     return fits[-1] if fits else choices[0]
 
 
-def front(entry: Entry, by: str) -> list[Choice]:
+def front(entry: Finished, by: str) -> list[Choice]:
     """The best assignments by cost, from the table of a run; worked out once.
 
     Raises:
@@ -87,7 +87,7 @@ def front(entry: Entry, by: str) -> list[Choice]:
     return _front(*_place(entry), by, entry.record.blocks)
 
 
-def _place(entry: Entry) -> tuple[str, int]:
+def _place(entry: Finished) -> tuple[str, int]:
     return str(entry.folder), (entry.folder / "run.json").stat().st_mtime_ns
 
 

@@ -1,6 +1,5 @@
 """Weights against activations on the Bits page: the map of widths, its clicks, its numbers."""
 
-from collections.abc import MutableMapping
 from typing import Any
 
 import pandas as pd
@@ -12,11 +11,11 @@ from qlib.plots.shared import theme
 from qlib.ui.bits import bar, measured, text, view
 from qlib.ui.bits.view import Shown
 from qlib.ui.shared import export, state
+from qlib.ui.shared.address import Session
 from qlib.ui.shared.glossary import word
 
 URL = "query-params"
 MAP = "b-map"
-Session = MutableMapping[str, Any]
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
@@ -31,7 +30,8 @@ def show_map(shown: Shown) -> None:
     left, right = st.columns([5, 4], gap="medium")
     with right:
         metric = st.segmented_control(
-            "Shown as", list(width_map.METRICS), format_func=width_map.METRICS.get, default="top1",
+            "Shown as", list(width_map.METRICS),
+            format_func=width_map.METRICS.__getitem__, default="top1",
             required=True, key="b_map", bind=URL, help=word("KL"),
         )  # fmt: skip
     track = shown.track

@@ -122,7 +122,7 @@ def readout(shown: Shown) -> list[tuple[str, str, str, str]]:
         ),
         (
             "Bit-operations", f"{cell['gbops']:.3f} G",
-            _share(cell["gbops"], eight and eight["gbops"], "W8A8"), "bops",
+            _share(cell["gbops"], eight["gbops"] if eight else None, "W8A8"), "bops",
         ),
     ]  # fmt: skip
 

@@ -1,18 +1,18 @@
 """A bit-width for each unit: budget, table to edit, predicted damage, and the true one."""
 
-from collections.abc import Mapping, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
 from qlib.allocation import front
 from qlib.core.records import InvalidSpec
 from qlib.plots.shared import theme
-from qlib.store import Entry
+from qlib.store import Finished
 from qlib.ui.bits import measured
 from qlib.ui.bits import mix as bits_mix
 from qlib.ui.bits.mix import Mix, decode, encode
 from qlib.ui.shared import address, export, live, state
+from qlib.ui.shared.address import Session
 from qlib.ui.shared.glossary import word
 
 URL = "query-params"
@@ -23,10 +23,9 @@ UNITS = {"weight_mb": "MB", "gbops": "billion bit-operations"}
 STEPS = 100  # places of the budget slider, in percent of the way
 FRONT, TABLE = "b-front", "b-units"
 KL_AT = "Nats: what this unit does alone at these bits, all others in float."
-Session = MutableMapping[str, Any]
 
 
-def section(entry: Entry) -> None:
+def section(entry: Finished) -> None:
     """Everything about bits for each unit of a run that has a table of units."""
     st.subheader("Different bits for different units", anchor=False, help=word("unit"))
     mix = controls(entry)
@@ -49,13 +48,14 @@ def section(entry: Entry) -> None:
     )
 
 
-def controls(entry: Entry) -> Mix | None:
+def controls(entry: Finished) -> Mix | None:
     """What the budget counts, and how much it is; or the assignment that was edited."""
     widths = bits_mix.widths_of(entry.record.blocks)
     one, two, three = st.columns([5, 8, 5], vertical_alignment="bottom", gap="medium")
     with one:
         by = st.segmented_control(
-            "Budget in", list(BYS), format_func=BYS.get, default="weight_mb", required=True,
+            "Budget in", list(BYS),
+            format_func=BYS.__getitem__, default="weight_mb", required=True,
             key=BY, bind=URL, help="What must not be exceeded.",
         )  # fmt: skip
     try:
@@ -82,7 +82,7 @@ def controls(entry: Entry) -> Mix | None:
     return Mix(entry, widths, choice or bits_mix.within(choices, by, budget), by)
 
 
-def _slider(entry: Entry, choices: Sequence[front.Choice], by: str) -> float:
+def _slider(entry: Finished, choices: Sequence[front.Choice], by: str) -> float:
     """The budget, between the cheapest and the dearest of the best; at first near equal bits."""
     low, high = getattr(choices[0], by), getattr(choices[-1], by)
     if high <= low:

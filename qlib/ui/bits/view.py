@@ -9,7 +9,7 @@ from qlib.core import catalogue
 from qlib.core.records import BITS, InvalidSpec, RunSpec
 from qlib.plots.bits.width_lines import Line, line_key, line_title, lines_of
 from qlib.plots.bits.width_map import Pair
-from qlib.store import Entry
+from qlib.store import Finished
 from qlib.ui.shared import address, comparable, context, resolve, state
 
 WIDTHS = tuple(sorted(BITS, reverse=True))
@@ -29,12 +29,12 @@ class Track:
     key: str
     title: str
     cells: Mapping[Pair, Mapping[str, Any]]
-    runs: Mapping[Pair, Entry]
+    runs: Mapping[Pair, Finished]
     one: bool = False
     states: Mapping[Pair, str] = field(default_factory=dict)
 
     @property
-    def first(self) -> Entry:
+    def first(self) -> Finished:
         return next(iter(self.runs.values()))
 
     @property
@@ -58,7 +58,7 @@ class Track:
             return known if known else max(m["weight_mb"] for m in self.cells.values())
         return sum(self.cells[b, b]["weight_mb"] for b in self.equal)
 
-    def near(self, pair: Pair) -> Entry:
+    def near(self, pair: Pair) -> Finished:
         """The run of a cell, or of the measured one next to it."""
         apart = lambda p: (abs(p[0] - pair[0]) + abs(p[1] - pair[1]), -p[0])  # noqa: E731
         return self.runs[min(self.runs, key=apart)]
@@ -72,7 +72,7 @@ class Shown:
     tracks: Mapping[str, Track]
     track: Track
     pair: Pair
-    siblings: tuple[Entry, ...]
+    siblings: tuple[Finished, ...]
     left_out: int = 0
     notes: tuple[str, ...] = ()
 
@@ -86,7 +86,7 @@ class Shown:
         return self.track.cells.get(self.pair)
 
     @property
-    def entry(self) -> Entry:
+    def entry(self) -> Finished:
         """The run that the chosen pair belongs to, or the one next to it."""
         return self.track.near(self.pair)
 
@@ -151,7 +151,7 @@ def _track(tracks: Mapping[str, Track], choice: resolve.Choice, asked: Mapping[s
     return _first_many(tracks.values()) or next(iter(tracks.values()))
 
 
-def _pair(wanted: str | None, entry: Entry | None) -> tuple[Pair, list[str]]:
+def _pair(wanted: str | None, entry: Finished | None) -> tuple[Pair, list[str]]:
     """The widths of the address, of its run, or `FIRST`; and a note where they are none."""
     label = resolve.label(wanted)
     if label is None:
@@ -160,7 +160,7 @@ def _pair(wanted: str | None, entry: Entry | None) -> tuple[Pair, list[str]]:
         note = f"There are no bits `{wanted}`. Shown instead: W{pair[0]}A{pair[1]}."
         return pair, [note] if wanted else []
     w, a = (int(x) for x in label[1:].split("A"))
-    kept = tuple(min(max(x, min(BITS)), max(BITS)) for x in (w, a))
+    kept = min(max(w, min(BITS)), max(BITS)), min(max(a, min(BITS)), max(BITS))
     said = f"There are no bits {label} here. Shown instead: W{kept[0]}A{kept[1]}."
     return kept, [said] if kept != (w, a) else []
 
@@ -168,7 +168,9 @@ def _pair(wanted: str | None, entry: Entry | None) -> tuple[Pair, list[str]]:
 # ---- tracks ----------------------------------------------------------------------------------
 
 
-def tracks_of(siblings: Sequence[Entry], here: Entry | None = None) -> tuple[dict[str, Track], int]:
+def tracks_of(
+    siblings: Sequence[Finished], here: Finished | None = None
+) -> tuple[dict[str, Track], int]:
     """The lines of one backbone: many widths first, then the baseline, then by name.
 
     Only runs on the same images under the same conditions as the run that is looked at (or the
@@ -178,7 +180,7 @@ def tracks_of(siblings: Sequence[Entry], here: Entry | None = None) -> tuple[dic
     reference = order[0].record
     fair = [e for e in order if not comparable.unlike([reference, e.record])]
     cells: dict[str, dict[Pair, Mapping[str, Any]]] = {}
-    runs: dict[str, dict[Pair, Entry]] = {}
+    runs: dict[str, dict[Pair, Finished]] = {}
     titles = state.titles()
     named: dict[str, str] = {}
     for entry in fair:
@@ -196,13 +198,15 @@ def tracks_of(siblings: Sequence[Entry], here: Entry | None = None) -> tuple[dic
     return made, len(siblings) - len({e.key for e in fair})
 
 
-def measured(entry: Entry) -> dict[Pair, Mapping[str, Any]]:
+def measured(entry: Finished) -> dict[Pair, Mapping[str, Any]]:
     """All pairs of widths that a run measured; numbers of a run are added to its rows."""
     record = entry.record
     own = (record.spec.weight_bits, record.spec.act_bits)
-    rows = {(int(r["weight_bits"]), int(r["act_bits"])): r for r in record.bit_widths}
     shared = {k: record.metrics[k] for k in ("top1_float", "n") if k in record.metrics}
-    return {own: record.metrics} | {pair: shared | row for pair, row in rows.items()}
+    found: dict[Pair, Mapping[str, Any]] = {own: record.metrics}
+    for row in record.bit_widths:
+        found[int(row["weight_bits"]), int(row["act_bits"])] = shared | row
+    return found
 
 
 def _states(reference: RunSpec) -> dict[str, dict[Pair, str]]:
@@ -229,12 +233,12 @@ def go(pair: Pair) -> None:
     address.put({"b": f"W{pair[0]}A{pair[1]}"})
 
 
-def take(track: Track, known: Sequence[Entry]) -> None:
+def take(track: Track, known: Sequence[Finished]) -> None:
     """Look at another line. ``known``: all runs. For callbacks."""
     address.put(place(track, known))
 
 
-def place(track: Track, known: Sequence[Entry]) -> dict[str, str | None]:
+def place(track: Track, known: Sequence[Finished]) -> dict[str, str | None]:
     """What an address says of a line: its method, and its run where that alone is not enough."""
     method, entry = track.method, track.first
     run = None

@@ -1,8 +1,7 @@
 """Image by image: what each run loses and gains, two runs against each other, and the pictures."""
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -14,14 +13,15 @@ from qlib.measure.paired import Preds
 from qlib.measure.statistics import LEVEL, p_text
 from qlib.plots.compare import flips_bars
 from qlib.plots.compare.flips_bars import FlipsBars
-from qlib.store import Entry
+from qlib.store import Finished
 from qlib.ui.compare.ranking import Ranking, names, signed
 from qlib.ui.shared import export, frame, gallery, state
+from qlib.ui.shared.address import Session
 
 FLIPS, SHOWN = "flips", "g"
 
 
-def predictions(entries: Sequence[Entry]) -> dict[str, Preds]:
+def predictions(entries: Sequence[Finished]) -> dict[str, Preds]:
     """By run key, of the runs whose predictions can be read; the others are told."""
     found: dict[str, Preds] = {}
     for entry in entries:
@@ -32,7 +32,7 @@ def predictions(entries: Sequence[Entry]) -> dict[str, Preds]:
     return found
 
 
-def flips(entries: Sequence[Entry], preds: dict[str, Preds]) -> FlipsBars | None:
+def flips(entries: Sequence[Finished], preds: dict[str, Preds]) -> FlipsBars | None:
     """The runs' losses and gains against float; None when no predictions can be read."""
     called = names([e.record for e in entries], state.titles())
     rows = [
@@ -61,7 +61,7 @@ def save(figure: go.Figure, info: FlipsBars, records: Sequence[RunRecord]) -> No
     frame.data_table("Images of each run, by who is right", numbers)
 
 
-def clicked(session: MutableMapping[str, Any] = st.session_state) -> None:
+def clicked(session: Session = st.session_state) -> None:
     """A click on a bar of the figure of flips shows that run's pictures."""
     points = session[FLIPS]["selection"]["points"]
     name = session["flip-names"].get(points[0]["customdata"][0]) if points else None
@@ -70,8 +70,8 @@ def clicked(session: MutableMapping[str, Any] = st.session_state) -> None:
 
 
 def follow(
-    picked: Sequence[str], entries: Sequence[Entry], preds: dict[str, Preds], first: str
-) -> Entry:
+    picked: Sequence[str], entries: Sequence[Finished], preds: dict[str, Preds], first: str
+) -> Finished:
     """The chosen run to follow, at first the one of key ``first``; shows its 2×2 table."""
     known = {n: e for n, e in zip(picked, entries, strict=True) if e.record.spec.key in preds}
     st.session_state["flip-names"] = {e.record.spec.key: n for n, e in known.items()}
@@ -84,7 +84,7 @@ def follow(
     return known[name]
 
 
-def pictures(entry: Entry, entries: Sequence[Entry], preds: dict[str, Preds]) -> None:
+def pictures(entry: Finished, entries: Sequence[Finished], preds: dict[str, Preds]) -> None:
     """The changed pictures of one run; what other runs on the same images have stored helps."""
     hashed, own = entry.record.data.get("test_hash"), preds[entry.record.spec.key]
     keys = [e.record.spec.key for e in entries if e.record.data.get("test_hash") == hashed]
@@ -94,7 +94,7 @@ def pictures(entry: Entry, entries: Sequence[Entry], preds: dict[str, Preds]) ->
 # ---- two runs against each other -------------------------------------------------------------
 
 
-def duel(picked: Sequence[str], entries: Sequence[Entry], preds: dict[str, Preds]) -> None:
+def duel(picked: Sequence[str], entries: Sequence[Finished], preds: dict[str, Preds]) -> None:
     """The exact paired test of two chosen runs, in words and numbers."""
     known = dict(zip(picked, entries, strict=True))
     one, two = st.columns(2)
@@ -111,7 +111,7 @@ def _one_of(place, name: str, options: list[str], key: str) -> str:
     return place.selectbox(name, options, key=key)
 
 
-def _said(first: Entry, second: Entry, preds: dict[str, Preds]) -> str:
+def _said(first: Finished, second: Finished, preds: dict[str, Preds]) -> str:
     a, b = first.record, second.record
     if not {a.spec.key, b.spec.key} <= set(preds):
         return "The predictions of one of them cannot be read, so there is no paired test."

@@ -1,6 +1,7 @@
 """Where in the network the chosen runs go wrong: the error of each layer's output, overlaid."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -8,14 +9,14 @@ import streamlit as st
 from qlib.core.records import InvalidSpec
 from qlib.plots.layers import damage, layer_profile
 from qlib.plots.layers.damage import Profile
-from qlib.store import Entry
+from qlib.store import Finished
 from qlib.ui.compare.ranking import names
 from qlib.ui.shared import export, frame, state
 
 VIEW = "layer_sqnr"
 
 
-def profiles(entries: Sequence[Entry]) -> tuple[list[Profile], list[str]]:
+def profiles(entries: Sequence[Finished]) -> tuple[list[Profile], list[str]]:
     """One profile for each run that has measured its layers' outputs, and why others have none.
 
     Only runs of the first one's network share an axis.
@@ -44,7 +45,7 @@ def profiles(entries: Sequence[Entry]) -> tuple[list[Profile], list[str]]:
     return made, missing
 
 
-def show(entries: Sequence[Entry], *, dark: bool, large: bool) -> None:
+def show(entries: Sequence[Finished], *, dark: bool, large: bool) -> None:
     """The overlay, or why there is none."""
     found, missing = profiles(entries)
     if not found:
@@ -68,7 +69,7 @@ def show(entries: Sequence[Entry], *, dark: bool, large: bool) -> None:
 
 def table(found: Sequence[Profile]) -> pd.DataFrame:
     """One row per layer, one column per run: SQNR of the layer's output in dB."""
-    made = {"Layer": [v.layer for v in found[0].values]}
+    made: dict[str, list[Any]] = {"Layer": [v.layer for v in found[0].values]}
     for profile in found:
         made[profile.title] = [v.value for v in profile.values]
     return pd.DataFrame(made)

@@ -6,9 +6,10 @@ import pandas as pd
 import streamlit as st
 
 from qlib.core.records import RunRecord
-from qlib.store import Entry
-from qlib.ui.compare.selection import MOST, TABLE, URL, Known, Session
+from qlib.store import Finished
+from qlib.ui.compare.selection import MOST, TABLE, URL, Known
 from qlib.ui.shared import answers, cards, comparable, forms, state
+from qlib.ui.shared.address import Session
 from qlib.ui.shared.glossary import word
 
 COLUMNS = {
@@ -95,7 +96,7 @@ def frame(known: Known, names: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame([_row(name, known[name], known[name].folder in demo) for name in names])
 
 
-def _row(name: str, entry: Entry, stored: bool) -> dict:
+def _row(name: str, entry: Finished, stored: bool) -> dict:
     record, titles = entry.record, state.titles()
     m, spec = record.metrics, record.spec
     return {

@@ -1,24 +1,23 @@
 """Choosing the runs to compare: the list, the clicks in the figure, the ticks in the table."""
 
-from collections.abc import Mapping, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
 from qlib.core.records import RunRecord
-from qlib.store import Entry
+from qlib.store import Finished
 from qlib.ui.shared import answers, comparable, pickers, state
+from qlib.ui.shared.address import Session
 
 MOST = 6
 TABLE, SCATTER = "run-table", "scatter"
 URL = "query-params"
 COSTS = {"time": "Time", "size": "Size", "bops": "Bit-operations"}
 
-Known = Mapping[str, Entry]
-Session = MutableMapping[str, Any]
+Known = Mapping[str, Finished]
 
 
-def handles(entries: Mapping[str, Entry]) -> dict[str, Entry]:
+def handles(entries: Mapping[str, Finished]) -> dict[str, Finished]:
     """Every run that can be compared, by the name that pickers and links use."""
     titles = state.titles()
     return {answers.handle(e.record, titles): e for e in entries.values()}
@@ -72,7 +71,8 @@ def controls() -> tuple[str, bool, int]:
     """Cost axis, whether other runs are drawn behind, the fewest test images that count."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="large"):
         cost = st.segmented_control(
-            "Cost to compare with", list(COSTS), format_func=COSTS.get, default="time",
+            "Cost to compare with", list(COSTS),
+            format_func=COSTS.__getitem__, default="time",
             required=True, key="x", bind=URL, width="content",
         )  # fmt: skip
         fewest = st.number_input(

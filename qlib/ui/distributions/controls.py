@@ -40,12 +40,13 @@ class Choice:
 
 def controls(view: context.View, hists: Mapping[str, TensorHist]) -> Choice:
     """All controls in one row; what is rarely changed is behind a button."""
-    pair = {side: hists.get(f"{view.layer}.{side}") for side in SIDES}
+    sides = {side: hists.get(f"{view.layer}.{side}") for side in SIDES}
+    pair = {side: hist for side, hist in sides.items() if hist is not None}
     side, channels = "", False
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium", key="h-row"):
         kind = _one("Tensor", KINDS, "h_t", "input", word("tensor"))
         stage = _one("Stage", STAGES, "h_stage", "float", word("stage"))
-        if all(pair.values()):
+        if len(pair) == len(SIDES):
             first = max(pair, key=lambda name: pair[name].outlier_ratio)
             side = _one("Which input", SIDES, "h_side", first, word("attention inputs"))
         else:
@@ -80,7 +81,7 @@ def _one(name: str, options: Mapping, key: str, first: Any, help: str) -> Any:
     picked = st.segmented_control(
         name,
         list(options),
-        format_func=options.get,
+        format_func=options.__getitem__,
         default=first,
         required=True,
         key=key,
@@ -109,10 +110,10 @@ def _others(view: context.View) -> tuple[str, ...]:
     return tuple(title for title in picked if title in known)
 
 
-def others(view: context.View) -> dict[str, store.Entry]:
+def others(view: context.View) -> dict[str, store.Finished]:
     """Title → run of each other method that is stored for this backbone at these bits."""
     titles, bits = state.titles(), answers.bits_label(view.record)
-    found: dict[str, store.Entry] = {}
+    found: dict[str, store.Finished] = {}
     for entry in view.siblings:
         method = entry.record.spec.method
         same = answers.bits_label(entry.record) == bits and method != view.record.spec.method

@@ -1,7 +1,6 @@
 """The Distributions page: where it begins, the ladder that is clicked, and its main figure."""
 
-from collections.abc import Mapping, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 import streamlit as st
@@ -17,13 +16,14 @@ from qlib.plots.distributions import (
     tensor_histogram,
 )
 from qlib.plots.distributions.tensor import Run
-from qlib.plots.shared import theme
+from qlib.plots.shared import theme, untyped
 from qlib.store import tensors
 from qlib.store.tensors import TensorHist
 from qlib.ui.distributions import controls
 from qlib.ui.distributions.controls import SIDES, URL, Choice
 from qlib.ui.distributions.text import Seen
 from qlib.ui.shared import context, state
+from qlib.ui.shared.address import Session
 
 LADDER = "h-ladder"
 TALL = 690  # pixels of the ladder beyond which it scrolls
@@ -133,7 +133,9 @@ def ladder(view: context.View, hists: Mapping[str, TensorHist], choice: Choice) 
     stamp = (view.folder / tensors.FILE).stat().st_mtime_ns
     look = (choice.kind, choice.order, state.dark(), state.presenting())
     figure, alt = _ladder(str(view.folder), stamp, *look, list(hists.values()))
-    with st.container(height=TALL if figure.layout.height > TALL else "content", border=False):
+    with st.container(
+        height=TALL if untyped.layout(figure).height > TALL else "content", border=False
+    ):
         st.plotly_chart(
             figure,
             key=LADDER,
@@ -153,7 +155,7 @@ def _ladder(
     return range_ladder.figure(info, dark=dark, large=large), range_ladder.alt(info)
 
 
-def clicked(session: MutableMapping[str, Any] = st.session_state) -> None:
+def clicked(session: Session = st.session_state) -> None:
     """A click on a rung: its layer for all pages, its side of an attention product for this one."""
     points = session[LADDER]["selection"]["points"]
     data = points[0].get("customdata") if points else None

@@ -8,7 +8,7 @@ import streamlit as st
 
 from qlib.core.records import InvalidSpec, RunSpec
 from qlib.noise.profile import LayerNoise, NoiseProfile
-from qlib.store import Entry
+from qlib.store import Finished
 from qlib.store.tensors import TensorHist
 from qlib.ui.noisyquant import text as noise_words
 from qlib.ui.shared import address, context, resolve, state
@@ -27,7 +27,7 @@ class Found:
     """
 
     view: View
-    entry: Entry | None = None
+    entry: Finished | None = None
     profile: NoiseProfile | None = None
     layer: str = ""
     note: str = ""

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import plotly.graph_objects as go
 import streamlit as st
@@ -38,11 +39,8 @@ class Shown:
     """One layer at the bits that are asked for, and everything that the figures need."""
 
     found: Found
+    profile: NoiseProfile
     ask: Ask
-
-    @property
-    def profile(self) -> NoiseProfile:
-        return self.found.profile
 
     @property
     def layer(self) -> LayerNoise:
@@ -66,7 +64,7 @@ def draw(
     clicked: Callable[[str], None] | None = None,
 ) -> go.Figure:
     """A figure of the page; ``clicked`` is called with its key when a mark is clicked."""
-    more = {}
+    more: dict[str, Any] = {}
     if clicked is not None:
         more = {"on_select": lambda: clicked(key), "selection_mode": "points"}
     st.plotly_chart(figure, key=key, config=theme.config(name), alt=alt, **more)

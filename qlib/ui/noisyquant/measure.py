@@ -107,8 +107,8 @@ def _so_far(rows: list[dict]) -> None:
         return
     helped = sum(row["left"] < 1 for row in rows)
     st.caption(f"So far noise lowers the error in {helped} of {len(rows)} measurements.")
-    body = pd.DataFrame(rows)[["layer", "bits", "left"]]
-    frame.data_table("measured so far", body.rename(columns={"left": "error left"}))
+    body = [{"layer": r["layer"], "bits": r["bits"], "error left": r["left"]} for r in rows]
+    frame.data_table("measured so far", pd.DataFrame(body))
 
 
 def _ended(job: Job) -> None:

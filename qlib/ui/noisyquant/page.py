@@ -18,28 +18,28 @@ FIRST_BITS = 6
 SCATTER = {"same": "this reach", "own": "its own best"}
 
 
-def screen(found: Found) -> None:
+def screen(found: Found, profile: NoiseProfile) -> None:
     """Everything that follows the page's own controls, in a fragment of its own.
 
     A move of the slider draws this part again, not the sidebar; a click that changes the layer
     changes the address, so the whole page runs then.
     """
-    st.fragment(_screen, key="n-screen")(found, st.query_params.get("layer"))
+    st.fragment(_screen, key="n-screen")(found, profile, st.query_params.get("layer"))
 
 
-def _screen(found: Found, layer: str | None) -> None:
+def _screen(found: Found, profile: NoiseProfile, layer: str | None) -> None:
     if st.query_params.get("layer") != layer:
         st.rerun()
     head = st.container()
     if found.note:
         st.info(found.note, icon=":material/alt_route:")
-    shown = Shown(found, _controls(found))
+    shown = Shown(found, profile, _controls(found, profile))
     with head:
         frame.head(QUESTION, _answer(shown))
     _notes(shown)
     left, right = st.columns(2, gap="medium")
     with left:
-        saved = [figures.cell(shown)]
+        saved: list[noise_saved.Saved | None] = [figures.cell(shown)]
     with right:
         saved.append(figures.curves(shown))
     with st.container(key="n-numbers"):
@@ -96,9 +96,8 @@ def nothing(found: Found) -> None:
 # ---- controls --------------------------------------------------------------------------------
 
 
-def _controls(found: Found) -> Ask:
+def _controls(found: Found, profile: NoiseProfile) -> Ask:
     """Bits, reach, how the noise is drawn, and the reach of the other layers: one row."""
-    profile = found.profile
     one, two, three, four = st.columns([12, 11, 9, 11], gap="small")
     with one:
         bits = _bits(profile)
@@ -122,7 +121,7 @@ def _controls(found: Found) -> Ask:
         own = st.segmented_control(
             "Other layers at",
             list(SCATTER),
-            format_func=SCATTER.get,
+            format_func=SCATTER.__getitem__,
             default="same",
             required=True,
             key="n_all",
@@ -156,7 +155,8 @@ def _drawn(profile: NoiseProfile) -> str:
     draws |= {str(k + 1): f"uniform, draw {k + 1}" for k in range(profile.seeds)}
     draws[curves.NORMAL] = "normal, one draw"
     return st.selectbox(
-        "Noise drawn", list(draws), format_func=draws.get, key="n_draw", bind=URL,
+        "Noise drawn", list(draws),
+        format_func=draws.__getitem__, key="n_draw", bind=URL,
         help=word("noise draw"), filter_mode=None,
     )  # fmt: skip
 
@@ -185,5 +185,5 @@ def body(found: Found) -> None:
     elif not found.profile.layers:
         nothing(found)
     else:
-        screen(found)
+        screen(found, found.profile)
     measure.panel(found)

@@ -107,8 +107,8 @@ def cell_note(found: LayerNoise, reach: float, share: float, draw: str) -> str:
             f"is expected to be {curves.times(expected)}."
         )
     if found.clipped > 0:
-        share = percent(found.clipped)
-        text += f" {share[0].upper()}{share[1:]} of the values are clipped and not in the picture."
+        part = percent(found.clipped)
+        text += f" {part[0].upper()}{part[1:]} of the values are clipped and not in the picture."
     return text
 
 

@@ -13,7 +13,7 @@ from qlib.measure.statistics import holm
 from qlib.plots.reconstruction import waterfall
 from qlib.plots.reconstruction.waterfall import Waterfall
 from qlib.plots.shared import theme
-from qlib.store import Entry
+from qlib.store import Finished
 from qlib.ui.shared import answers, export, frame, state
 from qlib.ui.shared.context import View
 
@@ -27,14 +27,14 @@ figure = waterfall.figure(info)
 figure"""
 
 
-def panel(view: View, others: Mapping[str, Entry]) -> None:
+def panel(view: View, others: Mapping[str, Finished]) -> None:
     """Nearest → AdaRound → BRECQ → QDrop, as far as they are stored, in a metric to choose."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader("What each ingredient adds", anchor=False, width="stretch")
         metric = st.segmented_control(
             "Metric",
             list(waterfall.METRICS),
-            format_func=waterfall.METRICS.get,
+            format_func=waterfall.METRICS.__getitem__,
             default="top1",
             required=True,
             key="r_metric",
@@ -68,7 +68,7 @@ def panel(view: View, others: Mapping[str, Entry]) -> None:
         frame.data_table("of the ingredients", numbers)
 
 
-def tests(others: Mapping[str, Entry], metric: str) -> dict[str, float]:
+def tests(others: Mapping[str, Finished], metric: str) -> dict[str, float]:
     """Method → p of its step, by exact paired tests corrected for their number (Holm).
 
     Empty for KL, which is no count of images, and where runs cannot be paired.

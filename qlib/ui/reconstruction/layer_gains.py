@@ -10,7 +10,7 @@ from qlib.core.records import BASELINE
 from qlib.plots.reconstruction import error_arrows, flips, learned
 from qlib.plots.reconstruction.learned import Gain
 from qlib.plots.shared import theme
-from qlib.store import Entry
+from qlib.store import Finished
 from qlib.ui.reconstruction.page import Shown
 from qlib.ui.shared import context, export, frame, state
 from qlib.ui.shared.context import View
@@ -74,8 +74,9 @@ def chosen(view: View, found: tuple[Gain, ...]) -> str:
     parts = [f"**`{gain.layer}`**"]
     if gain.flipped is not None:
         moved = f"{learned.percent(gain.flipped)} of {gain.params:,} weights moved"
-        past = gain.beyond and f", {learned.percent(gain.beyond)} past the levels beside them"
-        parts.append(moved + (past or ""))
+        if gain.beyond:
+            moved += f", {learned.percent(gain.beyond)} past the levels beside them"
+        parts.append(moved)
     if gain.weight is not None:
         parts.append(f"weight error **{learned.times(gain.weight)}** nearest's")
     if gain.output is not None:
@@ -100,7 +101,7 @@ def _upward(found: tuple[Gain, ...]) -> str:
     )
 
 
-def figures(view: View, shown: Shown, others: Mapping[str, Entry]) -> None:
+def figures(view: View, shown: Shown, others: Mapping[str, Finished]) -> None:
     """Arrows and bars, one mark a layer; a click on either chooses the layer."""
     titles, dark, large = state.titles(), state.dark(), state.presenting()
     rows = {m: state.layers(others[m].folder) for m in shown.methods}

@@ -15,7 +15,7 @@ from qlib.plots.reconstruction.soft_rounding import SoftRounding
 from qlib.plots.reconstruction.unit_fits import fitted_as
 from qlib.plots.reconstruction.unit_loss import UnitLoss
 from qlib.plots.shared import theme
-from qlib.store import Entry
+from qlib.store import Finished
 from qlib.ui.reconstruction.page import Shown, unit_of
 from qlib.ui.shared import address, export, frame, state
 from qlib.ui.shared.context import View
@@ -27,7 +27,7 @@ STEP = "r_step"
 Events = dict[str, list[dict[str, Any]]]
 
 
-def panel(view: View, shown: Shown | None, others: Mapping[str, Entry]) -> None:
+def panel(view: View, shown: Shown | None, others: Mapping[str, Finished]) -> None:
     """Call it on every run of the page, also where there is nothing to show (``shown`` None).
 
     While a job with the run's own network, method and bits works, the curves are that job's; only
@@ -54,7 +54,7 @@ def _kind(of: RunRecord | Job) -> tuple:
     return spec.model, spec.method, spec.weight_bits, spec.act_bits, spec.analysis
 
 
-def _watch(view: View, shown: Shown | None, others: Mapping[str, Entry], key: str) -> None:
+def _watch(view: View, shown: Shown | None, others: Mapping[str, Finished], key: str) -> None:
     if shown is None:
         return
     events = {m: state.events(others[m].folder) for m in shown.methods}
@@ -127,7 +127,7 @@ def _loss(view: View, shown: Shown, events: Events) -> tuple[go.Figure, UnitLoss
 def _under(info: UnitLoss) -> str:
     """What to know when reading the curves; more where methods fit units of different sizes."""
     text = word("start of the loss")
-    if info.main.unit in info.broken:
+    if info.tracks[0].unit in info.broken:
         text = "This unit diverged: try a smaller learning rate. Other units are shown as they are."
     if len({t.unit for t in info.tracks}) > 1:
         text += " Methods that fit layers and blocks have losses of different size: compare shapes."

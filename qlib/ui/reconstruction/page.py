@@ -10,7 +10,7 @@ from qlib.core.records import BASELINE, InvalidSpec, RunRecord
 from qlib.plots.reconstruction import learned as _learned
 from qlib.plots.reconstruction import loss_curve
 from qlib.plots.reconstruction.unit_fits import broken, fitted_as
-from qlib.store import Entry
+from qlib.store import Finished
 from qlib.ui.shared import address, answers, comparable, context, resolve, state
 from qlib.ui.shared.context import View
 from qlib.ui.shared.glossary import word
@@ -45,7 +45,7 @@ def begin() -> None:
         address.put({"q": choice.spec.method})
 
 
-def peers(view: View) -> dict[str, Entry]:
+def peers(view: View) -> dict[str, Finished]:
     """Method → the run made with it under the same conditions and bits; the view's own first."""
     bits = answers.bits_label(view.record)
     found = {view.record.spec.method: view.entry}
@@ -56,7 +56,7 @@ def peers(view: View) -> dict[str, Entry]:
     return found
 
 
-def learned(entry: Entry) -> bool:
+def learned(entry: Finished) -> bool:
     """Whether learning moved any weight of a run."""
     try:
         return bool(_learned.moved(_learned.gains(state.layers(entry.folder))))
@@ -64,7 +64,7 @@ def learned(entry: Entry) -> bool:
         return False
 
 
-def changed(view: View, others: Mapping[str, Entry]) -> bool:
+def changed(view: View, others: Mapping[str, Finished]) -> bool:
     """Whether a run moved weights, or the levels that they are rounded to."""
     if learned(view.entry):
         return True
@@ -78,7 +78,7 @@ def changed(view: View, others: Mapping[str, Entry]) -> bool:
 # ---- nothing learned -------------------------------------------------------------------------
 
 
-def offer(view: View, others: Mapping[str, Entry]) -> None:
+def offer(view: View, others: Mapping[str, Finished]) -> None:
     """Where nothing was learned: the runs that did learn, of the same network."""
     titles = state.titles()
     same = [e for m, e in others.items() if e is not view.entry and learned(e)]
@@ -112,7 +112,7 @@ def _see(record: RunRecord) -> None:
 # ---- controls --------------------------------------------------------------------------------
 
 
-def controls(view: View, others: Mapping[str, Entry]) -> Shown:
+def controls(view: View, others: Mapping[str, Finished]) -> Shown:
     """Unit, methods laid over, what to compare with, and how the loss is drawn: one row."""
     one, two, three, four = st.columns([9, 10, 10, 10], gap="medium")
     with one:
@@ -127,7 +127,7 @@ def controls(view: View, others: Mapping[str, Entry]) -> Shown:
             list(LOOKS),
             selection_mode="multi",
             default=["log", "penalty"],
-            format_func=LOOKS.get,
+            format_func=LOOKS.__getitem__,
             key="r_look",
             bind=URL,
             help=word("smoothing") + " " + word("penalty"),
@@ -137,7 +137,7 @@ def controls(view: View, others: Mapping[str, Entry]) -> Shown:
     return Shown((own, *over), nearest, data, tuple(look))
 
 
-def _over(view: View, others: Mapping[str, Entry]) -> list[str]:
+def _over(view: View, others: Mapping[str, Finished]) -> list[str]:
     """Methods to lay over the run's own."""
     own, titles = view.record.spec.method, state.titles()
     more = [m for m, e in others.items() if m != own and learned(e)]
@@ -148,7 +148,7 @@ def _over(view: View, others: Mapping[str, Entry]) -> list[str]:
         "Lay over",
         more,
         selection_mode="multi",
-        format_func=lambda m: titles.get(m, m),
+        format_func=lambda m: titles.get(m) or m,
         key="r_with",
         bind=URL,
         help="Stored runs of the same network, bits and images, made with other methods.",
@@ -156,7 +156,7 @@ def _over(view: View, others: Mapping[str, Entry]) -> list[str]:
     return [m for m in more if m in over]
 
 
-def _reference(others: Mapping[str, Entry]) -> list[dict[str, Any]] | None:
+def _reference(others: Mapping[str, Finished]) -> list[dict[str, Any]] | None:
     """Rows of the network rounded to nearest, or None for the layer alone."""
     options = {"network": "network", "layer": "layer alone"}
     if BASELINE not in others:
@@ -164,7 +164,7 @@ def _reference(others: Mapping[str, Entry]) -> list[dict[str, Any]] | None:
     picked = st.segmented_control(
         "Nearest rounding of",
         list(options),
-        format_func=options.get,
+        format_func=options.__getitem__,
         default=next(iter(options)),
         required=True,
         key="r_against",

@@ -21,8 +21,8 @@ def card(spec: RunSpec | None, problem: str) -> None:
             st.button("Start", type="primary", width="stretch", disabled=True, key="start")
             return
         own, stored = (store.find(spec, [f]) for f in (store.runs_dir(), store.demo_dir()))
-        if own or stored:
-            _exists(own or stored)
+        if entry := own or stored:
+            _exists(entry)
         if own is None:
             _offer(spec, stored is not None)
 
@@ -54,7 +54,7 @@ def submit(spec: RunSpec) -> None:
     st.query_params["job"] = job.key
 
 
-def _exists(entry: store.Entry) -> None:
+def _exists(entry: store.Finished) -> None:
     top1 = entry.record.metrics["top1"]
     st.success(f"An identical run is finished: {top1:.1f} % top-1.", icon=":material/task_alt:")
     st.button(

@@ -1,6 +1,6 @@
 """The Sensitivity page: its controls, what they ask for, and the figures that answer."""
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +12,10 @@ from qlib.core.records import InvalidSpec
 from qlib.plots.layers import damage, kind_map, layer_profile, local_accumulated, split_bars
 from qlib.plots.layers.damage import Profile, Row
 from qlib.plots.shared import theme
-from qlib.store import Entry
+from qlib.store import Finished
 from qlib.ui.sensitivity import text
 from qlib.ui.shared import answers, context, export, frame, state
+from qlib.ui.shared.address import Session
 from qlib.ui.shared.context import View
 from qlib.ui.shared.glossary import word
 
@@ -53,11 +54,11 @@ class Found:
     """What there is to show of a run: its profile's rows (or none), and its rows of layers."""
 
     view: View
-    rows: list[Row]
+    rows: Sequence[Row]
     problem: str = ""
 
     @property
-    def table(self) -> list[Row]:
+    def table(self) -> Sequence[Row]:
         return self.view.record.layers
 
     @property
@@ -117,7 +118,8 @@ def controls(view: View) -> Ask:
 
 def _select(name: str, options: dict[str, str], key: str, help: str, disabled: bool = False) -> str:
     return st.selectbox(
-        name, list(options), format_func=options.get, key=key, bind=URL, help=help,
+        name, list(options),
+        format_func=options.__getitem__, key=key, bind=URL, help=help,
         disabled=disabled, filter_mode=None,
     )  # fmt: skip
 
@@ -131,7 +133,7 @@ def _others(view: View, mode: str) -> tuple[str, ...]:
         st.multiselect(
             "Lay over",
             known,
-            format_func=lambda m: titles.get(m, m),
+            format_func=lambda m: titles.get(m) or m,
             key="s_with",
             bind=URL,
             max_selections=MOST,
@@ -142,7 +144,7 @@ def _others(view: View, mode: str) -> tuple[str, ...]:
     )
 
 
-def _partner(view: View, method: str, mode: str) -> Entry | None:
+def _partner(view: View, method: str, mode: str) -> Finished | None:
     """The run of another method at the same bits, if it can answer questions of this mode."""
     entry = context.entry_for(view.siblings, method, answers.bits_label(view.record))
     if entry is None or (
@@ -157,9 +159,12 @@ def profiles(found: Found, ask: Ask) -> list[Profile]:
     made = [one(found, ask)]
     for method in ask.others:
         entry = _partner(found.view, method, ask.mode)
+        if entry is None:  # it went after it was chosen
+            continue
+        analysed = context.profile_of(entry.record) if ask.measured else None
         try:
             record = state.record(entry.folder)
-            rows = state.profile(context.profile_of(record).folder) if ask.measured else []
+            rows = state.profile(analysed.folder) if analysed else []
         except InvalidSpec as error:
             st.warning(str(error), icon=":material/broken_image:")
             continue
@@ -201,7 +206,7 @@ def images(record, data: str) -> int:
 # ---- figures ---------------------------------------------------------------------------------
 
 
-def split_clicked(key: str, session: MutableMapping[str, Any] = st.session_state) -> None:
+def split_clicked(key: str, session: Session = st.session_state) -> None:
     """A click on a bar of the split sets what is rounded; the float bar does nothing."""
     points = session[key]["selection"]["points"]
     data = points[0].get("customdata") if points else None
@@ -274,7 +279,7 @@ def split_frame(rows: Sequence[Row]) -> pd.DataFrame:
 
 def errors_frame(info: local_accumulated.LocalAccumulated) -> pd.DataFrame:
     """SQNR in dB, one row per layer."""
-    body = {"layer": [v.layer for v in info.layers]}
+    body: dict[str, list[Any]] = {"layer": [v.layer for v in info.layers]}
     for (mode, data), profile in info.profiles.items():
         body[f"{mode}, {local_accumulated.SIDES[data][2]} (dB)"] = [v.value for v in profile.values]
     return pd.DataFrame(body)

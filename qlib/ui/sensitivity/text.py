@@ -143,14 +143,14 @@ def chosen(layer: str, rows: Sequence[Row], table: Sequence[Row], data: str) -> 
     parts = []
     for mode, words in (("alone", "alone"), ("left_out", "left in float wins back")):
         found = damage.measured(rows, mode, "kl")
-        value = next((v for v in found.values if v.layer == layer and v.value is not None), None)
+        value = next((v for v in found.known if v.layer == layer), None)
         if value is not None:
             share = frame.share(value.value, found.whole) if found.whole else ""
             share = f", {share} of the whole" if share else ""
             parts.append(f"{words} {frame.amount(value.value, found)}{share}")
     for mode, words in (("local", "own error"), ("accumulated", "accumulated")):
         found = damage.compared(table, mode, "sqnr", data)
-        value = next((v for v in found.values if v.layer == layer and v.value is not None), None)
+        value = next((v for v in found.known if v.layer == layer), None)
         if value is not None:
             parts.append(f"{words} {value.value:.1f} dB")
     bits = {r["tensor"]: r["bits"] for r in table if r["layer"] == layer and _rounded(r)}
@@ -168,7 +168,7 @@ def evaluations(table: Sequence[Row]) -> int:
     firsts = {row["unit"]: row["layer"] for row in reversed(table) if row["tensor"] != "boundary"}
     for row in filter(_rounded, table):
         # a block's boundary counts as an input of the block's first layer
-        layer = firsts.get(row["unit"]) if row["tensor"] == "boundary" else row["layer"]
+        layer = firsts.get(row["unit"], "") if row["tensor"] == "boundary" else row["layer"]
         side = "weights" if row["tensor"] == "weight" else "inputs"
         parts.setdefault(layer, set()).add(side)
     return len(damage.WHOLE) + 2 * sum(1 + len(sides) for sides in parts.values())

@@ -14,10 +14,11 @@ from qlib.jobs.estimate import estimate
 from qlib.measure import paired
 from qlib.measure.statistics import p_text
 from qlib.plots.layers import damage
-from qlib.store import Entry
+from qlib.store import Finished
 from qlib.ui.sensitivity import text as blame
 from qlib.ui.sensitivity.page import Found
 from qlib.ui.shared import answers, job_panel, state
+from qlib.ui.shared.address import Session
 from qlib.ui.shared.glossary import word
 from qlib.ui.shared.timeline import span
 
@@ -64,7 +65,7 @@ def section(found: Found, order: Sequence[str]) -> pd.DataFrame:
             placeholder="Tick them in the table or choose them here",
         )  # fmt: skip
     whole = table(found, order)
-    shown = whole[whole["Layer"].str.contains(search.strip(), case=False, regex=False)]
+    shown = whole.loc[whole["Layer"].str.contains(search.strip(), case=False, regex=False)]
     _editor(shown, ticked, found.kept)
     st.caption(
         "Flags name their column: a tenth of the whole network's damage, or an error of a tenth of "
@@ -130,7 +131,7 @@ def tick(
     key: str,
     layers: Sequence[str],
     start: set[str],
-    session: MutableMapping[str, Any] = st.session_state,
+    session: Session = st.session_state,
 ) -> None:
     """Ticks in the table change the list of layers, which is kept in the address."""
     now = set(session[KEEP]) - set(layers) | start & set(layers)
@@ -210,7 +211,7 @@ def _layers(names: Sequence[str]) -> str:
     return " and ".join(f"`{n}`" for n in names)
 
 
-def _answer(found: Found, entry: Entry, ticked: Sequence[str]) -> None:
+def _answer(found: Found, entry: Finished, ticked: Sequence[str]) -> None:
     """Accuracy before and after with intervals, and the same images paired."""
     base, other = found.view.record, entry.record
     with st.container(border=True, key="s-answer"):
@@ -244,7 +245,7 @@ def verdict(base: RunRecord, other: RunRecord) -> str:
     ).replace("-0.000", "+0.000")
 
 
-def pairs(found: Found, entry: Entry) -> str:
+def pairs(found: Found, entry: Finished) -> str:
     """How many of the same images each run alone has right, and whether chance explains it.
 
     Raises:

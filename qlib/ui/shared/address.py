@@ -5,9 +5,12 @@ chose is therefore kept for the session and put back on entering a page; a key t
 address names itself wins.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
+from typing import Any
 
 import streamlit as st
+
+Session = MutableMapping[str | int, Any]  # what Streamlit keeps for a visitor; tests give a dict
 
 MODEL, METHOD, BITS, LAYER, DATA, RUN = "m", "q", "b", "layer", "d", "run"
 PRESENT, LESSON, STEP, HIDE = "present", "lesson", "step", "hide"

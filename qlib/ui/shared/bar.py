@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import streamlit as st
 
-from qlib.store import Entry
+from qlib.store import Finished
 from qlib.ui.shared import address, linkbar, resolve, state
 from qlib.ui.shared.answers import bits_label
 from qlib.ui.shared.glossary import word
@@ -14,7 +14,7 @@ DATA = {"test": "Held-out", "calib": "Calibration"}
 Changed = Callable[[str], None]  # called with the key of the widget that changed
 
 
-def run(choice: Choice, known: Sequence[Entry], changed: Changed) -> None:
+def run(choice: Choice, known: Sequence[Finished], changed: Changed) -> None:
     """Backbone, method and bits; where several runs share these, which one."""
     titles, picked = state.titles(), choice.params
     here = [e for e in known if e.record.spec.model == picked["m"]]
@@ -36,11 +36,11 @@ def run(choice: Choice, known: Sequence[Entry], changed: Changed) -> None:
         _list("run", same, choice.entry.key, "Run", help, changed, _names(mine))
 
 
-def _names(entries: Sequence[Entry]) -> dict[str, str]:
+def _names(entries: Sequence[Finished]) -> dict[str, str]:
     return {e.key: f"{source(e)}, {e.key[-10:-4]}" for e in entries}
 
 
-def source(entry: Entry) -> str:
+def source(entry: Finished) -> str:
     """Whether a run came with the project or was made here."""
     return "stored run" if entry.folder.parent == state.demo().folder else "own run"
 
@@ -71,7 +71,7 @@ def data(now: str, changed: Changed) -> None:
         "Images",
         list(DATA),
         key="d",
-        format_func=DATA.get,
+        format_func=DATA.__getitem__,
         required=True,
         on_change=changed,
         args=("d",),
@@ -80,7 +80,7 @@ def data(now: str, changed: Changed) -> None:
     )
 
 
-def chip(entry: Entry) -> None:
+def chip(entry: Finished) -> None:
     """Where the run comes from: stored or own, when, its images, seed and calibration."""
     record = entry.record
     calib = record.data.get("calib_n", record.spec.calib)
@@ -120,7 +120,7 @@ def _list(
         name,
         options,
         key=key,
-        format_func=lambda option: (shown or {}).get(option, option),
+        format_func=lambda option: (shown or {}).get(option) or option,
         on_change=changed,
         args=(key,),
         help=help,

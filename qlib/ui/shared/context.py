@@ -3,10 +3,9 @@
 The address is the truth (see `qlib.ui.shared.address`): widgets are filled from it and write to it.
 """
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import streamlit as st
 
@@ -15,6 +14,7 @@ from qlib.core import catalogue
 from qlib.core.records import BASELINE, InvalidSpec, RunRecord
 from qlib.sensitivity import profile
 from qlib.ui.shared import address, bar, resolve, state
+from qlib.ui.shared.address import Session
 from qlib.ui.shared.resolve import Choice, entry_for, layers_of
 
 __all__ = [
@@ -33,11 +33,11 @@ class View:
     unknown; ``data``: ``test`` or ``calib``; ``siblings``: all quantization runs of the backbone.
     """
 
-    entry: store.Entry
+    entry: store.Finished
     record: RunRecord
     layer: str
     data: str
-    siblings: tuple[store.Entry, ...]
+    siblings: tuple[store.Finished, ...]
 
     @property
     def folder(self) -> Path:
@@ -88,7 +88,9 @@ def _images_said(asked: str | None) -> str:
     return f"There are no images `{asked}` here (test and calib are); shown: held-out."
 
 
-def _link(choice: Choice, known: Sequence[store.Entry], *, layer: str, data: str) -> dict[str, str]:
+def _link(
+    choice: Choice, known: Sequence[store.Finished], *, layer: str, data: str
+) -> dict[str, str]:
     """The whole view as an address writes it, what is shown by default included."""
     plain = resolve.choose(choice.params, known, {})
     key = "" if plain and plain.entry.key == choice.entry.key else choice.entry.key
@@ -111,7 +113,7 @@ def _none_yet() -> None:
     st.page_link("pages/3_Run.py", label="Make a run", icon=":material/play_circle:")
 
 
-def entries() -> list[store.Entry]:
+def entries() -> list[store.Finished]:
     """All readable quantization runs: stored ones first, then the newest."""
     found = state.everything()
     stored = {e.key for e in state.demo().good}
@@ -127,12 +129,12 @@ def _special(record: RunRecord) -> bool:
     return bool(spec.keep_float or tuned) or catalogue.is_contrast(spec)
 
 
-def profile_of(record: RunRecord) -> store.Entry | None:
+def profile_of(record: RunRecord) -> store.Finished | None:
     """The finished sensitivity run of a run, if there is one."""
     return state.analyses().get(profile.base_of(record.spec).key)
 
 
-def _first_layer(siblings: Sequence[store.Entry]) -> str | None:
+def _first_layer(siblings: Sequence[store.Finished]) -> str | None:
     """The same layer for all methods and bits of a backbone: the one that 4 bits hurt most."""
     entry = entry_for(siblings, BASELINE, "W4A4") or siblings[0]
     try:
@@ -154,9 +156,7 @@ def set_bits(label: str) -> None:
     change("b", label)
 
 
-def clicked_layer(
-    key: str, index: int = 0, session: MutableMapping[str, Any] = st.session_state
-) -> None:
+def clicked_layer(key: str, index: int = 0, session: Session = st.session_state) -> None:
     """A click in the chart ``key``: its point's ``customdata[index]`` names the layer.
 
     Use as ``on_select``; clicks beside the points, and points without a layer, do nothing.
@@ -170,7 +170,7 @@ def clicked_layer(
         set_layer(name)
 
 
-def change(key: str, value: str, known: Sequence[store.Entry] | None = None) -> None:
+def change(key: str, value: str, known: Sequence[store.Finished] | None = None) -> None:
     """One key of the address changes; what does not fit to it any more is brought along.
 
     ``known``: the runs to choose from, where a page offers others than `entries`.
@@ -182,6 +182,9 @@ def change(key: str, value: str, known: Sequence[store.Entry] | None = None) -> 
     asked[key] = value
     choice = resolve.choose(asked, known, state.titles())
     new: dict[str, str | None] = {key: value}
+    if choice is None:  # the last run went while the page was looked at
+        address.put(new)
+        return
     if key in ("m", "q", "b"):
         new["run"] = None
         new |= {k: v for k, v in choice.params.items() if k in asked}

@@ -9,11 +9,12 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
+from streamlit.components.v2 import component
 
 from qlib.core.records import RunRecord
 from qlib.export import notebook, report
 from qlib.export.report import Part
-from qlib.plots.shared import theme
+from qlib.plots.shared import theme, untyped
 from qlib.ui.shared.glossary import word
 
 
@@ -88,7 +89,7 @@ def csv(frame: pd.DataFrame, records: Sequence[RunRecord]) -> bytes:
 
 def rows(frame: pd.DataFrame, records: Sequence[RunRecord]) -> bytes:
     """``{"about": one entry per run, "rows": one object per row}``; NaN becomes null."""
-    body = json.loads(frame.to_json(orient="records"))
+    body = json.loads(frame.to_json(orient="records") or "[]")
     about = {"simulated": report.SIMULATED, "runs": [report.about(r) for r in records]}
     return json.dumps({"about": about, "rows": body}, indent=1, default=str).encode()
 
@@ -152,12 +153,13 @@ BUTTONS = (
     '<div><button data-format="png" title="Picture, three times the size">PNG</button>'
     '<button data-format="svg" title="Vector picture">SVG</button></div>'
 )
-_saver = st.components.v2.component("save_picture", html=BUTTONS, css=LOOK, js=SAVER)
+_saver = component("save_picture", html=BUTTONS, css=LOOK, js=SAVER)
 
 
 def _picture(figure: go.Figure, file: str, name: str) -> None:
     """Two links that press the camera of the figure's own toolbar."""
-    dark = figure.layout.font.color == theme.ink(True)
-    title = figure.layout.title.text or ""
+    layout = untyped.layout(figure)
+    dark = layout.font.color == theme.ink(True)
+    title = layout.title.text or ""
     data = {"file": file, "title": title, "paper": theme.paper(dark)}
     _saver(data=data, key=f"picture-{name}", width="content")

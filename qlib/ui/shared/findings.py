@@ -9,11 +9,11 @@ import streamlit as st
 from qlib.core.records import InvalidSpec
 from qlib.guide import findings
 from qlib.guide.findings import Finding
-from qlib.store import Entry
+from qlib.store import Finished
 from qlib.ui.shared import context, lessons, resolve, state
 
 
-def panel(entry: Entry, *, open_: bool = False) -> None:
+def panel(entry: Finished, *, open_: bool = False) -> None:
     """At most five findings of a run, in an expander; nothing where there are none."""
     found = _all(entry)[: findings.MOST]
     if not found:
@@ -27,7 +27,7 @@ def panel(entry: Entry, *, open_: bool = False) -> None:
             _line(finding, entry, known)
 
 
-def _line(finding: Finding, entry: Entry, known: Sequence[Entry]) -> None:
+def _line(finding: Finding, entry: Finished, known: Sequence[Finished]) -> None:
     words, link = st.columns([6, 1], vertical_alignment="center")
     words.markdown(f"{finding.text} {finding.remedy}")
     file = lessons.page_files().get(finding.page)
@@ -36,7 +36,7 @@ def _line(finding: Finding, entry: Entry, known: Sequence[Entry]) -> None:
         link.page_link(file, label="Look", icon=":material/search:", query_params=view)
 
 
-def where(finding: Finding, entry: Entry, known: Sequence[Entry]) -> dict[str, str]:
+def where(finding: Finding, entry: Finished, known: Sequence[Finished]) -> dict[str, str]:
     """The address parameters that show a finding of this very run; ``known``: all runs."""
     params = resolve.Choice(entry).params
     first = resolve.choose(params, known, {})
@@ -45,7 +45,7 @@ def where(finding: Finding, entry: Entry, known: Sequence[Entry]) -> dict[str, s
     return params | finding.set
 
 
-def _all(entry: Entry) -> list[Finding]:
+def _all(entry: Finished) -> list[Finding]:
     """Every file is read if it can be; rules pass over what is missing."""
     try:
         record = state.record(entry.folder)

@@ -44,19 +44,19 @@ def _idle(p: Param, values: dict) -> bool:
 
 def field(p: Param, key: str, *, name: str | None = None, idle: bool = False) -> Any:
     """The widget of one field; its value has the field's type and lies within its limits."""
-    shown = {"label": name or label(p.name), "key": key, "help": p.help, "bind": "query-params"}
-    shown["disabled"] = idle
+    shown: dict[str, Any] = {"label": name or label(p.name), "key": key, "help": p.help}
+    shown |= {"bind": "query-params", "disabled": idle}
     if p.type is bool:
         return st.toggle(value=p.default, **shown)
     if p.choices is not None:
         return st.selectbox(options=list(p.choices), index=p.choices.index(p.default), **shown)
     if p.type is int:
-        limits = {"min_value": _whole(p.low), "max_value": _whole(p.high)}
-        return int(st.number_input(value=p.default, step=_stride(p.default), **limits, **shown))
+        shown |= {"min_value": _whole(p.low), "max_value": _whole(p.high)}
+        return int(st.number_input(value=int(p.default), step=_stride(p.default), **shown))
     if p.type is float:
-        limits = {"min_value": _real(p.low), "max_value": _real(p.high)}
+        shown |= {"min_value": _real(p.low), "max_value": _real(p.high)}
         step = 10.0 ** math.floor(math.log10(p.default)) if p.default else 0.1
-        return float(st.number_input(value=p.default, step=step, format="%g", **limits, **shown))
+        return float(st.number_input(value=float(p.default), step=step, format="%g", **shown))
     return st.text_input(value=p.default, **shown)
 
 

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
 
 import streamlit as st
 
@@ -13,6 +14,7 @@ from qlib.core.records import InvalidSpec, RunSpec
 from qlib.jobs import Job
 from qlib.ui.shared import own_code
 
+About = TypeVar("About")
 EVERY = 1.0  # seconds between looks at a running job
 MEASUREMENT = {  # how one that did not finish ended
     "cancelled": "The measurement was cancelled.",
@@ -28,7 +30,7 @@ def known(spec: RunSpec) -> Job | None:
     return None
 
 
-def watch(look: Callable[[object, str], None], about: object, job: Job | None, key: str) -> None:
+def watch(look: Callable[[About, str], None], about: About, job: Job | None, key: str) -> None:
     """Draw ``look(about, state of the job)`` in a fragment; it renews itself while the job goes on.
 
     ``look`` begins with `moved`, so that the page runs once more when the state has changed.

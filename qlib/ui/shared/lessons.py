@@ -13,7 +13,7 @@ from qlib.core.records import InvalidSpec
 from qlib.guide import facts, lessons
 from qlib.guide.facts import Facts
 from qlib.guide.lessons import Lesson, Step, Told
-from qlib.store import Entry
+from qlib.store import Finished
 from qlib.ui.shared import address, context, per_width, resolve, state
 from qlib.ui.shared.answers import bits_label
 
@@ -97,10 +97,9 @@ def unknown() -> None:
 def listing() -> None:
     """One link per lesson with its promise; files that cannot be used are named."""
     found, problems = every()
-    for place, lesson in enumerate(found):
-        if place % A_ROW == 0:  # the cards of a row are equally high
-            cells = st.columns(A_ROW)
-        cell = cells[place % A_ROW]
+    # a row of columns at a time: the cards of a row are equally high
+    cells = [cell for _ in range(0, len(found), A_ROW) for cell in st.columns(A_ROW)]
+    for place, (lesson, cell) in enumerate(zip(found, cells, strict=False)):
         with cell, st.container(border=True, height="stretch", gap="xsmall", key=f"card-{place}"):
             st.page_link(
                 FOLLOW,
@@ -125,7 +124,7 @@ def card() -> None:
     mine = step.hidden(guessed=guessed) if step else ()
     _hide(lessons.hidden(st.query_params.get(address.HIDE, "")), mine)
     name = st.query_params.get(address.LESSON)
-    if step is None:
+    if lesson is None or step is None:
         if name and address.page() != "lesson":
             unknown()
         return
@@ -147,13 +146,13 @@ def _head(lesson: Lesson, place: int) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         dots = "●" * (place + 1) + "○" * (last - place)
         st.markdown(f"**{lesson.title}** · step {place + 1} of {last + 1} {dots}")
-        previous = {"key": "lesson-previous", "shortcut": "PageUp", "disabled": place == 0}
-        if st.button("Previous", **previous):
+        at_start = place == 0
+        if st.button("Previous", key="lesson-previous", shortcut="PageUp", disabled=at_start):
             _go(lesson, place - 1)
-        if place < last:
-            on = {"key": "lesson-next", "shortcut": "PageDown", "type": "primary"}
-            if st.button("Next", **on):
-                _go(lesson, place + 1)
+        if place < last and st.button(
+            "Next", key="lesson-next", shortcut="PageDown", type="primary"
+        ):
+            _go(lesson, place + 1)
         ends = place == last
         st.button(
             "Finish" if ends else "Leave",
@@ -224,7 +223,7 @@ def _of(params: Mapping[str, str]) -> Facts:
     return facts.of(record, layer=layer, hist=hist, profile=rows, noise=noise)
 
 
-def _width(entry: Entry, bits: str | None, known: Sequence[Entry]) -> Entry | None:
+def _width(entry: Finished, bits: str | None, known: Sequence[Finished]) -> Finished | None:
     """Of a network with many widths the one that is asked for, where it is not the run's own."""
     same = (e for e in known if e.key == entry.key and per_width.is_other(e))
     return next((e for e in same if bits_label(e.record) == bits), None)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-import streamlit as st
+from streamlit.components.v2 import component
 
 HTML = """
 <div class="bar">
@@ -61,4 +61,4 @@ def draw(params: Mapping[str, str]) -> None:
 
 
 def _component():
-    return st.components.v2.component("linkbar", html=HTML, css=CSS, js=JS)
+    return component("linkbar", html=HTML, css=CSS, js=JS)

@@ -13,7 +13,7 @@ from streamlit.delta_generator import DeltaGenerator
 from qlib import live
 from qlib.core.records import InvalidSpec
 from qlib.live import Answer, Bits, Live
-from qlib.store import Entry
+from qlib.store import Finished
 from qlib.ui.shared import own_code
 
 ON = "live-on"  # session key: this visitor wants predictions computed now
@@ -28,7 +28,7 @@ def shared() -> Live:
 
 
 def answer(
-    entry: Entry, bits: Bits, images: str | Sequence[int] = "shown", weights: int | None = None
+    entry: Finished, bits: Bits, images: str | Sequence[int] = "shown", weights: int | None = None
 ) -> Answer:
     """What the run's network says now. Starts the process where it does not run, and waits.
 
@@ -50,10 +50,10 @@ def wanted() -> bool:
 
 
 def switch(
-    entry: Entry,
+    entry: Finished,
     help: str,
     *,
-    turned: Callable[[], Entry] | None = None,
+    turned: Callable[[], Finished] | None = None,
     below: DeltaGenerator | None = None,
 ) -> bool:
     """The switch *Try it now*; whether the run's network is loaded, so that it can be asked.
@@ -82,7 +82,7 @@ def switch(
     return ready
 
 
-def failed(entry: Entry, problem: str) -> None:
+def failed(entry: Finished, problem: str) -> None:
     """Say why there is no answer; where the process is gone, offer to start it again."""
     with st.container(horizontal=True, vertical_alignment="center", key="live-failed"):
         st.warning(problem, icon=":material/power_off:")
@@ -90,7 +90,7 @@ def failed(entry: Entry, problem: str) -> None:
             st.button("Start it again", key="live-again", on_click=_start, args=(entry,))
 
 
-def _open(entry: Entry) -> None:
+def _open(entry: Finished) -> None:
     """Let the process load a run, and start it where it does not run.
 
     Raises:
@@ -100,7 +100,7 @@ def _open(entry: Entry) -> None:
     shared().start(entry.folder)
 
 
-def _ready(entry: Entry) -> tuple[bool, str]:
+def _ready(entry: Finished) -> tuple[bool, str]:
     """Whether the run is loaded, or why it will not be."""
     network = shared()
     try:
@@ -113,20 +113,20 @@ def _ready(entry: Entry) -> tuple[bool, str]:
     return ready, "" if network.alive else refused
 
 
-def _turned(entry: Entry, turned: Callable[[], Entry] | None) -> None:
+def _turned(entry: Finished, turned: Callable[[], Finished] | None) -> None:
     st.session_state[ON] = st.session_state["live"]
     if st.session_state[ON]:
         _start(turned() if turned else entry)
 
 
-def _start(entry: Entry) -> None:
+def _start(entry: Finished) -> None:
     try:
         _open(entry)
     except InvalidSpec as error:
         st.session_state["live-refused"] = str(error)
 
 
-def _watch(entry: Entry | None) -> None:
+def _watch(entry: Finished | None) -> None:
     """How far the process is, while it loads."""
     if entry is None:
         return

@@ -6,10 +6,10 @@ from typing import Any
 
 from qlib.core import catalogue
 from qlib.core.records import RunRecord
-from qlib.store import Entry
+from qlib.store import Finished
 
 
-def entries(known: Sequence[Entry]) -> list[Entry]:
+def entries(known: Sequence[Finished]) -> list[Finished]:
     """Each run, followed by itself at its other widths of equal weight and activation bits.
 
     These share the folder; bits and numbers of their records are those of the width. Networks of
@@ -25,7 +25,7 @@ def side(record: RunRecord, preds: Mapping[str, Any]) -> str:
     return name if record.bit_widths and f"{name}_top5" in preds else "quant"
 
 
-def is_other(entry: Entry) -> bool:
+def is_other(entry: Finished) -> bool:
     """Whether this tells of another width than the run's own, which its files are about."""
     return at_other(entry.record)
 
@@ -35,11 +35,11 @@ def at_other(record: RunRecord) -> bool:
     return bool(record.bit_widths) and "top1_nearest" not in record.metrics
 
 
-def _contrast(entry: Entry) -> bool:
+def _contrast(entry: Finished) -> bool:
     return catalogue.is_contrast(entry.record.spec)
 
 
-def _others(entry: Entry) -> list[Entry]:
+def _others(entry: Finished) -> list[Finished]:
     spec = entry.record.spec
     own = spec.weight_bits, spec.act_bits
     rows = [r for r in entry.record.bit_widths if r["weight_bits"] == r["act_bits"]]

@@ -2,7 +2,8 @@
 
 import time
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import pandas as pd
 import streamlit as st
@@ -17,6 +18,13 @@ from qlib.ui.shared import analyses, answers, cards, findings, job_panel, state,
 from qlib.ui.shared.glossary import word
 from qlib.ui.shared.timeline import Timeline, span
 
+Color = Literal["blue", "green", "gray", "orange", "red"]
+COLORS: dict[str, Color] = {
+    "running": "blue",
+    "done": "green",
+    "queued": "gray",
+    "cancelling": "orange",
+}
 LOGGED = 300  # newest events listed
 
 
@@ -53,7 +61,7 @@ def answer(job: Job | None) -> str:
         )
     if job.over and job.state != "done":
         return "This run did not finish; nothing of it is shown on other pages."
-    if job.state != "done":
+    if job.run_dir is None:
         return "The run works in the background: closing or reloading this page loses nothing."
     if job.spec.analysis:
         return analyses.answer(job.spec)
@@ -78,8 +86,8 @@ def _watch(key: str | None, seen: str) -> None:
         job_panel.waiting(job)
     elif job.state in ("running", "cancelling"):
         _running(job)
-    elif job.state == "done":
-        _done(job)
+    elif job.run_dir is not None:
+        _done(job, job.run_dir)
     else:
         cards.ended_badly(job)
         _curves(_events(job), finished=True)
@@ -87,11 +95,10 @@ def _watch(key: str | None, seen: str) -> None:
 
 def _header(job: Job) -> None:
     spec, titles = job.spec, state.titles()
-    colors = {"running": "blue", "done": "green", "queued": "gray", "cancelling": "orange"}
     with st.container(horizontal=True, vertical_alignment="center", key="job-head"):
         name = f"{titles.get(spec.method, spec.method)} W{spec.weight_bits}A{spec.act_bits}"
         st.subheader(f"{name} on `{spec.model}`", anchor=False, width="content")
-        st.badge(job.state, color=colors.get(job.state, "red"))
+        st.badge(job.state, color=COLORS.get(job.state, "red"))
         if not job.over:
             st.button(
                 "Cancel",
@@ -189,10 +196,9 @@ def _log(events: list[dict[str, Any]]) -> None:
         st.dataframe(pd.DataFrame(rows), hide_index=True, height=220, alt="Events of the run")
 
 
-def _done(job: Job) -> None:
+def _done(job: Job, folder: Path) -> None:
     if st.session_state.pop("finished", None) == job.key:
         st.toast("The run is finished.", icon=":material/task_alt:", duration="short")
-    folder = job.run_dir
     if job.spec.analysis:
         analyses.link(job.spec)
         return
@@ -202,7 +208,7 @@ def _done(job: Job) -> None:
         st.error(str(error), icon=":material/broken_image:")
         return
     cards.result(record)
-    findings.panel(store.Entry(folder, record), open_=True)
+    findings.panel(store.Finished(folder, record), open_=True)
     with st.container(horizontal=True):
         st.page_link(
             "pages/9_Compare.py",

@@ -9,7 +9,7 @@ from typing import Any
 
 from qlib.core import catalogue
 from qlib.core.records import BASELINE, RunRecord
-from qlib.store import Entry
+from qlib.store import Finished
 from qlib.ui.shared.answers import bits_label
 
 FIRST_MODEL, FIRST_BITS = "digits-vit", "W2A2"
@@ -21,7 +21,7 @@ _KEY = re.compile(r"(.+?)_([a-z0-9]+)(?:_sensitivity|_noise)?_(W\d+A\d+)_[0-9a-f
 class Choice:
     """The run to show; ``notes`` say where that is not what was asked for (Markdown)."""
 
-    entry: Entry
+    entry: Finished
     notes: tuple[str, ...] = ()
 
     @property
@@ -36,7 +36,7 @@ class Choice:
 
 
 def choose(
-    asked: Mapping[str, str], entries: Sequence[Entry], titles: Mapping[str, str]
+    asked: Mapping[str, str], entries: Sequence[Finished], titles: Mapping[str, str]
 ) -> Choice | None:
     """The stored run that fits best; None when there is none at all.
 
@@ -67,19 +67,19 @@ def choose(
     return Choice(entry, (*notes, *said))
 
 
-def models(entries: Sequence[Entry]) -> list[str]:
+def models(entries: Sequence[Finished]) -> list[str]:
     """The backbones that have runs; the one to begin with first."""
     names = {e.record.spec.model for e in entries}
     return sorted(names, key=lambda name: (name != FIRST_MODEL, name))
 
 
-def methods(entries: Sequence[Entry]) -> list[str]:
+def methods(entries: Sequence[Finished]) -> list[str]:
     """The methods that have runs; the baseline first."""
     names = {e.record.spec.method for e in entries}
     return sorted(names, key=catalogue.baseline_first)
 
 
-def widths(entries: Sequence[Entry]) -> list[str]:
+def widths(entries: Sequence[Finished]) -> list[str]:
     """The labels ``W4A4`` of the runs, most bits first."""
     pairs = {(e.record.spec.weight_bits, e.record.spec.act_bits) for e in entries}
     return [f"W{w}A{a}" for w, a in sorted(pairs, reverse=True)]
@@ -125,7 +125,7 @@ def _one(wanted: str | None, known: list[str], what: str) -> tuple[str, list[str
     return near[0], [f"No stored run has the {what} `{wanted}`. Shown instead: `{near[0]}`."]
 
 
-def _method(asked, here: Sequence[Entry], titles) -> tuple[str, list[str]]:
+def _method(asked, here: Sequence[Finished], titles) -> tuple[str, list[str]]:
     known, wanted = methods(here), asked.get("q")
     if wanted == "best":
         return best([e.record for e in here], label(asked.get("b"))), []
@@ -139,7 +139,7 @@ def _method(asked, here: Sequence[Entry], titles) -> tuple[str, list[str]]:
 
 def _bits(wanted: str | None, known: list[str], title: str) -> tuple[str, list[str]]:
     target = label(wanted)
-    if target in known:
+    if target and target in known:
         return target, []
     near = min(known, key=lambda other: _distance(target or FIRST_BITS, other))
     if wanted is None:
@@ -150,11 +150,11 @@ def _bits(wanted: str | None, known: list[str], title: str) -> tuple[str, list[s
 
 def _distance(one: str, other: str) -> tuple[int, int]:
     """How far two widths lie apart; of two equally near the one with more bits wins."""
-    (w, a), (v, b) = (map(int, _pair(text)) for text in (one, other))
+    (w, a), (v, b) = (map(int, text[1:].split("A")) for text in (one, other))
     return abs(w - v) + abs(a - b), -(v + b)
 
 
-def entry_for(siblings: Sequence[Entry], method: str, bits: str) -> Entry | None:
+def entry_for(siblings: Sequence[Finished], method: str, bits: str) -> Finished | None:
     """The first of ``siblings`` made by ``method`` at ``bits`` (``W4A4``)."""
     fits = (e for e in siblings if e.record.spec.method == method and bits_label(e.record) == bits)
     return next(fits, None)
@@ -176,8 +176,8 @@ def worst_layer(rows: Sequence[Mapping[str, Any]]) -> str | None:
 
 def nearest_layer(wanted: str | None, known: Sequence[str], first: str | None) -> tuple[str, str]:
     """The layer to show, and a note when it is not the one asked for."""
-    first = first if first in known else known[0]
+    start = first if first and first in known else known[0]
     if wanted is None or wanted in known:
-        return wanted or first, ""
-    near = (get_close_matches(wanted, known, 1, 0.6) or [first])[0]
+        return wanted or start, ""
+    near = (get_close_matches(wanted, known, 1, 0.6) or [start])[0]
     return near, f"This backbone has no layer `{wanted}`. Shown instead: `{near}`."

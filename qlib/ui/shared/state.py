@@ -1,6 +1,6 @@
 """What pages read: runs and the files in their folders, cached until they change; never torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,26 +28,26 @@ class Shelf:
     entries: tuple[store.Entry, ...]
 
     @property
-    def good(self) -> tuple[store.Entry, ...]:
+    def good(self) -> tuple[store.Finished, ...]:
         """The readable quantization runs."""
-        return tuple(e for e in self.entries if e.record and not _analysis(e.record))
+        return tuple(e for e in _finished(self.entries) if not e.record.spec.analysis)
 
     @property
-    def analyses(self) -> tuple[store.Entry, ...]:
+    def analyses(self) -> tuple[store.Finished, ...]:
         """The readable analyses, of whatever kind."""
-        return tuple(e for e in self.entries if e.record and _analysis(e.record))
+        return tuple(e for e in _finished(self.entries) if e.record.spec.analysis)
 
     @property
     def broken(self) -> tuple[store.Entry, ...]:
-        return tuple(e for e in self.entries if not e.record)
+        return tuple(e for e in self.entries if not isinstance(e, store.Finished))
 
     @property
     def records(self) -> tuple[RunRecord, ...]:
         return tuple(e.record for e in self.good)
 
 
-def _analysis(record: RunRecord) -> bool:
-    return bool(record.spec.analysis)
+def _finished(entries: Iterable[store.Entry]) -> list[store.Finished]:
+    return [e for e in entries if isinstance(e, store.Finished)]
 
 
 def demo() -> Shelf:
@@ -67,7 +67,7 @@ def _entries(folder: str, stamp: str) -> tuple[store.Entry, ...]:
     return tuple(store.list_runs(Path(folder)))
 
 
-def everything() -> dict[str, store.Entry]:
+def everything() -> dict[str, store.Finished]:
     """All readable quantization runs by key; an own run hides a demo run of the same key."""
     return {e.key: e for shelf in (demo(), own()) for e in shelf.good}
 
@@ -78,7 +78,7 @@ def problem_of(key: str | None) -> str:
     return broken.get(key or "", "")
 
 
-def analyses() -> dict[str, store.Entry]:
+def analyses() -> dict[str, store.Finished]:
     """The sensitivity runs by what they analyse: look up ``profile.base_of(run.spec).key``.
 
     Noise analyses serve many runs each: see `noise_of`.
@@ -88,15 +88,15 @@ def analyses() -> dict[str, store.Entry]:
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _analyses(folders: tuple[tuple[str, str], ...]) -> dict[str, store.Entry]:
+def _analyses(folders: tuple[tuple[str, str], ...]) -> dict[str, store.Finished]:
     from qlib.sensitivity import profile
 
-    known = [e for folder, stamp in folders for e in _entries(folder, stamp) if e.record]
+    known = [e for folder, stamp in folders for e in _finished(_entries(folder, stamp))]
     found = [e for e in known if e.record.spec.analysis == profile.SENSITIVITY]
     return {profile.base_of(e.record.spec).key: e for e in found}
 
 
-def noise_of(spec: "RunSpec") -> store.Entry | None:
+def noise_of(spec: "RunSpec") -> store.Finished | None:
     """The finished noise analysis that serves a run, own ones first."""
     from qlib.noise import profile as noise_profile
 

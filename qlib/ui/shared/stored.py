@@ -1,7 +1,6 @@
 """The stored demo runs as the Start page shows them: its controls and its table."""
 
-from collections.abc import Mapping, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import streamlit as st
@@ -9,6 +8,7 @@ import streamlit as st
 from qlib import store
 from qlib.core.records import BASELINE, RunRecord
 from qlib.ui.shared import address, context, per_width, resolve, state
+from qlib.ui.shared.address import Session
 from qlib.ui.shared.answers import bits_label, interval
 from qlib.ui.shared.glossary import word
 from qlib.ui.shared.per_width import at_other, is_other
@@ -22,26 +22,28 @@ BEST_NOTE = (
 )
 
 
-def same_bits(entries: Sequence[store.Entry]) -> list[store.Entry]:
+def same_bits(entries: Sequence[store.Finished]) -> list[store.Finished]:
     """The runs whose weights and activations have equal bits: those that this page shows."""
     return [e for e in entries if e.record.spec.weight_bits == e.record.spec.act_bits]
 
 
-def choose(entries: Sequence[store.Entry]) -> Choice:
-    """The run that the address asks for, or the nearest one of `same_bits`.
+def choose(entries: Sequence[store.Finished]) -> Choice | None:
+    """The run that the address asks for, or the nearest one of `same_bits`; None without any.
 
     ``entries`` here and below: as `spread.entries` gives them.
     """
     titles = state.titles()
     whole = resolve.choose(address.asked(), entries, titles)
-    fits = resolve.choose(whole.params, same_bits(entries), titles)
+    fits = resolve.choose(whole.params, same_bits(entries), titles) if whole else None
+    if whole is None or fits is None:
+        return None
     spec = whole.spec
     if fits.params == whole.params and spec.weight_bits == spec.act_bits:
         return whole
     return Choice(fits.entry, (*whole.notes, *fits.notes))
 
 
-def comparable(entries: Sequence[store.Entry], shown: store.Entry) -> list[RunRecord]:
+def comparable(entries: Sequence[store.Finished], shown: store.Finished) -> list[RunRecord]:
     """One run per method and width of the shown run's backbone, all on its test images."""
     record = shown.record
     found: dict[tuple[str, int], RunRecord] = {}
@@ -55,7 +57,7 @@ def comparable(entries: Sequence[store.Entry], shown: store.Entry) -> list[RunRe
     return list(found.values())
 
 
-def controls(entries: Sequence[store.Entry], choice: Choice) -> None:
+def controls(entries: Sequence[store.Finished], choice: Choice) -> None:
     """Backbone, bits and method in one row, under the same keys as the context bar's."""
     one, two, three = st.columns([11, 9, 9])
     now, here = choice.params, same_bits(entries)
@@ -131,7 +133,7 @@ def change(key: str, value: str) -> None:
     context.change(key, value, per_width.entries(context.entries()))
 
 
-def follow_click(session: MutableMapping[str, Any] = st.session_state) -> None:
+def follow_click(session: Session = st.session_state) -> None:
     """A click on a point of the accuracy figure sets the bits; a click beside them, nothing."""
     points = session["bits-figure"]["selection"]["points"]
     if points and points[0].get("customdata"):

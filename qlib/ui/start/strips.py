@@ -9,7 +9,7 @@ from qlib.core.records import BASELINE, InvalidSpec, RunRecord
 from qlib.live import Answer
 from qlib.plots.shared import prediction_strip
 from qlib.plots.shared.prediction_strip import PredictionStrip
-from qlib.store import Entry
+from qlib.store import Finished
 from qlib.ui.shared import per_width, state
 
 FIRST = 12  # held-out images shown beside those of the strip; every run stores their pictures
@@ -34,7 +34,7 @@ class Pictures:
         return tuple(sorted({*self.first, *self.chosen}))
 
 
-def pictures(entries: Sequence[Entry], entry: Entry) -> Pictures:
+def pictures(entries: Sequence[Finished], entry: Finished) -> Pictures:
     """The same for every run of a model on these test images, at every width.
 
     Raises:
@@ -57,7 +57,7 @@ def pictures(entries: Sequence[Entry], entry: Entry) -> Pictures:
     return Pictures(pixels, prediction_strip.choose(runs, pixels))
 
 
-def strip(entry: Entry, shown: Pictures, answer: Answer | None = None) -> PredictionStrip:
+def strip(entry: Finished, shown: Pictures, answer: Answer | None = None) -> PredictionStrip:
     """The six pictures with this run's guesses: those of ``answer``, or else the stored ones.
 
     Raises:
@@ -66,13 +66,13 @@ def strip(entry: Entry, shown: Pictures, answer: Answer | None = None) -> Predic
     return _strip(entry, shown, shown.chosen, answer)
 
 
-def first(entry: Entry, shown: Pictures, answer: Answer) -> PredictionStrip:
+def first(entry: Finished, shown: Pictures, answer: Answer) -> PredictionStrip:
     """The same for the first held-out images. Raises as `strip`."""
     return _strip(entry, shown, shown.first, answer)
 
 
 def _strip(
-    entry: Entry, shown: Pictures, places: tuple[int, ...], answer: Answer | None
+    entry: Finished, shown: Pictures, places: tuple[int, ...], answer: Answer | None
 ) -> PredictionStrip:
     preds, setting = state.preds(entry.folder), _setting(entry.record)
     if answer is None:

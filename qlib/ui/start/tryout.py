@@ -10,7 +10,7 @@ from qlib.core.records import InvalidSpec
 from qlib.live import Answer, Superseded
 from qlib.plots.shared.guesses import Picture
 from qlib.plots.shared.prediction_strip import PredictionStrip
-from qlib.store import Entry
+from qlib.store import Finished
 from qlib.ui.shared import gallery, live, state, stored
 from qlib.ui.shared.glossary import word
 from qlib.ui.shared.resolve import Choice
@@ -20,7 +20,7 @@ from qlib.ui.start.strips import Pictures
 OFF = "These predictions are stored. Compute them here: loads in seconds, takes 1 GB of memory."
 
 
-def row(known: Sequence[Entry], choice: Choice, shown: Pictures) -> Answer | None:
+def row(known: Sequence[Finished], choice: Choice, shown: Pictures) -> Answer | None:
     """The switch and, where it is on, what the network says now of some held-out images.
 
     None: it is off, or gives no answer (the page says why); stored predictions are right then.
@@ -47,7 +47,7 @@ def row(known: Sequence[Entry], choice: Choice, shown: Pictures) -> Answer | Non
     return answer
 
 
-def _of_many_widths(known: Sequence[Entry], shown: Entry) -> Entry | None:
+def _of_many_widths(known: Sequence[Finished], shown: Finished) -> Finished | None:
     """The run of the shown one's backbone whose bit-width can be switched: the shown one first."""
     model = shown.record.spec.model
     return next(
@@ -55,13 +55,13 @@ def _of_many_widths(known: Sequence[Entry], shown: Entry) -> Entry | None:
     )
 
 
-def _preferred(many: Entry) -> Entry:
+def _preferred(many: Finished) -> Finished:
     """One network for all widths is what the bits should drive."""
     stored.change("q", many.record.spec.method)
     return many
 
 
-def _asked(entry: Entry, shown: Pictures) -> Answer | None:
+def _asked(entry: Finished, shown: Pictures) -> Answer | None:
     spec = entry.record.spec
     try:
         return live.answer(entry, spec.act_bits, shown.asked, spec.weight_bits)
@@ -72,7 +72,7 @@ def _asked(entry: Entry, shown: Pictures) -> Answer | None:
         return None
 
 
-def _said(entry: Entry, answer: Answer) -> None:
+def _said(entry: Finished, answer: Answer) -> None:
     spec = entry.record.spec
     title = state.titles().get(spec.method, spec.method)
     how = f"one {title} network, switched to {spec.weight_bits} bits"
@@ -83,7 +83,7 @@ def _said(entry: Entry, answer: Answer) -> None:
     st.markdown(f":small[{images}: {how}]")
 
 
-def _offer(entry: Entry) -> None:
+def _offer(entry: Finished) -> None:
     """Without a network of many widths each width is a stored run of its own: say what helps."""
     with st.container(horizontal=True, vertical_alignment="center", key="live-offer"):
         st.caption(
