@@ -10,14 +10,27 @@ from qlib.methods._gradient.method import GradientMethod
 
 @dataclass(frozen=True)
 class AdaQuant(GradientMethod):
-    """min over V, b', s, z of ‖f(WX + b) − f(Q(W + V)·Q(X) + b')‖², one layer after the other.
+    """Learns shifts of the weights, both grids and the biases, layer by layer.
 
-    f is the activation function that follows. ``inputs="sequential"``: X on the quantized side
-    comes from the quantized layers before, for every image; ``"parallel"``: layers know nothing of
-    each other and see float inputs. Rates of grids and shifts are relative, a shift being counted
-    in steps: the published ones are absolute (weights 1e-5, biases 1e-3, weight ranges 1e-3,
-    activation ranges 1e-1), so that only what keeps its meaning is among the paper's settings.
-    The paper's batch-norm and bias tuning can follow any method: see `qlib.learning.tuning`.
+    min over V, b', s, z of ‖f(WX + b) − f(Q(W + V)·Q(X) + b')‖², f being the activation function
+    that follows. ``inputs="sequential"``: X on the quantized side comes from the quantized layers
+    before, for every image; ``"parallel"``: layers know nothing of each other and see float inputs.
+
+    ::
+
+        choose clipping ranges
+        for each layer in order of execution:
+            V ← 0, b' ← b
+            repeat for ``steps``:
+                x̂, y ← a batch of the layer's inputs, and its float outputs after f
+                V, b', scales, zero-points ← Adam step on ‖y − f(Q(W + V)·Q(x̂) + b')‖²,
+                    straight through every rounding
+            round V and the zero-points for good
+
+    Rates of grids and shifts are relative, a shift being counted in steps: the published ones are
+    absolute (weights 1e-5, biases 1e-3, weight ranges 1e-3, activation ranges 1e-1), so that only
+    what keeps its meaning is among the paper's settings. The paper's batch-norm and bias tuning
+    can follow any method: see `qlib.learning.tuning`.
     """
 
     title = "AdaQuant"

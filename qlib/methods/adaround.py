@@ -10,10 +10,21 @@ from qlib.methods._gradient.method import GradientMethod
 
 @dataclass(frozen=True)
 class AdaRound(GradientMethod):
-    """min over V of ‖f(Wx) − f(Ŵ(V)x̂)‖² + λ·Σ(1 − |2h(V) − 1|^β), one layer after the other.
+    """Learns whether each weight rounds up or down, layer by layer.
 
-    f is the activation function that follows, x̂ comes from layers whose weights are already
-    rounded, activations stay float while weights are learned.
+    min over V of ‖f(Wx) − f(Ŵ(V)x̂)‖² + λ·Σ(1 − |2h(V) − 1|^β): f is the activation function that
+    follows, x̂ comes from layers whose weights are already rounded, activations stay in float.
+
+    ::
+
+        choose clipping ranges; round every weight to nearest
+        for each layer in order of execution:
+            V ← where the soft weight ŵ = s·(⌊w/s⌋ + h(V)) is the float weight
+            repeat for ``steps``:
+                x̂, y ← a batch of the layer's inputs, and its float outputs after f
+                V ← Adam step on ‖y − f(Ŵ(V)·x̂)‖² + λ·Σ(1 − |2h(V) − 1|^β)
+                β ← falls by a cosine from 20 to 2, after a fifth of the steps
+            V ← up where h(V) ≥ ½, else down
     """
 
     title = "AdaRound"

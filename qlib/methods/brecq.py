@@ -17,15 +17,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Brecq(GradientMethod):
-    """Rounding of a block, and the steps of its activations, against the block's float output.
+    """Learns the rounding of a block and the scales of its activations, block by block.
 
-    ``acts="after"`` is the published procedure: rounding is learned with activations in float,
-    then a second walk learns the activation steps with rounding fixed. ``"joint"`` learns both at
-    once with activations quantized, as later re-measurements of BRECQ do (MQBench, QDrop): below
-    4 activation bits rounding has to know the noise that it will live with.
+    ::
 
-    The published scripts use ``error="mse"``; ``"fisher"`` is the paper's Gauss–Newton weighting,
-    with the diagonal of the true Fisher matrix scaled to mean 1 so that λ keeps its meaning.
+        choose clipping ranges
+        for each block in order of execution:
+            V ← where the soft weights are the float weights
+            repeat for ``steps``:
+                x̂, y ← a batch of the block's inputs behind quantized blocks, its float outputs
+                V (and activation scales) ← Adam step on Σ F·(y − block(x̂))² + λ·Σ(1 − |2h − 1|^β)
+            V ← up where h(V) ≥ ½, else down
+        with ``acts="after"``: choose activation ranges anew, then for each block
+            activation scales ← Adam steps on |y − block(x)|^2.4, x from the float network
+
+    F is 1, as in the published scripts, or with ``error="fisher"`` the paper's Gauss–Newton
+    weighting: the diagonal of the true Fisher matrix, of mean 1 so that λ keeps its meaning.
+    ``acts="after"`` is the published procedure; ``"joint"`` learns both at once with activations
+    quantized, as later re-measurements of BRECQ do (MQBench, QDrop): below 4 activation bits
+    rounding has to know the noise that it will live with.
     """
 
     title = "BRECQ"

@@ -10,10 +10,22 @@ from qlib.methods._gradient.method import GradientMethod
 
 @dataclass(frozen=True)
 class FlexRound(GradientMethod):
-    """ŵ = s·⌊w/(s·S)⌉ with s, the factors S and the activation steps learned block by block.
+    """Learns a divisor for each weight before it is rounded, block by block.
 
-    The paper's "Q + FlexRound": activations are dropped as in QDrop, and there is no rounding
-    penalty because rounding is hard from the first step. ``quant_prob=1`` leaves the dropping out.
+    ŵ = s·⌊w/(s·S)⌉. The paper's "Q + FlexRound": activations are dropped as in QDrop, and there is
+    no rounding penalty because rounding is hard from the first step. ``quant_prob=1`` leaves the
+    dropping out.
+
+    ::
+
+        choose clipping ranges
+        for each block in order of execution:
+            S ← 1 for each weight, output channel and input channel (S is their product)
+            repeat for ``steps``:
+                mixture, y ← a batch of inputs with dropped elements (see QDrop), its float outputs
+                S, s, activation scales ← Adam step on ‖y − block(mixture)‖²,
+                    straight through the rounding: ∂ŵ/∂S = −w/S²
+            keep the codes ⌊w/(s·S)⌉ and s
     """
 
     title = "FlexRound"

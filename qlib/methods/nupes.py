@@ -10,8 +10,18 @@ from qlib.methods._gradient.method import GradientMethod
 
 @dataclass(frozen=True)
 class Nupes(GradientMethod):
-    """PowerQuant's grids at the start; then codes, free over the whole grid, activation ranges and
-    exponents are learned against the float output of each block.
+    """Learns codes and exponents of power-function grids, block by block.
+
+    ::
+
+        give every tensor a power-function grid with a searched exponent a (see PowerQuant)
+        for each block in order of execution:
+            v ← the weights' places on their grids, in steps, before rounding
+            repeat for ``steps``:
+                mixture, y ← a batch of inputs with dropped elements (see QDrop), its float outputs
+                v, a, activation ranges ← Adam step on ‖y − block(mixture)‖² with
+                    ŵ = sign(k)·m·(|k|/K)^(1/a), k = ⌊v⌉, straight through the rounding
+            keep the codes ⌊v⌉
 
     The paper's text is not public beyond its abstract: the codes' parametrisation and the rates
     here are this project's reading of it. Rounding is hard from the first step, so there is no

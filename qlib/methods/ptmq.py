@@ -18,16 +18,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PTMQ(Method):
-    """Rounding is shared by all bit-widths and learned for them together, unit by unit.
+    """Learns one rounding for several bit-widths together, block by block.
 
-    At each step one width is drawn from a low, a middle and a high group; the unit's input mixes
-    their features with the float one, and its outputs at the three widths are compared with the
-    float output and with each other. Every unit's input is carried on at every width: that is one
-    forward pass over the calibration images for each, little beside learning.
+    ::
 
-    The paper leaves groups, shares, weights and rates open; the defaults were chosen by
-    measurement (`python -m benchmarks.multibit --choices`). Layers whose bits are fixed, such as
-    edge layers at 8 bits, are learned like all others.
+        choose a grid for every bit-width of every tensor
+        for each block in order of execution:
+            V ← one soft rounding for all widths; inputs x̂_b of the block at every width b
+            repeat for ``steps``:
+                draw a low, a middle and a high width l, m, h
+                mixture ← x̂_l, x̂_m, x̂_h by their shares, elements dropped to the float input
+                y_b ← block(mixture) at each of the three; ȳ ← the y_b by their shares
+                V, all activation scales ← Adam step on ‖y − ȳ‖² + γ₂‖y_m − y_h‖² + γ₃‖y_l − y_h‖²
+                    + λ·Σ(1 − |2h(V) − 1|^β)
+            V ← up where h(V) ≥ ½, else down
+
+    Every block's input is carried on at every width: one forward pass over the calibration images
+    for each, little beside learning. The paper leaves groups, shares, weights and rates open; the
+    defaults were chosen by measurement (`python -m benchmarks.multibit --choices`). Layers whose
+    bits are fixed, such as edge layers at 8 bits, are learned like all others.
     """
 
     title = "PTMQ"

@@ -10,10 +10,19 @@ from qlib.methods._gradient.method import GradientMethod
 
 @dataclass(frozen=True)
 class QDrop(GradientMethod):
-    """Rounding and activation steps together; each activation element is quantized with chance
-    ``quant_prob`` and passes in float otherwise, at the unit's input and inside the unit.
+    """Learns rounding and activation scales while activation quantization drops at random.
 
-    At a unit's input the two values are the quantized network's and the float network's.
+    ::
+
+        choose clipping ranges
+        for each block in order of execution:
+            V ← where the soft weights are the float weights
+            repeat for ``steps``:
+                x̂, x, y ← a batch of its inputs behind quantized blocks, in float, its float outputs
+                draw for every element at the block's input: x̂ with chance ``quant_prob``, else x
+                draw for every activation inside: quantized with that chance, else in float
+                V, activation scales ← Adam step on ‖y − block(mixture)‖² + λ·Σ(1 − |2h − 1|^β)
+            V ← up where h(V) ≥ ½, else down; nothing drops any more
     """
 
     title = "QDrop"
