@@ -18,8 +18,8 @@ class Nupes(GradientMethod):
         for each block in order of execution:
             v ← the weights' places on their grids, in steps, before rounding
             repeat for ``steps``:
-                mixture, y ← a batch of inputs with dropped elements (see QDrop), its float outputs
-                v, a, activation ranges ← Adam step on ‖y − block(mixture)‖² with
+                x̂, y ← a batch of inputs behind quantized blocks, and its float outputs
+                v, a, activation ranges ← Adam step on ‖y − block(x̂)‖² with
                     ŵ = sign(k)·m·(|k|/K)^(1/a), k = ⌊v⌉, straight through the rounding
             keep the codes ⌊v⌉
 
