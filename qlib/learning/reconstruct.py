@@ -11,7 +11,7 @@ from torch import Tensor
 from qlib.core.records import Event, InvalidSpec, Report
 from qlib.learning import memory, optimizers
 from qlib.learning.objective import OutputError
-from qlib.learning.rounding_stats import look, moments
+from qlib.learning.rounding_stats import look_at
 from qlib.learning.units import Unit
 from qlib.network.points import multiplying
 from qlib.quantizers.base import Quantizer
@@ -97,7 +97,7 @@ def reconstruct(
     soft = _penalised(learners, groups) if settings.penalty else []
     with _hardening(learners), _learning(unit, groups), torch.enable_grad():
         optimizer = _optimizer(groups, settings.optimizer) if groups else None
-        penalty, looks = None, moments(steps, unit.of)
+        penalty = None
         for step in range(steps if groups else 0):
             loss = objective(_drawn(unit, settings.batch, generator))
             _clear(groups)
@@ -116,7 +116,7 @@ def reconstruct(
                 if beta is not None:
                     penalty = settings.penalty * sum(q.penalty(beta).detach() for q in soft)
             place = (unit.title, unit.index, unit.of, step + 1, steps)
-            seen = look(unit) if step + 1 in looks else {}
+            seen = look_at(unit, step + 1, steps)
             report(Event("reconstruct", *place, loss.detach(), penalty, **seen))
             if looked and beta and _is_decided(soft, settings.early_stop_undecided):
                 break

@@ -1,5 +1,8 @@
 """Looks at a unit while its rounding is learned: how soft it still is, how much of it has moved."""
 
+from functools import cache
+from typing import Any
+
 import torch
 
 from qlib.learning.units import Unit
@@ -8,6 +11,12 @@ SOFT_BINS = 20  # even, over [0, 1]
 MOST, LEAST, TOTAL = 20, 8, 160  # looks at a unit, fewer where there are many units
 
 
+def look_at(unit: Unit, step: int, steps: int) -> dict[str, Any]:
+    """What `look` tells at some of the steps (from 1), see `moments`; empty at all others."""
+    return look(unit) if step in moments(steps, unit.of) else {}
+
+
+@cache
 def moments(steps: int, units: int) -> frozenset[int]:
     """The steps (from 1) at which to look: evenly spread, the first and the last among them."""
     looks = max(LEAST, min(MOST, TOTAL // max(1, units), steps))
@@ -15,7 +24,7 @@ def moments(steps: int, units: int) -> frozenset[int]:
 
 
 @torch.no_grad()
-def look(unit: Unit) -> dict[str, object]:
+def look(unit: Unit) -> dict[str, Any]:
     """``soft`` and ``flipped`` of `qlib.core.records.Event`; empty when no weight is being learned.
 
     Only weights that are being learned count. ``soft`` is left out where rounding is hard.

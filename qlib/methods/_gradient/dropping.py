@@ -34,22 +34,12 @@ def dropping(
             return entry.partly_rows(unit.inputs, unit.float_inputs, at, mask)
         return functional.mixed_rows(unit.inputs, unit.float_inputs, at, mask)
 
-    inner = {p: _partly(p.quantizer, masks) for p in unit.points() if p.quantizer}
-    with entry_off(unit), standing_in(inner):
+    work = {p: _partly(q, masks) for p in unit.points() if (q := p.quantizer) is not None}
+    if unit.boundary is not None:
+        work[unit.boundary] = lambda x: x  # what enters is quantized while it is mixed
+    with standing_in(work):
         yield mixed
 
 
 def _partly(quantizer: "Quantizer", masks: "KeepMask") -> "Callable[[Tensor], Tensor]":
     return lambda x: quantizer.partly(x, masks.like(x))
-
-
-@contextmanager
-def entry_off(unit: "Unit") -> "Iterator[None]":
-    """For a while the unit's boundary is off: what enters was quantized, or mixed, before."""
-    if unit.boundary is not None:
-        unit.boundary.on = False
-    try:
-        yield
-    finally:
-        if unit.boundary is not None:
-            unit.boundary.on = True

@@ -169,11 +169,14 @@ def switch(unit: "Unit", bits: int) -> None:
 @contextmanager
 def mixing(mixed: Mixing, *, drop_inside: bool) -> Iterator[None]:
     """The unit's entry is quantized by `Mixing` itself; inside, points drop if asked to."""
-    from qlib.methods._gradient.dropping import entry_off
     from qlib.network.points import standing_in
 
     inner = [p for p in mixed.unit.points() if p is not mixed.unit.boundary]
     filled = [(p, p.quantizer) for p in inner if p.quantizer is not None]
     work = {point: mixed.dropping(i, quantizer) for i, (point, quantizer) in enumerate(filled)}
-    with entry_off(mixed.unit), standing_in(work if drop_inside else {}):
+    if not drop_inside:
+        work = {}
+    if mixed.unit.boundary is not None:
+        work[mixed.unit.boundary] = lambda x: x  # what enters is quantized while it is mixed
+    with standing_in(work):
         yield
