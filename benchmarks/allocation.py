@@ -28,12 +28,13 @@ from benchmarks._table import machine, markdown
 from qlib.allocation import front
 from qlib.allocation.front import Choice
 from qlib.core.records import RunSpec, ignore
+from qlib.core.rows import UnitRow
 from qlib.core.specs import checked
 from qlib.measure import metrics
 from qlib.network import switching
 from qlib.pipeline.experiment import Experiment, load_experiment
 from qlib.pipeline.quantize import quantize
-from qlib.sensitivity.units import Row, block_sensitivity
+from qlib.sensitivity.units import block_sensitivity
 
 MODELS = ("digits-vit", "digits-resnet")
 
@@ -45,7 +46,7 @@ class Network:
     experiment: Experiment
     reference: Tensor  # float logits of the held-out images
     calibration: Tensor  # float logits of the calibration images
-    blocks: list[Row]
+    blocks: list[UnitRow]
 
     def measure(self, choice: Choice) -> dict[str, float]:
         switching.set_bits(self.experiment.model, choice.bits)
@@ -93,7 +94,7 @@ def _quantized(model: str, seed: int, steps: int) -> Network:
     return Network(experiment, logits["float"], known, block_sensitivity(experiment.model, images))
 
 
-def _drawn(blocks: list[Row], how: str, most: int, rng: np.random.Generator) -> list[Choice]:
+def _drawn(blocks: list[UnitRow], how: str, most: int, rng: np.random.Generator) -> list[Choice]:
     """``most`` assignments, none twice."""
     units = list(front.cheapest(blocks).bits)
     widths = sorted({row["bits"] for row in blocks if row["unit"] == units[0]})

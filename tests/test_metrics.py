@@ -147,13 +147,13 @@ def test_rows_have_their_columns_in_order_of_execution(placement: str) -> None:
         kinds = {"fc": "linear", "one": "boundary", "two": "boundary"}
         assert row["kind"] == kinds.get(row["layer"], "conv")
         weight = row["tensor"] == "weight"
-        assert row["params"] == (WEIGHTS[row["layer"]] if weight else "")
-        assert row["macs"] == (MACS[row["layer"]] if weight else "")
+        assert row["params"] == (WEIGHTS[row["layer"]] if weight else None)
+        assert row["macs"] == (MACS[row["layer"]] if weight else None)
         assert row["channels"] == (CHANNELS[row["layer"]] if weight else 1)
         edge = 8 if row["layer"] in ("stem", "fc") else (3 if weight else 5)
         assert row["bits"] == edge
         assert row["clipped"] == pytest.approx(0, abs=1e-9)  # min–max
-        assert (row["flipped"] == 0.0) if weight else (row["flipped"] == "")
+        assert (row["flipped"] == 0.0) if weight else (row["flipped"] is None)
         assert 0 < row["sqnr_db"] < 80
     written = io.StringIO()
     csv.DictWriter(written, COLUMNS + OF_TENSOR["weight"]).writerows(rows)

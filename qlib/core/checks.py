@@ -71,7 +71,7 @@ def check(kind: Any, value: Any, name: str) -> None:
     Raises:
         Damaged: it does not.
     """
-    if is_typeddict(kind) or is_dataclass(kind):
+    if isinstance(kind, type) and (is_typeddict(kind) or is_dataclass(kind)):
         _object(value, name)
         check_fields(kind, value, f"{name}.")
     else:

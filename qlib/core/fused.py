@@ -321,8 +321,9 @@ class RoundFn(Loop):
 
     @staticmethod
     def fits(latent, reach, exponent, far, low, high):
-        held = latent.requires_grad and reach is not None
-        return held and high - low < LEVELS and whole_rows(latent, reach)
+        if reach is None or not latent.requires_grad:
+            return False
+        return high - low < LEVELS and whole_rows(latent, reach)
 
     @staticmethod
     def forward(ctx, latent, reach, exponent, far, low, high):

@@ -134,7 +134,8 @@ class RunSpec:
             check(dict[str, Any], data, "it")
             check_fields(cls, data)
             check(dict[str, Scalar], data.get("settings", {}), "settings")
-            spec = cls(**data | {"keep_float": tuple(data.get("keep_float", ()))})
+            values: dict[str, Any] = {**data, "keep_float": tuple(data.get("keep_float", ()))}
+            spec = cls(**values)
             if spec.test is not None:
                 check(Images, spec.test, "test")
             params.check(spec)

@@ -1,13 +1,17 @@
 """A finished run for a terminal: as one JSON object, and as a few lines for people."""
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from qlib.core.records import RunRecord, RunSpec
+from qlib.core.rows import LayerRow
 from qlib.sensitivity import profile
 
 WORST = 5  # tensors with the largest error that the lines name
+
+Row = Mapping[str, Any]  # of an analysis
 
 
 def as_json(record: RunRecord, run_dir: Path) -> dict[str, Any]:
@@ -58,7 +62,8 @@ def _bits(record: RunRecord) -> list[str]:
         return []
     sides: dict[str, set[int]] = {"weights": set(), "activations": set()}
     for point, bits in record.plan.items():
-        sides["weights" if point.endswith(".weight") else "activations"] |= {bits} - {None}
+        if bits is not None:
+            sides["weights" if point.endswith(".weight") else "activations"].add(bits)
     told = (f"{side} {', '.join(map(str, sorted(b))) or 'in float'}" for side, b in sides.items())
     return [f"bits       allocator {record.spec.allocator}: {'; '.join(told)}"]
 
@@ -76,9 +81,15 @@ def _measured(record: RunRecord) -> list[str]:
     ]
 
 
+def _found(record: RunRecord) -> Sequence[Row]:
+    """What an analysis measured: rows of its own kind."""
+    return record.layers
+
+
 def _layer_by_layer(record: RunRecord) -> list[str]:
     """The whole network in each split, then the layers that alone do the most damage."""
-    rows, n = record.layers, int(record.metrics.get("n", 0))
+    rows = _found(record)
+    n = int(record.metrics.get("n", 0))
     kl = {(row["mode"], row["split"], row["layer"]): row["kl"] for row in rows}
     whole = ", ".join(f"{s} {kl['all', s, '']:.3g}" for s in profile.PARTS if ("all", s, "") in kl)
     named = (f"{layer} {kl['alone', 'both', layer]:.3g}" for layer in profile.worst(rows, WORST))
@@ -94,7 +105,8 @@ def _noise(record: RunRecord) -> list[str]:
     """How many layers every draw helps at each number of bits, and which ones most."""
     from qlib.noise.profile import helped
 
-    rows, lines = record.layers, []
+    rows = _found(record)
+    lines = []
     for bits in sorted({row["bits"] for row in rows}):
         here = [row for row in rows if row["bits"] == bits]
         better = helped(here, bits, n=len(here))
@@ -104,23 +116,23 @@ def _noise(record: RunRecord) -> list[str]:
     return lines
 
 
-def _worst_layers(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _worst_layers(rows: Sequence[Row]) -> dict[str, Any]:
     return {"worst": profile.worst(rows)}
 
 
-def _helped_layers(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _helped_layers(rows: Sequence[Row]) -> dict[str, Any]:
     from qlib.noise.profile import helped
 
     widths = sorted({row["bits"] for row in rows})
     return {"helped": {str(b): [row["layer"] for row in helped(rows, b)] for b in widths}}
 
 
-def _worst(layers: list[dict[str, Any]]) -> list[str]:
-    rows = [row for row in layers if isinstance(row.get("sqnr_db"), (int, float))]
-    rows = sorted(rows, key=lambda row: row["sqnr_db"])[:WORST]
-    if not rows:
+def _worst(layers: Sequence[LayerRow]) -> list[str]:
+    known = [(db, row["point"]) for row in layers if (db := row.get("sqnr_db")) is not None]
+    if not known:
         return []
-    named = ", ".join(f"{row['point']} {row['sqnr_db']:.1f} dB" for row in rows)
+    known = sorted(known, key=lambda pair: pair[0])[:WORST]
+    named = ", ".join(f"{point} {db:.1f} dB" for db, point in known)
     return [f"worst      {named}"]
 
 

@@ -34,7 +34,7 @@ class Calibration:
     batch: int = 64
     report: Report = ignore
     arithmetic: torch.dtype = torch.float32
-    _histograms: dict[tuple[str, bool], Histogram] = field(default_factory=dict)
+    _histograms: dict[str, Histogram] = field(default_factory=dict)
 
     def attach(self, model: QuantModel, plan: BitPlan) -> None:
         """Give every tensor of the plan a nearest-rounding quantizer."""

@@ -1,7 +1,7 @@
 """The one optimisation loop: fit a unit's quantized output to its float output."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from qlib.learning.objective import OutputError
 from qlib.learning.rounding_stats import look_at
 from qlib.learning.units import Unit
 from qlib.network.points import multiplying
-from qlib.quantizers.base import Quantizer
+from qlib.quantizers.base import Learner, Quantizer
 
 CHECK_EVERY = 50  # steps between looks at the loss: looking makes a GPU wait
 NEAR = 0.05  # of 0 or 1: a soft choice counts as decided
@@ -96,9 +96,11 @@ def reconstruct(
     groups = _groups(learners, settings.learn)
     soft = _penalised(learners, groups) if settings.penalty else []
     with _hardening(learners), _learning(unit, groups), torch.enable_grad():
-        optimizer = _optimizer(groups, settings.optimizer) if groups else None
+        if not groups:
+            return
+        optimizer = _optimizer(groups, settings.optimizer)
         penalty = None
-        for step in range(steps if groups else 0):
+        for step in range(steps):
             loss = objective(_drawn(unit, settings.batch, generator))
             _clear(groups)
             loss.backward()
@@ -134,7 +136,7 @@ def _is_decided(soft: list[Quantizer], share: float) -> bool:
 
 def undecided(soft: list[Quantizer]) -> float:
     """The share of soft choices that are farther than `NEAR` from being hard."""
-    values = [q.soft_values() for q in soft]
+    values = [v for q in soft if (v := q.soft_values()) is not None]
     count = sum(int(((v > NEAR) & (v < 1 - NEAR)).sum()) for v in values)
     return count / sum(v.numel() for v in values)
 
@@ -144,17 +146,17 @@ def _optimizer(groups: list[tuple[list, Rate]], name: str) -> torch.optim.Optimi
 
 
 @contextmanager
-def _hardening(quantizers: list[Quantizer]) -> Iterator[None]:
+def _hardening(learners: Sequence[Learner]) -> Iterator[None]:
     """Hard at the end, whatever happens; after a non-finite loss on the values from before."""
-    before = [{k: v.clone() for k, v in q.state_dict().items()} for q in quantizers]
+    before = [{k: v.clone() for k, v in q.state_dict().items()} for q in learners]
     try:
         yield
     except InvalidSpec:
-        for q, state in zip(quantizers, before, strict=True):
+        for q, state in zip(learners, before, strict=True):
             q.load_state_dict(state)
         raise
     finally:
-        for q in quantizers:
+        for q in learners:
             q.harden()
 
 

@@ -1,7 +1,7 @@
 """Looks at a unit while its rounding is learned: how soft it still is, how much of it has moved."""
 
 from functools import cache
-from typing import Any
+from typing import TypedDict
 
 import torch
 
@@ -11,7 +11,14 @@ SOFT_BINS = 20  # even, over [0, 1]
 MOST, LEAST, TOTAL = 20, 8, 160  # looks at a unit, fewer where there are many units
 
 
-def look_at(unit: Unit, step: int, steps: int) -> dict[str, Any]:
+class Look(TypedDict, total=False):
+    """``soft`` and ``flipped`` of `qlib.core.records.Event`."""
+
+    soft: list[int]
+    flipped: float
+
+
+def look_at(unit: Unit, step: int, steps: int) -> Look:
     """What `look` tells at some of the steps (from 1), see `moments`; empty at all others."""
     return look(unit) if step in moments(steps, unit.of) else {}
 
@@ -24,8 +31,8 @@ def moments(steps: int, units: int) -> frozenset[int]:
 
 
 @torch.no_grad()
-def look(unit: Unit) -> dict[str, Any]:
-    """``soft`` and ``flipped`` of `qlib.core.records.Event`; empty when no weight is being learned.
+def look(unit: Unit) -> Look:
+    """What there is to see of the unit now; empty when no weight is being learned.
 
     Only weights that are being learned count. ``soft`` is left out where rounding is hard.
     """
@@ -41,5 +48,7 @@ def look(unit: Unit) -> dict[str, Any]:
             counts += torch.histc(soft, SOFT_BINS, 0, 1).double().cpu()
     if not total:
         return {}
-    found = {"flipped": flipped / total}
-    return found | ({"soft": [int(n) for n in counts]} if counts.any() else {})
+    found: Look = {"flipped": flipped / total}
+    if counts.any():
+        found["soft"] = [int(n) for n in counts]
+    return found

@@ -66,7 +66,8 @@ def tune_norms(model: QuantModel, data: Calibration, report: Report) -> None:
 
 def _channels(layer: QuantLayer, inputs: Tensor, batch: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each output channel, over images and places."""
-    total = square = count = 0.0
+    total = square = inputs.new_zeros((), dtype=torch.float64)
+    count = 0.0
     for part in inputs.split(batch):
         y = layer(part)
         rows = (y.movedim(1, -1) if layer.kind == "conv" else y).flatten(0, -2).double()

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from qlib.core.histogram import Histogram
+from qlib.core.rows import LayerRow
 from qlib.measure.levels import outside, step
 from qlib.measure.output_errors import Errors
 from qlib.measure.statistics import wilson
@@ -53,7 +54,7 @@ def layer_rows(
     calib: Mapping[str, Errors] | None = None,
     test: Mapping[str, Errors] | None = None,
     samples: Mapping[str, Sample] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[LayerRow]:
     """One row for each quantized tensor, in order of execution; see the columns in `_row`.
 
     Args:
@@ -64,7 +65,7 @@ def layer_rows(
         samples: values before and after rounding; they tell the errors of activations whose
             channels have levels of their own, as a histogram does not know channels.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[LayerRow] = []
     for name, layer in model.weighted().items():
         if (quantizer := layer.weight_point.quantizer) is not None:
             rows.append(_weight_row(model, name, quantizer, layer.weight))
@@ -77,12 +78,12 @@ def layer_rows(
     return sorted(rows, key=lambda row: order.get(row["layer"], _first(model, row, order)))
 
 
-def _first(model: QuantModel, row: dict[str, Any], order: dict[str, int]) -> float:
+def _first(model: QuantModel, row: LayerRow, order: dict[str, int]) -> float:
     inner = model.layers_of(row["layer"])
     return order[inner[0]] - 0.5 if inner else math.inf
 
 
-def _row(model: QuantModel, point: str, tensor: str) -> dict[str, Any]:
+def _row(model: QuantModel, point: str, tensor: str) -> LayerRow:
     layer = point.rpartition(".")[0]
     found = model.layers.get(layer)
     return {
@@ -94,24 +95,23 @@ def _row(model: QuantModel, point: str, tensor: str) -> dict[str, Any]:
     }
 
 
-def _grid_row(model: QuantModel, point: str, tensor: str, quantizer: Quantizer) -> dict[str, Any]:
+def _grid_row(model: QuantModel, point: str, tensor: str, quantizer: Quantizer) -> LayerRow:
     row = _row(model, point, tensor)
     main = tensor in ("weight", "left")
     weighted = model.weighted().get(row["layer"]) if tensor == "weight" else None
-    return row | {
+    return {
+        **row,
         "bits": quantizer.scheme.bits,
         "symmetric": quantizer.scheme.symmetric,
         "scale": float(quantizer.scale.mean()),
         "zero_point": float(quantizer.zero_point.mean()),
         "channels": quantizer.grids,
-        "macs": model.macs.get(row["layer"], 0) if main else "",
-        "params": "" if weighted is None else weighted.weight.numel(),
+        "macs": model.macs.get(row["layer"], 0) if main else None,
+        "params": None if weighted is None else weighted.weight.numel(),
     }
 
 
-def _weight_row(
-    model: QuantModel, name: str, quantizer: Quantizer, weight: Tensor
-) -> dict[str, Any]:
+def _weight_row(model: QuantModel, name: str, quantizer: Quantizer, weight: Tensor) -> LayerRow:
     """``rmse_step``: √ mean of squared errors, each in steps of its own grid (0.289: rounding).
     ``beyond``: share of weights on neither of the two levels beside them."""
     with torch.no_grad():
@@ -120,7 +120,8 @@ def _weight_row(
         other = nearest + (weight - quantizer.values(nearest)).sign()  # on the weight's other side
         steps = (rounded - weight) / step(quantizer, weight)
         clipped = outside(quantizer, weight)
-    return _grid_row(model, f"{name}.weight", "weight", quantizer) | {
+    return {
+        **_grid_row(model, f"{name}.weight", "weight", quantizer),
         "sqnr_db": sqnr(weight, rounded),
         "clipped": float(clipped.double().mean()),
         "flipped": float((codes != nearest).double().mean()),
@@ -141,37 +142,40 @@ def _input_row(
     quantizer: Quantizer,
     seen: Histogram,
     samples: Mapping[str, Sample] | None,
-) -> dict[str, Any]:
+) -> LayerRow:
     if quantizer.mixed:
-        row = _grid_row(model, name, name.rpartition(".")[2], quantizer) | {"flipped": ""}
-        return row | (_sampled_errors(samples[name]) if samples else {})
+        row = _grid_row(model, name, name.rpartition(".")[2], quantizer)
+        return _with_sampled_errors(row, samples[name]) if samples else row
     values, counts = (t.to(quantizer.scale.device) for t in seen.values())
     with torch.no_grad():
         rounded = quantizer(values)
         steps = ((rounded - values) / step(quantizer, values)).double()
         clipped = outside(quantizer, values).double()
     root = counts.double().sqrt()
-    return _grid_row(model, name, name.rpartition(".")[2], quantizer) | {
+    return {
+        **_grid_row(model, name, name.rpartition(".")[2], quantizer),
         "sqnr_db": sqnr(values * root, rounded * root),
         "clipped": float((clipped * counts).sum()),
-        "flipped": "",
+        "flipped": None,
         "rmse_step": float((steps.square() * counts).sum().sqrt()),
     }
 
 
-def _sampled_errors(sample: Sample) -> dict[str, float]:
-    """What is known without the steps of single channels."""
+def _with_sampled_errors(row: LayerRow, sample: Sample) -> LayerRow:
+    """With what is known without the steps of single channels."""
     x, y = (torch.from_numpy(v) for v in (sample.float, sample.rounded))
-    return {"sqnr_db": sqnr(x, y), "clipped": sample.outside / max(1, sample.seen)}
+    clipped = sample.outside / max(1, sample.seen)
+    return {**row, "sqnr_db": sqnr(x, y), "clipped": clipped}
 
 
-def _output_row(model: QuantModel, name: str, calib: Errors, test: Errors | None) -> dict[str, Any]:
+def _output_row(model: QuantModel, name: str, calib: Errors, test: Errors | None) -> LayerRow:
     """What happened to a layer's output; the columns of held-out images end in ``_test``."""
-    row = _row(model, f"{name}.output", "output")
+    found: dict[str, float] = {}
     for suffix, errors in (("", calib), ("_test", test)):
         if errors is not None and errors.alone.n:
-            row |= {f"local_{k}{suffix}": v for k, v in errors.alone.told().items()}
-            row |= {f"acc_{k}{suffix}": v for k, v in errors.together.told().items()}
+            found |= {f"local_{k}{suffix}": v for k, v in errors.alone.told().items()}
+            found |= {f"acc_{k}{suffix}": v for k, v in errors.together.told().items()}
     if calib.nearest.n:
-        row["acc_mse_nearest"] = calib.nearest.told()["mse"]
-    return row
+        found["acc_mse_nearest"] = calib.nearest.told()["mse"]
+    row = _row(model, f"{name}.output", "output")
+    return cast(LayerRow, {**row, **found})  # the names of the columns are put together

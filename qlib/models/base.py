@@ -22,6 +22,14 @@ class Built:
     classes: int | None  # outputs of the head
 
 
+@dataclass(frozen=True)
+class Complete(Built):
+    """A float network of which everything is known."""
+
+    preprocess: Preprocess
+    classes: int
+
+
 class Model(ABC):
     """One source of networks: one file.
 

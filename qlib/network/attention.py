@@ -4,8 +4,14 @@ A bare ``q @ k`` cannot be found and quantized; a module can. Covers timm's `Att
 DeiT and kin) and `WindowAttention` (Swin). The arithmetic is timm's unfused path, step by step.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from timm.layers.attention import Attention
+    from timm.models.swin_transformer import WindowAttention
 
 
 class MatMul(nn.Module):
@@ -18,7 +24,15 @@ class MatMul(nn.Module):
 class ExplicitAttention(nn.Module):
     """Multi-head self attention over (batch, tokens, channels), every product a module."""
 
-    def __init__(self, fused: nn.Module) -> None:
+    qkv: nn.Module
+    q_norm: nn.Module
+    k_norm: nn.Module
+    attn_drop: nn.Module
+    norm: nn.Module
+    proj: nn.Module
+    proj_drop: nn.Module
+
+    def __init__(self, fused: "Attention") -> None:
         super().__init__()
         for name, child in fused.named_children():
             self.add_module(name, child)
@@ -34,7 +48,8 @@ class ExplicitAttention(nn.Module):
         if is_causal:
             raise NotImplementedError("Causal attention has no place in an image classifier.")
         batch, tokens, _ = x.shape
-        gate = self.gate(x).sigmoid() if getattr(self, "gate", None) is not None else None
+        gate: nn.Module | None = getattr(self, "gate", None)  # few networks have one
+        opened = None if gate is None else gate(x).sigmoid()
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)  # each (batch, heads, tokens, head width)
         q, k = self.q_norm(q), self.k_norm(k)
@@ -43,13 +58,20 @@ class ExplicitAttention(nn.Module):
             scores = scores + _additive(attn_mask, scores)
         mixed = self.mix(self.attn_drop(self.softmax(scores)), v)
         mixed = self.norm(mixed.transpose(1, 2).reshape(batch, tokens, -1))
-        return self.proj_drop(self.proj(mixed if gate is None else mixed * gate))
+        return self.proj_drop(self.proj(mixed if opened is None else mixed * opened))
 
 
 class ExplicitWindowAttention(nn.Module):
     """Attention inside Swin's windows: (windows · batch, tokens, channels)."""
 
-    def __init__(self, fused: nn.Module) -> None:
+    qkv: nn.Module
+    softmax: nn.Module
+    attn_drop: nn.Module
+    proj: nn.Module
+    proj_drop: nn.Module
+    position_bias: Tensor
+
+    def __init__(self, fused: "WindowAttention") -> None:
         super().__init__()
         for name, child in fused.named_children():
             self.add_module(name, child)
@@ -84,7 +106,8 @@ def rewrite_attention(net: nn.Module) -> nn.Module:
         if type(module) in explicit:
             net.set_submodule(name, explicit[type(module)](module))
         elif hasattr(module, "fused_attn"):
-            module.fused_attn = False
+            # the stub lets a module have no attributes but tensors and modules
+            module.fused_attn = False  # pyright: ignore[reportArgumentType]
     return net
 
 

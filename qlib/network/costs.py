@@ -45,4 +45,5 @@ def _bits(model: QuantModel, layer: str) -> tuple[int, int]:
         if f"{layer}.input" not in model.points and boundary is not None:
             operands = [boundary.quantizer]
         operands.append(module.weight_point.quantizer)
-    return tuple(FLOAT if q is None else q.scheme.bits for q in operands)
+    first, second = (FLOAT if q is None else q.scheme.bits for q in operands)
+    return first, second

@@ -30,8 +30,7 @@ def fold_batch_norm(net: nn.Module, example: Tensor) -> tuple[nn.Module, list[st
     pairs = _pairs(before)
     for layer_name, norm_name in pairs:
         layer, norm = net.get_submodule(layer_name), net.get_submodule(norm_name)
-        fuse = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
-        net.set_submodule(layer_name, fuse(layer, norm))
+        net.set_submodule(layer_name, _fused(layer, norm))
         net.set_submodule(norm_name, _rest(norm))
     net.requires_grad_(False)
     with torch.no_grad():
@@ -57,6 +56,14 @@ def _pairs(seen: Trace) -> list[tuple[str, str]]:
         if len(makers) == 1 and alone and once and norm.module.track_running_stats:
             found.append((makers[0].name, norm.name))
     return found
+
+
+def _fused(layer: nn.Module, norm: nn.Module) -> nn.Module:
+    assert isinstance(norm, _NORMS)  # so `_pairs` chose them
+    if isinstance(layer, nn.Linear):
+        return fuse_linear_bn_eval(layer, norm)
+    assert isinstance(layer, nn.Conv2d)
+    return fuse_conv_bn_eval(layer, norm)
 
 
 def _rest(norm: nn.Module) -> nn.Module:

@@ -4,9 +4,9 @@ The network is a copy, rewritten exactly (`attention`, `fold`).
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +71,9 @@ class QuantModel(nn.Module):
             made = rewrite_attention(copy.deepcopy(net).eval().requires_grad_(False))
             for module in made.modules():
                 if getattr(module, "inplace", False):
-                    module.inplace = False  # captured tensors must stay what they were
+                    # captured tensors must stay what they were; the stub lets a module have no
+                    # attributes but tensors and modules
+                    module.inplace = False  # pyright: ignore[reportArgumentType]
             return made
 
         try:
@@ -110,9 +112,7 @@ class QuantModel(nn.Module):
         self.points: dict[str, QuantPoint] = {}
         for name, point in self.boundaries.items():
             module = self.net.get_submodule(name)
-            module.register_forward_pre_hook(
-                lambda m, args, point=point: (point(args[0]), *args[1:])
-            )
+            module.register_forward_pre_hook(_entering(point))
         entering = {id(calls[name].input) for name in self.boundaries}
         for unit in self.units():
             if unit in self.boundaries:
@@ -199,6 +199,11 @@ class QuantModel(nn.Module):
         return True
 
 
+def _entering(point: QuantPoint) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+    """A hook that sends a module's first argument through a point."""
+    return lambda _, args: (point(args[0]), *args[1:])
+
+
 def _one_tensor_each(calls: Iterable[Call], batch: int) -> bool:
     """Do all units take one tensor and return one, with nothing of the images beside it?"""
     extra = [v for c in calls for v in (*c.args[1:], *c.kwargs.values())]
@@ -230,11 +235,9 @@ def _macs(calls: list[Call], batch: int) -> int:
     total = 0
     for call in calls:
         module, out = call.module, call.output
-        if isinstance(module, QuantMatMul):
-            per_output = call.args[0].shape[-1]
-        elif module.kind == "conv":
+        if isinstance(module, QuantLayer):
             per_output = module.weight[0].numel()
         else:
-            per_output = module.weight.shape[1]
+            per_output = call.args[0].shape[-1]
         total += out.numel() * per_output
     return total // batch

@@ -65,10 +65,11 @@ class WeightPoint(QuantPoint):
             return super().forward(x)
         if any(p.requires_grad for p in self.quantizer.parameters()):
             return self.quantizer(x)
-        if self._kept is None:
+        kept = self._kept
+        if kept is None:
             with torch.no_grad():
-                self._kept = self.quantizer(x)
-        return self._kept
+                kept = self._kept = self.quantizer(x)
+        return kept
 
 
 class BiasCorrection(Learner):
@@ -130,7 +131,7 @@ class QuantLayer(nn.Module):
         if type(layer) is nn.Linear:
             return F.linear(x, weight, bias)
         # timm's padded convolutions etc.
-        if layer.bias is None:
+        if layer.bias is None or bias is None:
             y = functional_call(layer, {"weight": weight}, (x,))
             return y if bias is None else y + bias.reshape(-1, *(1, 1) * (self.kind == "conv"))
         return functional_call(layer, {"weight": weight, "bias": bias}, (x,))
@@ -189,7 +190,9 @@ def multiplying(layers: Iterable[QuantLayer | QuantMatMul], dtype: torch.dtype) 
             layer.arithmetic = None
 
 
-def _in(dtype: torch.dtype | None, product: Callable[..., Tensor], *of: Tensor | None) -> Tensor:
+def _in(
+    dtype: torch.dtype | None, product: Callable[..., Tensor], x: Tensor, *others: Tensor | None
+) -> Tensor:
     if dtype is None:
-        return product(*of)
-    return product(*(x if x is None else x.to(dtype) for x in of)).to(of[0].dtype)
+        return product(x, *others)
+    return product(x.to(dtype), *(y if y is None else y.to(dtype) for y in others)).to(x.dtype)

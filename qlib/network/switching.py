@@ -16,14 +16,13 @@ from qlib.quantizers.switchable import Switchable
 
 def bit_widths(model: QuantModel) -> tuple[int, ...]:
     """Bit-widths that everything that can be switched knows, ascending; () if nothing can."""
-    known = [set(point.quantizer.bit_widths) for _, point in _points(model)]
+    known = [set(q.bit_widths) for _, _, q in _points(model)]
     return tuple(sorted(set.intersection(*known))) if known else ()
 
 
 def weight_bit_widths(model: QuantModel) -> tuple[int, ...]:
     """The same of the weights alone: () where they keep one bit-width."""
-    own = (p for _, p in _points(model) if isinstance(p, WeightPoint))
-    known = [set(p.quantizer.bit_widths) for p in own]
+    known = [set(q.bit_widths) for _, p, q in _points(model) if isinstance(p, WeightPoint)]
     return tuple(sorted(set.intersection(*known))) if known else ()
 
 
@@ -40,11 +39,11 @@ def set_bits(
     """
     wanted = bits if isinstance(bits, Mapping) else dict.fromkeys(model.units(), bits)
     found = list(_points(model))
-    _check(model, wanted, weights, {b for _, p in found for b in p.quantizer.bit_widths})
-    for unit, point in found:
+    _check(model, wanted, weights, {b for _, _, q in found for b in q.bit_widths})
+    for unit, point, _ in found:
         if unit in wanted:
-            heavy = weights is not None and isinstance(point, WeightPoint)
-            point.set_bits(weights if heavy else wanted[unit])
+            own = weights if isinstance(point, WeightPoint) else None
+            point.set_bits(wanted[unit] if own is None else own)
 
 
 def set_plan(model: QuantModel, plan: Mapping[str, int | None]) -> None:
@@ -61,15 +60,17 @@ def set_plan(model: QuantModel, plan: Mapping[str, int | None]) -> None:
 
 def _set(point: QuantPoint, name: str, plan: Mapping[str, int | None]) -> None:
     if isinstance(point.quantizer, Switchable):
-        point.set_bits(plan[name])
+        if (bits := plan[name]) is None:
+            raise KeyError(name)
+        point.set_bits(bits)
 
 
 def current_bits(model: QuantModel) -> dict[str, int]:
     """Unit → the width of its activations now (of its weights, where only they are switched)."""
     found: dict[str, int] = {}
-    for unit, point in _points(model):
+    for unit, point, q in _points(model):
         if unit not in found or not isinstance(point, WeightPoint):
-            found[unit] = point.quantizer.bits
+            found[unit] = q.bits
     return found
 
 
@@ -99,7 +100,7 @@ def _set_bytes(q: Switchable) -> float:
 @contextmanager
 def keeping(model: QuantModel) -> Iterator[None]:
     """Afterwards every point has the width that it had before."""
-    before = [(point, point.quantizer.bits) for _, point in _points(model)]
+    before = [(point, q.bits) for _, point, q in _points(model)]
     try:
         yield
     finally:
@@ -107,14 +108,14 @@ def keeping(model: QuantModel) -> Iterator[None]:
             point.set_bits(bits)
 
 
-def _points(model: QuantModel) -> Iterator[tuple[str, QuantPoint]]:
-    """(unit, point) of all that can be switched, weights first."""
+def _points(model: QuantModel) -> Iterator[tuple[str, QuantPoint, Switchable]]:
+    """(unit, point, its quantizer) of all that can be switched, weights first."""
     for name, layer in model.weighted().items():
-        if isinstance(layer.weight_point.quantizer, Switchable):
-            yield model.unit_of(name), layer.weight_point
+        if isinstance(q := layer.weight_point.quantizer, Switchable):
+            yield model.unit_of(name), layer.weight_point, q
     for name, point in model.points.items():
-        if isinstance(point.quantizer, Switchable):
-            yield model.unit_of(name.rpartition(".")[0]), point
+        if isinstance(q := point.quantizer, Switchable):
+            yield model.unit_of(name.rpartition(".")[0]), point, q
 
 
 def _check(

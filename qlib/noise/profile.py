@@ -27,8 +27,8 @@ BITS = range(3, 9)
 PHASES = 64  # bins of a rounding cell
 REACHES = np.arange(31) / 20  # half-widths of the noise in steps
 STAGES = ("plain", "clip", "shift", "noise")
-_TEXT = ("layer", "kind", "block")
-_WHOLE = ("depth", "bits")
+_TEXT: tuple[str, ...] = ("layer", "kind", "block")
+_WHOLE: tuple[str, ...] = ("depth", "bits")
 _TAKEN = (
     "model", "code", "data", "weights", "calib", "calib_data", "seed", "device", "weight_observer",
     "act_observer", "granularity", "symmetric_weights", "symmetric_acts",
@@ -207,7 +207,7 @@ def partial(folder: Path, start: int = 0) -> list[dict[str, Any]]:
     return found
 
 
-def helped(found: Iterable[dict[str, Any]], bits: int, *, n: int = 3) -> list[dict[str, Any]]:
+def helped(found: Iterable[Mapping[str, Any]], bits: int, *, n: int = 3) -> list[Mapping[str, Any]]:
     """The rows at ``bits`` whose held-out error every draw lowers, the best on average first."""
     here = [row for row in found if row["bits"] == bits and row["left_worst"] < 1]
     return sorted(here, key=lambda row: row["left_test"])[:n]

@@ -4,17 +4,17 @@ from itertools import product
 
 from torch import Tensor
 
+from qlib.core.rows import WidthRow
 from qlib.measure import metrics
 from qlib.network import costs, switching
 from qlib.pipeline.experiment import Experiment
 
-KEPT = ("top1", "top1_low", "top1_high", "agreement", "lost", "gained", "kl", "weight_mb", "gbops")
 WORK = 5e11  # multiply–accumulates up to which every combination of widths is measured
 
 
 def measured(
     experiment: Experiment, reference: Tensor, own: int
-) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+) -> tuple[list[WidthRow], dict[str, Tensor]]:
     """Accuracy, size and operations at the widths of a quantized network that is switched on.
 
     All combinations of weight and activation bits where the network and the images are small,
@@ -43,9 +43,21 @@ def measured(
 
 def _row(
     experiment: Experiment, logits: Tensor, reference: Tensor, weight_bits: int, act_bits: int
-) -> dict[str, float]:
+) -> WidthRow:
     told = metrics.accuracy(experiment.labels, logits, reference) | costs.costs(experiment.model)
-    return {"weight_bits": weight_bits, "act_bits": act_bits} | {key: told[key] for key in KEPT}
+    return {
+        "weight_bits": weight_bits,
+        "act_bits": act_bits,
+        "top1": told["top1"],
+        "top1_low": told["top1_low"],
+        "top1_high": told["top1_high"],
+        "agreement": told["agreement"],
+        "lost": told["lost"],
+        "gained": told["gained"],
+        "kl": told["kl"],
+        "weight_mb": told["weight_mb"],
+        "gbops": told["gbops"],
+    }
 
 
 def _combinations(experiment: Experiment) -> list[tuple[int | None, int]]:

@@ -15,7 +15,7 @@ from qlib.datasets.base import Dataset, Images
 from qlib.datasets.preprocessing.augment import noise, shifted
 from qlib.datasets.preprocessing.prepare import batches, to_tensor
 from qlib.learning.calibration import Calibration
-from qlib.models.base import Built
+from qlib.models.base import Complete
 from qlib.network.blocks import find_blocks
 from qlib.network.model import QuantModel
 from qlib.observers.base import Observer, observers
@@ -139,10 +139,10 @@ class Predictor:
             yield x
 
 
-def _load(spec: RunSpec) -> tuple[Built, Dataset, Images, bool, list[str]]:
+def _load(spec: RunSpec) -> tuple[Complete, Dataset, Images, bool, list[str]]:
     """Network, source of images, calibration images, whether these come from that source, notes."""
     _check_code(spec)
-    built = source_of("models", spec.model)().build(spec.model, spec.weights)
+    found = source_of("models", spec.model)().build(spec.model, spec.weights)
     source = source_of("datasets", spec.data)(spec.data)
     other = source
     if spec.calib_data is not None and spec.calib_data != spec.data:
@@ -150,7 +150,7 @@ def _load(spec: RunSpec) -> tuple[Built, Dataset, Images, bool, list[str]]:
     balanced = spec.calib_choice == "balanced"
     # first: test images are what is left
     calib = other.calibration(spec.calib, spec.seed, balanced=balanced)
-    built, notes = completed(built, calib)
+    built, notes = completed(found, calib)
     if len(source.classes) != built.classes:
         raise InvalidSpec(
             f"{spec.model} tells {built.classes} classes apart, but {spec.data} has "

@@ -1,7 +1,5 @@
 """What is asked of a network that somebody brings, and how it is fed where nobody says how."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
@@ -9,10 +7,10 @@ from qlib.core.preprocess import Preprocess
 from qlib.core.records import InvalidSpec
 from qlib.datasets.base import Images
 from qlib.datasets.preprocessing.prepare import to_tensor
-from qlib.models.base import Built
+from qlib.models.base import Built, Complete
 
 
-def completed(built: Built, images: Images) -> tuple[Built, list[str]]:
+def completed(built: Built, images: Images) -> tuple[Complete, list[str]]:
     """The same network with preprocessing and number of classes, and notes on what was assumed.
 
     Without preprocessing images stay as they are: the size of the first, values from 0 to 1.
@@ -21,19 +19,18 @@ def completed(built: Built, images: Images) -> tuple[Built, list[str]]:
         InvalidSpec: as `answers`.
     """
     notes: list[str] = []
-    if built.preprocess is None:
+    preprocess, classes = built.preprocess, built.classes
+    if preprocess is None:
         first = images.image(0)
         size = (1 if first.mode == "L" else 3, first.height, first.width)
-        plain = Preprocess(size, (0.0,) * size[0], (1.0,) * size[0])
-        built = replace(built, preprocess=plain)
+        preprocess = Preprocess(size, (0.0,) * size[0], (1.0,) * size[0])
         notes.append(
             f"The network came without preprocessing: images are taken at the size of the first, "
             f"{size[0]} × {size[1]} × {size[2]}, with values from 0 to 1."
         )
-    if built.classes is None:
-        found = answers(built.module, to_tensor(images, built.preprocess, 0, 2))
-        built = replace(built, classes=found.shape[1])
-    return built, notes
+    if classes is None:
+        classes = answers(built.module, to_tensor(images, preprocess, 0, 2)).shape[1]
+    return Complete(built.module, preprocess, classes), notes
 
 
 def answers(net: nn.Module, images: Tensor) -> Tensor:

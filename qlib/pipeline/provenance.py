@@ -11,6 +11,7 @@ import torch
 
 from qlib.core.process import peak_mb
 from qlib.core.records import Event, Report
+from qlib.core.rows import RunData
 from qlib.pipeline.experiment import Experiment
 
 
@@ -49,7 +50,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def about_data(experiment: Experiment) -> dict[str, object]:
+def about_data(experiment: Experiment) -> RunData:
     """Which images the numbers are about."""
     return {
         "calib_hash": _hash(experiment.calib.ids),

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from qlib import store
 from qlib.core.records import BASELINE, Event, Report, RunRecord, RunSpec, ignore
+from qlib.core.rows import LayerRow, RunData
 from qlib.core.specs import checked
 from qlib.measure import metrics, output_errors
 from qlib.network import costs, switching
@@ -77,7 +78,7 @@ def run(
 
 def _recorded(
     experiment: Experiment, report: Report, folder: Path | None
-) -> tuple[list[dict[str, object]], dict[str, int]]:
+) -> tuple[list[LayerRow], RunData]:
     """The rows of ``layers.csv``, and how many images are behind the errors of outputs.
 
     With a folder, ``hist.npz`` is in it.

@@ -41,7 +41,9 @@ def measured(
     return {"layers": rows, "metrics": _summed(experiment, rows), "data": about, "plan": bits}
 
 
-def _restored(experiment: Experiment, spec: RunSpec, known: Sequence[Path]) -> store.Entry | None:
+def _restored(
+    experiment: Experiment, spec: RunSpec, known: Sequence[Path]
+) -> store.Finished | None:
     """The finished run whose quantizers are in the model now; None if there is none.
 
     What a run stored is trusted where the network then gives the answers that it gave.
@@ -73,7 +75,7 @@ def _answers_alike(experiment: Experiment, stored: dict[str, np.ndarray]) -> boo
     return bool(((abs(gap) < ALIKE) & same).mean() >= MOST)
 
 
-def _summed(experiment: Experiment, rows: list[profile.Row]) -> dict[str, float]:
+def _summed(experiment: Experiment, rows: Sequence[profile.Row]) -> dict[str, float]:
     """The whole network's numbers, and how many of the worst layers two halves agree on."""
     whole = {row["split"]: row for row in rows if row["mode"] == "all"}
     names = ("top1", "top1_low", "top1_high", "agreement", "n", "kl")

@@ -166,7 +166,7 @@ class Quantizer(Learner, ABC):
     def from_state(cls, state: State, weight: Tensor | None = None) -> "Quantizer":
         """The quantizer that gave this `state`; ``weight`` as there."""
         takes = inspect.signature(cls).parameters
-        given = {"scheme": state.scheme} | state.options | state.tensors
+        given: dict[str, Any] = {"scheme": state.scheme, **state.options, **state.tensors}
         given |= {name: restored(part) for name, part in state.parts.items()}
         made = cls(**{name: value for name, value in given.items() if name in takes})
         for name in state.tensors.keys() - takes.keys():

@@ -47,8 +47,8 @@ class Power(Quantizer):
     ) -> None:
         super().__init__(scale, zero_point, scheme)
         if not isinstance(exponent, nn.Parameter):
-            exponent = torch.as_tensor(exponent).to(self.scale)
-            exponent = nn.Parameter(exponent, requires_grad=False)
+            start = torch.as_tensor(exponent).to(self.scale)
+            exponent = nn.Parameter(start, requires_grad=False)
         self.exponent = exponent
         self.stretch = nn.Parameter(torch.ones_like(self.scale), requires_grad=False)
         self.register_buffer("reach", None)

@@ -108,16 +108,16 @@ class SharedRound(Switchable):
         """Up where V ≥ 0; what was only needed to learn is let go of."""
         chosen = self.chosen
         if self.soft and isinstance(chosen, SoftRound):
-            self.rounding = chosen.v >= 0
+            self.rounding = self._up()
             grids = {b: self.at(b).as_grid() for b in self.bit_widths}
             self._of, self.members = grids, nn.ModuleList(grids.values())
 
     def state(self, weight: Tensor | None = None) -> State:
         """One bit for each weight; nested, also the integers that all widths come from."""
         found = super().state()
-        tensors = {"rounding": pack(self.chosen.up >= 0 if self.soft else self.rounding)}
+        tensors = {"rounding": pack(self._up())}
         if self.nested:
-            base = self.base_codes(weight)
+            base = self.base_codes(_given(weight))
             tensors["base"] = base.to(torch.int8 if self.scheme.symmetric else torch.uint8)
         options = found.options | {"nested": self.nested}
         return replace(found, tensors=tensors, options=options)
@@ -125,8 +125,9 @@ class SharedRound(Switchable):
     @classmethod
     def from_state(cls, state: State, weight: Tensor | None = None) -> "SharedRound":
         """Raises:
-        ValueError: ``weight`` is not the one that was rounded.
+        ValueError: ``weight`` is missing, or not the one that was rounded.
         """
+        weight = _given(weight)
         shape = state.scheme.granularity.split(weight).shape
         rounding, nested = unpack(state.tensors["rounding"], shape), state.options["nested"]
         made = cls.of_bits(stored_grids(state), rounding, nested=nested).set_bits(
@@ -135,6 +136,14 @@ class SharedRound(Switchable):
         if nested and not torch.equal(made.base_codes(weight), state.tensors["base"].to(weight)):
             raise ValueError("it was rounded from another weight")
         return made
+
+    def _up(self) -> Tensor:
+        """R as booleans; while it is soft, what `harden` would make of it."""
+        if self.rounding is not None:
+            return self.rounding
+        chosen = self.chosen
+        assert isinstance(chosen, SoftRound)  # as `from_nearest` made it
+        return chosen.v >= 0
 
     def _steps(self, x: Tensor, rounding: Tensor) -> Tensor:
         return clip_(self._floor(x, self.bits).add_(rounding), self.low, self.high)
@@ -171,6 +180,12 @@ def unpack(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
         raise ValueError(f"{len(packed)} bytes of rounding bits for {n} weights")
     bits = np.unpackbits(packed.cpu().numpy(), count=n).astype(bool)
     return torch.from_numpy(bits).reshape(shape).to(packed.device)
+
+
+def _given(weight: Tensor | None) -> Tensor:
+    if weight is None:
+        raise ValueError("a shared rounding is stored and restored beside its weight; give it")
+    return weight
 
 
 def _nested(fitted: Switchable) -> dict[int, Quantizer]:

@@ -83,7 +83,7 @@ def load(folder: Path) -> list[Row]:
         )
     if record.layers and set(COLUMNS) - set(record.layers[0]):
         raise InvalidSpec(broken(folder / PROFILE, ValueError("columns are missing")))
-    return record.layers
+    return list(record.layers)
 
 
 def partial(folder: Path, start: int = 0) -> list[Row]:

@@ -5,11 +5,11 @@ bit-widths is asked unit by unit and width by width, so that `qlib.allocation.fr
 """
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 
 from qlib.core.records import Event, Report, ignore
+from qlib.core.rows import UnitRow
 from qlib.measure import metrics
 from qlib.network import costs, switching
 from qlib.network.model import QuantModel
@@ -19,12 +19,10 @@ from qlib.sensitivity.layers import points_of
 
 FLOAT = 32  # bits that a unit without any quantizer is told to have
 
-Row = dict[str, Any]
-
 
 def block_sensitivity(
     model: QuantModel, images: torch.Tensor, report: Report = ignore
-) -> list[Row]:
+) -> list[UnitRow]:
     """The rows of `RunRecord.blocks` (see `qlib.allocation.front`), units as they run, widths up.
 
     A block's boundary belongs to the block. Units whose width does not follow have one row. In a
@@ -49,10 +47,10 @@ def block_sensitivity(
     return [row for own in rows.values() for row in own]
 
 
-def _priced(model: QuantModel, widths: tuple[int, ...]) -> dict[str, list[Row]]:
+def _priced(model: QuantModel, widths: tuple[int, ...]) -> dict[str, list[UnitRow]]:
     """Unit → its rows, with what they cost; the KL is 0 until measured."""
     free = switching.current_bits(model)
-    rows: dict[str, list[Row]] = {unit: [] for unit in model.units()}
+    rows: dict[str, list[UnitRow]] = {unit: [] for unit in model.units()}
     for bits in widths:
         switching.set_bits(model, bits)
         for unit, own in rows.items():
@@ -63,7 +61,7 @@ def _priced(model: QuantModel, widths: tuple[int, ...]) -> dict[str, list[Row]]:
     return rows
 
 
-def _row(model: QuantModel, unit: str, bits: int) -> Row:
+def _row(model: QuantModel, unit: str, bits: int) -> UnitRow:
     names = model.layers_of(unit)
     weighted = [m for n in names if isinstance(m := model.layers[n], QuantLayer)]
     return {
@@ -87,7 +85,7 @@ def _points(model: QuantModel, unit: str) -> list[QuantPoint]:
 
 
 def _measure(
-    model: QuantModel, images: torch.Tensor, rows: dict[str, list[Row]], report: Report
+    model: QuantModel, images: torch.Tensor, rows: dict[str, list[UnitRow]], report: Report
 ) -> None:
     """Fill in the KL: each chunk of images adds its share."""
     passes = PrefixCache(model, images, report, "profile")
@@ -113,5 +111,5 @@ def _measure(
                         report(replace(event, loss=row["kl"]))
 
 
-def _name(row: Row) -> str:
+def _name(row: UnitRow) -> str:
     return f"{row['bits']}-bit"

@@ -50,7 +50,7 @@ def _others(entry: Finished) -> list[Finished]:
     ]
 
 
-def _at(record: RunRecord, row: Mapping[str, float]) -> RunRecord:
+def _at(record: RunRecord, row: Mapping[str, Any]) -> RunRecord:
     bits = {name: int(row[name]) for name in ("weight_bits", "act_bits")}
     told = {name: value for name, value in record.metrics.items() if name != "top1_nearest"}
     told |= {name: value for name, value in row.items() if name not in bits}

@@ -11,6 +11,7 @@ import streamlit as st
 from qlib import store
 from qlib.core.records import RunRecord
 from qlib.core.registry import discover
+from qlib.core.rows import LayerRow
 from qlib.ui.shared import address
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def record(folder: Path) -> RunRecord:
     return _read(folder, "layers.csv", store.load)
 
 
-def layers(folder: Path) -> list[dict[str, Any]]:
+def layers(folder: Path) -> list[LayerRow]:
     """The rows of ``layers.csv``. Raises as `record`."""
     return record(folder).layers
 
