@@ -1,12 +1,12 @@
 """What learned rounding changed in each layer: the answer of the page, its figures, a table."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from qlib.core.records import BASELINE
+from qlib.core.rows import LayerRow
 from qlib.plots.reconstruction import error_arrows, flips, learned
 from qlib.plots.reconstruction.learned import Gain
 from qlib.plots.shared import theme
@@ -147,7 +147,7 @@ def figures(view: View, shown: Shown, others: Mapping[str, Finished]) -> None:
 
 
 def table(
-    rows: Mapping[str, list[dict[str, Any]]], shown: Shown, titles: Mapping[str, str]
+    rows: Mapping[str, list[LayerRow]], shown: Shown, titles: Mapping[str, str]
 ) -> pd.DataFrame:
     """One row per method and layer."""
     return pd.DataFrame(

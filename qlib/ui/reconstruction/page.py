@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import streamlit as st
 
 from qlib.core.records import BASELINE, InvalidSpec, RunRecord
+from qlib.core.rows import LayerRow
 from qlib.plots.reconstruction import learned as _learned
 from qlib.plots.reconstruction import loss_curve
 from qlib.plots.reconstruction.unit_fits import broken, fitted_as
@@ -29,7 +29,7 @@ class Shown:
     """
 
     methods: tuple[str, ...]
-    nearest: list[dict[str, Any]] | None = None
+    nearest: list[LayerRow] | None = None
     data: str = "calib"
     look: tuple[str, ...] = ("log", "penalty")
 
@@ -156,7 +156,7 @@ def _over(view: View, others: Mapping[str, Finished]) -> list[str]:
     return [m for m in more if m in over]
 
 
-def _reference(others: Mapping[str, Finished]) -> list[dict[str, Any]] | None:
+def _reference(others: Mapping[str, Finished]) -> list[LayerRow] | None:
     """Rows of the network rounded to nearest, or None for the layer alone."""
     options = {"network": "network", "layer": "layer alone"}
     if BASELINE not in others:
