@@ -73,7 +73,6 @@ def figures(at: AppTest) -> list[dict]:
     return [json.loads(chart.proto.spec or chart.spec) for chart in at.get("plotly_chart")]
 
 
-
 def handle(method: str, folder: Path, model: str = "digits-vit", **fields) -> str:
     spec = checked(RunSpec(model, "digits", method, **fields))
     return answers.handle(store.load(folder / spec.key), TITLES)
