@@ -6,8 +6,9 @@ import re
 def tells(text: str, *parts: object) -> bool:
     """Whether one line of ``text`` has these parts, each as a word of its own, in this order.
 
-    Marks of Markdown and hard spaces do not count.
+    Marks of Markdown and hard spaces do not count. A number or a dotted name is found whole only:
+    neither ``90`` nor ``0.5`` is told by ``90.5``, nor ``blocks.1`` by ``blocks.1.mlp``.
     """
     plain = re.sub(r"[*`]", "", text.replace("\N{NO-BREAK SPACE}", " "))
-    each = (rf"(?<![\w.]){re.escape(str(part))}(?!\w)" for part in parts)
+    each = (rf"(?<![\w.])(?<!\d,){re.escape(str(part))}(?!\w|[.,]\w)" for part in parts)
     return re.search(".*?".join(each), plain) is not None

@@ -9,6 +9,7 @@ import fake_runs
 import numpy as np
 import pytest
 from browser_kit import chromium, serving, window  # noqa: F401 (fixtures)
+from prose import tells
 from streamlit.testing.v1 import AppTest
 
 from qlib import store
@@ -72,10 +73,6 @@ def figures(at: AppTest) -> list[dict]:
     return [json.loads(chart.proto.spec or chart.spec) for chart in at.get("plotly_chart")]
 
 
-def plain(text: str) -> str:
-    return text.replace("\N{NO-BREAK SPACE}", " ")
-
-
 def handle(method: str, folder: Path, model: str = "digits-vit", **fields) -> str:
     spec = checked(RunSpec(model, "digits", method, **fields))
     return answers.handle(store.load(folder / spec.key), TITLES)
@@ -111,10 +108,8 @@ def test_two_runs_apart_are_told_by_the_paired_test():
     ranks = ranked((made(92, method="qdrop"), preds(92)), (made(80), preds(80)))
     assert list(ranks.apart.values()) == [True]
     assert ranks.pairs == {(ranks.best.spec.key, ranks.records[1].spec.key): Pair(80, 12, 0, 8)}
-    assert plain(ranking.verdict(ranks, TITLES)) == (
-        "**QDrop** is ahead of BRECQ: right alone on 12 images, the other on 0 "
-        "(exact paired test, p < 0.001)."
-    )
+    said = ranking.verdict(ranks, TITLES)
+    assert tells(said, "QDrop", "ahead", "BRECQ", 12, 0, "exact paired test", "p < 0.001")
 
 
 def test_paired_test_tells_apart_what_intervals_cannot():
@@ -126,10 +121,9 @@ def test_paired_test_tells_apart_what_intervals_cannot():
 
 def test_no_winner_within_chance():
     ranks = ranked((made(90, method="qdrop"), preds(90)), (made(88), preds(88, shift=1)))
-    assert plain(ranking.verdict(ranks, TITLES)) == (
-        "**No winner**: these 100 images do not tell the two runs apart "
-        "(exact paired test, p = 0.50)."
-    )
+    said = ranking.verdict(ranks, TITLES)
+    assert tells(said, "No winner", 100, "two", "exact paired test", "p = 0.50")
+    assert "ahead" not in said
 
 
 def test_the_level_ones_are_named_when_others_are_behind():
@@ -138,10 +132,10 @@ def test_the_level_ones_are_named_when_others_are_behind():
         (made(89), preds(89)),
         (made(60, method="nearest"), preds(60)),
     )
-    assert plain(ranking.verdict(ranks, TITLES)) == (
-        "**No single winner**: QDrop and BRECQ are not told apart; Nearest is behind QDrop "
-        "(paired test, Holm, p < 0.001)."
-    )
+    said = ranking.verdict(ranks, TITLES)
+    assert tells(said, "No single winner", "QDrop", "BRECQ", "not", "apart")
+    assert tells(said, "Nearest", "behind", "QDrop", "Holm", "p < 0.001")
+    assert "ahead" not in said
 
 
 def test_many_pairs_are_corrected():
@@ -155,26 +149,23 @@ def test_many_pairs_are_corrected():
 
 def test_without_predictions_intervals_decide_and_it_is_said():
     far = ranking.rank([made(90, method="qdrop"), made(70)], {})
-    assert ranking.verdict(far, TITLES) == (
-        "**QDrop** is ahead of BRECQ (by their 95 % intervals, as the predictions of a run cannot "
-        "be read)."
-    )
+    said = ranking.verdict(far, TITLES)
+    assert tells(said, "QDrop", "ahead", "BRECQ", "95 % intervals", "predictions", "cannot be read")
+    assert "paired" not in said
     near = ranking.rank([made(90, method="qdrop"), made(89)], {})
-    assert ranking.verdict(near, TITLES).startswith("**No winner**: these 100 images do not")
+    assert tells(ranking.verdict(near, TITLES), "No winner", 100, "95 % intervals")
 
 
 def test_other_test_images_are_not_paired():
     other = replace(made(80), data={"test_hash": "u"})
     ranks = ranked((made(90, method="qdrop"), preds(90)), (other, preds(80)))
-    assert ranks.why == "the test images are not the same" and ranks.pairs == {}
+    assert tells(ranks.why, "test images", "not the same") and ranks.pairs == {}
 
 
 def test_a_single_run_is_described():
     ranks = ranking.rank([made(90)], {})
-    assert ranking.verdict(ranks, TITLES) == (
-        "**BRECQ W4A4** is right on 90.0 % (88.0–92.0), −6.0 points against float. "
-        "Choose a second run to compare."
-    )
+    said = ranking.verdict(ranks, TITLES)
+    assert tells(said, "BRECQ W4A4", "90.0 %", "88.0–92.0", "−6.0 points", "float", "second run")
 
 
 @pytest.mark.parametrize(
@@ -215,15 +206,25 @@ def test_flips_numbers_and_headlines():
     rows = [("a", "QDrop", few, 94.0), ("b", "Nearest", many, 68.0)]
     info = flips_bars.info(rows)
     assert [(r.lost, r.gained, r.proven) for r in info.rows] == [(3, 2, False), (31, 1, True)]
-    assert flips_bars.headline(info) == "1 of 2 runs loses more than chance explains"
-    assert flips_bars.headline(flips_bars.info(rows[:1])) == (
-        "3 lost, 2 gained: no loss beyond chance"
-    )
-    assert flips_bars.headline(flips_bars.info([rows[1], rows[1]])).startswith("All 2 runs lose")
-    assert flips_bars.headline(flips_bars.info([rows[0], rows[0]])).startswith("None of the 2")
-    said = plain(flips_bars.alt(info))
-    assert "QDrop: 3 lost, 2 gained of 100, p = 1.00, agreement 94.0 %" in said
-    assert "Nearest: 31 lost, 1 gained of 100, p < 0.001" in said
+    said = flips_bars.alt(info)
+    assert tells(said, "QDrop", "3 lost", "2 gained", 100, "p = 1.00", "94.0 %", "Nearest")
+    assert tells(said, "Nearest", "31 lost", "1 gained", 100, "p < 0.001")
+
+
+@pytest.mark.parametrize(
+    ("runs", "parts"),
+    [
+        ("ab", ("1 of 2", "more than chance")),
+        ("bb", ("All 2", "more than chance")),
+        ("aa", ("None", 2, "more than chance")),
+        ("a", ("3 lost", "2 gained", "no loss", "chance")),
+        ("b", ("31 lost", "1 gained", "a loss beyond chance")),
+    ],
+)
+def test_flips_headline_counts_the_losses_beyond_chance(runs, parts):
+    known = {"a": ("a", "QDrop", Pair(90, 3, 2, 5), 94.0),
+             "b": ("b", "Nearest", Pair(60, 31, 1, 8), 68.0)}  # fmt: skip
+    assert tells(flips_bars.headline(flips_bars.info([known[run] for run in runs])), *parts)
 
 
 @pytest.mark.parametrize("looks", [{}, {"dark": True}, {"large": True}])
@@ -238,15 +239,15 @@ def test_flips_figure_diverges_from_zero(looks):
     axis = body["layout"]["xaxis"]
     assert "lost" in axis["title"]["text"] and axis["range"][0] < -31 and axis["range"][1] > 2
     assert all("-" not in text for text in axis["ticktext"])
-    notes = [plain(a["text"]) for a in body["layout"]["annotations"]]
-    assert notes == ["p = 1.00 · agrees on 94.0 %", "p < 0.001 · agrees on 68.0 %"]
+    few, many = (a["text"] for a in body["layout"]["annotations"])
+    assert tells(few, "p = 1.00", "agrees", "94.0 %") and tells(many, "p < 0.001", "68.0 %")
 
 
 def test_flips_of_runs_that_change_nothing():
     info = flips_bars.info([("a", "QDrop", Pair(90, 0, 0, 10), 100.0)])
     body = json.loads(flips_bars.figure(info).to_json())
     assert body["layout"]["xaxis"]["tickvals"] == [0]
-    assert flips_bars.headline(info) == "0 lost, 0 gained: no loss beyond chance"
+    assert tells(flips_bars.headline(info), "0 lost", "0 gained", "no loss")
 
 
 def runs_of(folder: Path, model: str = "digits-vit") -> list[RunRecord]:
@@ -273,7 +274,8 @@ def test_runs_of_equal_cost_stand_side_by_side(stored):
     info = accuracy_vs_size.info(pinned, cost="size", titles=TITLES)
     one, two = info.marks
     assert one.cost == two.cost == one.place and 1.01 < two.place / one.place < 1.2
-    assert accuracy_vs_size.headline(info).startswith("At 0.108 MB each, 2 runs reach")
+    reached = (f"{edge(m.top1 for m in info.marks):.1f}" for edge in (min, max))
+    assert tells(accuracy_vs_size.headline(info), "0.108 MB", "2 runs", *reached)
     facts = [d for t in accuracy_vs_size.figure(info).data if t.customdata is not None
              for d in t.customdata]  # fmt: skip
     assert {d[4] for d in facts} == {one.cost}  # the hover tells the true cost
@@ -286,7 +288,7 @@ def test_page_starts_with_the_bars_backbone_at_its_bits(own, stored):
     at = open_page(**AT4)
     expected = [handle("brecq", stored), handle("nearest", stored)]
     assert sorted(at.multiselect(key="runs").value) == expected
-    assert "**BRECQ** is ahead of Nearest: right alone on" in texts(at)
+    assert tells(texts(at), "BRECQ", "ahead", "Nearest")
     scatter, flips, layers = figures(at)
     assert scatter["layout"]["title"]["text"].startswith("BRECQ takes ")
     assert "lose" in flips["layout"]["title"]["text"]
@@ -299,7 +301,7 @@ def test_page_starts_with_the_bars_backbone_at_its_bits(own, stored):
 def test_other_bits_in_the_bar_start_anew(own, stored):
     at = open_page(**AT4)
     at.multiselect(key="runs").set_value([handle("brecq", stored)]).run()
-    assert "Choose a second run to compare" in texts(at)
+    assert tells(texts(at), "second run")
     at.query_params["b"] = "W3A3"
     at.run()
     wanted = [handle(q, stored, weight_bits=3, act_bits=3) for q in ("brecq", "nearest")]
@@ -328,7 +330,7 @@ def test_unlike_runs_are_not_ranked(own):
     picked = [handle("brecq", own, seed=s, edge_layers="same") for s in (0, 1)]
     at = open_page(**AT4)
     at.multiselect(key="runs").set_value(picked).run()
-    assert "**Not like for like.** These runs differ in: seed." in texts(at)
+    assert tells(texts(at), "Not like for like", "differ", "seed", "no ranking")
     assert "ahead" not in texts(at) and "No winner" not in texts(at)
     assert "no front" in figures(at)[0]["layout"]["title"]["text"]
 
@@ -340,7 +342,7 @@ def test_runs_that_answer_alike_have_no_winner(own):
     picked = [handle("brecq", own, settings={"error": e}) for e in ("mse", "fisher")]
     at = open_page(**AT4)
     at.multiselect(key="runs").set_value(picked).run()
-    assert "**No winner**: these 597 images do not tell the two runs apart" in texts(at)
+    assert tells(texts(at), "No winner", 597, "two")
     differs = next(d.value for d in at.dataframe if "Setting" in d.value)
     assert list(differs["Setting"]) == ["Error"]
     at.toggle(key="turned").set_value(True).run()
@@ -354,18 +356,17 @@ def test_runs_with_few_images_are_left_out(own, stored):
     at = open_page(runs=[few, handle("nearest", stored)], **AT4)
     assert "held-out images" in texts(at)  # not the same test images: no ranking
     at.number_input(key="min_n").set_value(100).run()
-    assert f"Left out, with fewer than 100 test images: {few}." in texts(at)
-    assert "Choose a second run to compare" in texts(at)
+    assert tells(texts(at), "Left out", 100, "test images", few)
+    assert tells(texts(at), "second run")
     assert 50 not in set(at.dataframe[-1].value["Images"])
 
 
 def test_two_runs_are_tested_on_the_same_images(own, stored):
     at = open_page(**AT4)
-    said = plain(texts(at))
+    said = texts(at)
     pair = ranking.paired.between(*(x for q in ("brecq", "nearest") for x in load(stored, q)))
-    assert f"Of the same 597 images, **{pair.first}** are right in BRECQ alone" in said
-    assert f"**{pair.second}** in Nearest alone" in said
-    assert "**beyond chance** (exact paired test, two-sided, p < 0.001)" in said
+    counts = ("same 597 images", pair.first, "BRECQ alone", pair.second, "Nearest alone")
+    assert tells(said, *counts, "beyond chance", "exact paired test", "p < 0.001")
     table = next(d.value for d in at.dataframe if "p, Holm" in d.value)
     assert list(table["Right alone"]) == [pair.first] and list(table["p"]) == [pair.p]
 
@@ -386,7 +387,7 @@ def test_pictures_of_the_bars_method_are_shown_first(own, stored):
     assert at.selectbox(key="g").value == handle("brecq", stored)
     _, arrays = load(stored, "brecq")
     lost, gained = ranking.paired.changed(arrays)
-    assert f"{len(lost)} shown" in texts(at) or f"of {len(lost)} shown" in texts(at)
+    assert tells(texts(at), len(lost), "shown")
     table = next(d.value for d in at.dataframe if "quantized right" in d.value)
     assert table["quantized wrong"].iloc[0] == len(lost)
     assert table["quantized right"].iloc[1] == len(gained)
@@ -399,8 +400,8 @@ def test_damaged_predictions_do_not_break_the_page(own, stored, monkeypatch, tmp
     key = checked(RunSpec("digits-vit", "digits", "nearest")).key
     (copy / key / "preds.npz").write_bytes(b"PK cut")
     at = open_page(**AT4)
-    assert "No image can be followed" in texts(at) and f"{key}/preds.npz" in texts(at)
-    assert "by their 95 % intervals, as the predictions of a run cannot be read" in texts(at)
+    assert tells(texts(at), "No image", f"{key}/preds.npz")
+    assert tells(texts(at), "95 % intervals", "predictions", "cannot be read")
     flips = figures(at)[1]
     assert len(flips["data"][0]["x"]) == 1  # the other run is still followed
 
@@ -414,7 +415,7 @@ def test_runs_without_layer_errors_say_so(own, stored, monkeypatch, tmp_path):
         lines = file.read_text().splitlines(keepends=True)
         file.write_text("".join(line for line in lines if ".output," not in line))
     at = open_page(**AT4)
-    assert "These runs have no error per layer to overlay" in texts(at)
+    assert tells(texts(at), "no error per layer")
     assert len(figures(at)) == 2
 
 
@@ -422,7 +423,7 @@ def test_no_choice_is_a_state_of_its_own(own):
     at = open_page(**AT4)
     at.multiselect(key="runs").set_value([]).run()
     assert not at.exception
-    assert "Choose runs to see what separates them." in texts(at)
+    assert tells(texts(at), "Choose runs")
     assert figures(at) == [] and len(at.dataframe[-1].value) == 12
 
 
@@ -565,14 +566,14 @@ def test_broken_folders_are_shown_as_what_they_are(own, how):
     at = open_page(**AT4)
     assert said in texts(at)
     assert any("Folders that cannot be read (1)" in e.label for e in at.expander)
-    assert "**BRECQ** is ahead of Nearest" in texts(at) and len(figures(at)) == 3
+    assert tells(texts(at), "BRECQ", "ahead", "Nearest") and len(figures(at)) == 3
 
 
 @pytest.mark.parametrize("how", KINDS)
 def test_nothing_but_a_broken_folder(folders, how):
     said = spoil(folders[1], how)
     at = open_page()
-    assert "There is no finished run to compare yet." in texts(at) and said in texts(at)
+    assert tells(texts(at), "no finished run") and said in texts(at)
 
 
 def test_a_file_among_the_runs_is_no_run(own):

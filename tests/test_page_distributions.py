@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from hist_kit import Made
+from prose import tells
 from streamlit.testing.v1 import AppTest
 
 from qlib import jobs
@@ -99,14 +100,13 @@ def test_begins_with_the_largest_outliers(runs):
     at = open_page()
     assert at.title[0].value == "What do the numbers in this layer look like, before and after?"
     assert at.query_params["layer"] == FAR
-    assert f"`{FAR}`: 4 bits give 16 levels for values from" in texts(at)
-    assert "**a few values rule the step**" in texts(at)
+    assert tells(texts(at), FAR, "4 bits", "16 levels", "a few values rule")
     assert [m.label for m in at.metric] == [
         "Range", "Scale (step)", "Zero-point", "Clipped", "Levels used", "Error / step",
         "Outlier ratio",
     ]  # fmt: skip
-    assert title(at, 0) == "1 of 18 inputs have outliers"
-    assert title(at) == "Only 3 of 16 levels serve 99.8 % of the values; nothing clipped"
+    assert tells(title(at, 0), "1 of 18 inputs", "outliers")
+    assert tells(title(at), "Only", "3 of 16 levels", "99.8 %", "nothing clipped")
 
 
 def test_does_not_lead_back_to_the_first_layer(runs):
@@ -120,7 +120,7 @@ def test_does_not_lead_back_to_the_first_layer(runs):
 def test_an_address_with_a_layer_is_kept(runs):
     at = open_page(layer="blocks.1.attn.qkv", h_t="Weight")
     assert at.query_params["layer"] == "blocks.1.attn.qkv"
-    assert "16 levels to each of 64 channels" in texts(at)
+    assert tells(texts(at), "16 levels", "each", "64 channels")
 
 
 @pytest.mark.parametrize("stage", ["Float", "Rounded", "Codes", "Error"])
@@ -129,9 +129,8 @@ def test_every_tensor_at_every_stage(runs, tensor, stage):
     at = open_page(layer="blocks.1.mlp.fc1", h_t=tensor, h_stage=stage)
     assert len(figures(at)) == 2
     if (tensor, stage) == ("Output", "Codes"):
-        assert "An output has no integer codes" in texts(at)
-    if tensor == "Output":
-        assert "An output has no grid" in texts(at)
+        assert tells(texts(at), "output", "no integer codes")
+    assert tells(texts(at), "output", "no grid") is (tensor == "Output")
 
 
 def test_channels_of_a_weight(runs):
@@ -139,7 +138,7 @@ def test_channels_of_a_weight(runs):
     assert len(figures(at)) == 3
     assert [t["type"] for t in list(figures(at).values())[1]["data"]] == ["heatmap"]
     at.selectbox(key="h_one").set_value(4).run()
-    assert title(at).startswith("Channel 4 spans")
+    assert tells(title(at), "Channel 4", "%")
     at.segmented_control(key="h_t").set_value("input").run()
     assert not at.exception and len(figures(at)) == 2
 
@@ -151,7 +150,7 @@ def test_an_attention_product_has_two_inputs(runs):
     at.segmented_control(key="h_side").set_value("right").run()
     assert "right inputs of blocks.0.attn.scores" in json.dumps(figures(at))
     at.segmented_control(key="h_t").set_value("weight").run()
-    assert "has no weights" in texts(at) and not at.exception
+    assert tells(texts(at), "two inputs", "no weights") and not at.exception
 
 
 def test_methods_laid_over_each_other(runs):
@@ -163,7 +162,7 @@ def test_methods_laid_over_each_other(runs):
 
 def test_follows_the_bits_of_the_bar(runs):
     at = open_page(b="W2A2", layer="blocks.1.mlp.fc1")
-    assert "2 bits give 4 levels" in texts(at)
+    assert tells(texts(at), "2 bits", "4 levels")
 
 
 @pytest.mark.parametrize(
@@ -275,10 +274,10 @@ def test_a_layer_left_in_float(tmp_path, monkeypatch):
     kept = [replace(t, bits=0) if layer in t.name else t for t in hist_kit.network()]
     hist_kit.write(folder, kept)
     at = open_page(layer=layer, h_stage="Codes")
-    assert "This run left the inputs of this layer **in float**" in texts(at)
-    assert "it has no grid, no codes and no error" in texts(at)
+    assert tells(texts(at), "inputs", "in float", "nothing is rounded")
+    assert tells(texts(at), "no grid", "no codes", "no error")
     assert [m.label for m in at.metric] == ["Range", "Outlier ratio"]
-    assert title(at) == "Kept in float: no grid, nothing is rounded"
+    assert tells(title(at), "float", "no grid", "nothing is rounded")
 
 
 def test_a_tensor_that_was_not_counted(tmp_path, monkeypatch):
@@ -289,10 +288,10 @@ def test_a_tensor_that_was_not_counted(tmp_path, monkeypatch):
     some = [t for t in hist_kit.network() if t.name != f"{layer}.output"]
     hist_kit.write(folder, [*some, Made("blocks.0.boundary", np.linspace(-1, 1, 99))])
     at = open_page(layer=layer, h_t="Output")
-    assert "This run has no counts of the output" in texts(at)
+    assert tells(texts(at), "no counts", "output")
     some = [t for t in some if t.name != f"{layer}.input"]
     hist_kit.write(folder, [*some, Made("blocks.0.boundary", np.linspace(-1, 1, 99))])
-    assert "rounded where they enter `blocks.0`" in texts(open_page(layer=layer))
+    assert tells(texts(open_page(layer=layer)), "rounded", "enter", "blocks.0")
 
 
 # ---- sentences ------------------------------------------------------------------------------
@@ -307,19 +306,17 @@ def told(tmp_path, *made: Made, channels: int = 1) -> str:
 def test_who_rules_the_grid(tmp_path):
     x = np.append(np.random.default_rng(0).uniform(0, 1, 5000), 12.0)
     stretched = told(tmp_path, Made("a.input", x, 4))
-    assert stretched.startswith("4 bits give 16 levels for values from")
-    assert "The largest is 12 times the usual extreme (p99.9)" in stretched
-    assert "only 2 of the 16 levels serve 99.8 % of the values" in stretched
+    assert tells(
+        stretched, "4 bits", "16 levels", "none is clipped", "largest", "12 times", "p99.9"
+    )
+    assert tells(stretched, "a few values rule", "only", 2, "16 levels", "99.8 %")
     clipped = told(tmp_path, Made("a.input", x, 4, 0, 1))
-    assert "0.02 % of them are clipped" in clipped
-    assert "**the few are clipped, the many keep a smaller step**" in clipped
+    assert tells(clipped, "0.02 %", "clipped", "few are clipped", "many", "smaller step")
     tame = told(tmp_path, Made("a.input", x[:-1], 4))
-    assert "**no outlier rules this grid**, all 16 levels" in tame
-    assert "none is clipped" in tame
+    assert tells(tame, "none is clipped", "no outlier", "all 16 levels", "99.8 %")
     rows = np.stack([x, x])
     own = told(tmp_path, Made("a.weight", rows, 4), channels=2)
-    assert "16 levels to each of 2 channels" in own
-    assert "**an outlier costs its own channel only**" in own
+    assert tells(own, "16 levels", "each", "2 channels", "outlier", "its own channel only")
 
 
 def test_error_comes_from_the_run_where_it_told_it(tmp_path):

@@ -8,6 +8,7 @@ import fake_profiles
 import fake_runs
 import numpy as np
 import pytest
+from prose import tells
 from test_pages import figures, open_page, texts, waiting
 
 from qlib import jobs, store
@@ -23,6 +24,8 @@ PAGE = "pages/6_NoisyQuant.py"
 SPEC = checked(RunSpec("digits-vit", "digits", "nearest"))
 RESNET = checked(RunSpec("digits-resnet", "digits", "nearest"))
 HELPED, HURT = "blocks.1.attn.proj", "blocks.0.attn.proj"
+UNMEASURED = "Nobody has measured"  # what a page says that has no analysis to show
+LITTLE = "expect little"  # said of networks without attention alone
 
 
 @pytest.fixture(scope="session")
@@ -78,11 +81,11 @@ def test_the_answer_is_the_records(demo, layer, word):
     assert word in said
     assert at.slider(key="n_reach").value == found.closed_form
     share = found.left(found.closed_form)
-    assert f"output error calibration **{share:.2f}×**" in said
-    assert f"rounding **{found.rounding:.2f}** × step²/12" in said
+    assert tells(said, "output error", "calibration", f"{share:.2f}×")
+    assert tells(said, "rounding", f"{found.rounding:.2f}", "× step²/12")
     if layer == HELPED:
         held = found.left(found.closed_form, "test")
-        assert f"**{100 * (1 - held):.0f} % less** output error on held-out rows" in said
+        assert tells(said, HELPED, f"{100 * (1 - held):.0f} % less", "output error", "held-out")
 
 
 def test_bits_move_everything_and_start_at_their_own_search(demo):
@@ -121,7 +124,7 @@ def test_every_draw_is_shown(demo, draw):
 def test_layers_at_their_own_reach(demo):
     at = page(layer=HELPED, n_bits="4")
     at.segmented_control(key="n_all").set_value("own").run()
-    assert titles(at)[2].startswith("Who gains: each layer at its own reach")
+    assert tells(titles(at)[2], "each layer", "own reach", "helps")
 
 
 def test_held_out_or_calibration(demo):
@@ -129,7 +132,8 @@ def test_held_out_or_calibration(demo):
     for images, name in (("test", "held-out"), ("calib", "calibration")):
         said = texts(page(layer=HELPED, n_bits="4", d=images))
         share = found.left(found.closed_form, images)
-        assert f"**{100 * (1 - share):.0f} % less** output error on {name} rows" in said
+        less = f"{100 * (1 - share):.0f} % less"
+        assert tells(said, HELPED, less, "output error", name, "it helps")
 
 
 def test_sign_flips_between_bits_are_told(demo):
@@ -143,14 +147,13 @@ def test_sign_flips_between_bits_are_told(demo):
     helped = noise_words.bits_of([b for b in (3, 4, 6) if told[layer, b] < 0.98])
     hurt = noise_words.bits_of([b for b in (3, 4, 6) if told[layer, b] > 1.02])
     said = texts(page(layer=layer, n_bits="4", n_reach="0.50"))
-    assert f"**Changing the bits flips the sign:** at {helped} noise of ±0.50 steps helps" in said
-    assert f"at {hurt} it hurts" in said
+    assert tells(said, "flips", helped, "±0.50 steps", "helps", hurt, "hurts")
 
 
 def test_caution_and_scope_are_told_and_the_run_form_is_a_click_away(demo):
     at = page(layer=HELPED, n_bits="4")
     said = texts(at)
-    assert "the sum of three tricks" in said and "out of scope" in said
+    assert tells(said, "three tricks", "classification", "detection", "out of scope")
     links = [link.proto for link in at.get("page_link")]
     (run,) = [link for link in links if "Run NoisyQuant" in link.label]
     assert "w=4" in run.query_string and "method=NoisyQuant" in run.query_string
@@ -158,19 +161,19 @@ def test_caution_and_scope_are_told_and_the_run_form_is_a_click_away(demo):
 
 def test_all_methods_and_bits_share_one_analysis(demo):
     at = page(q="brecq", b="W3A3", layer=HELPED, n_bits="4")
-    assert "Nobody has measured" not in texts(at) and "it helps" in texts(at)
+    assert UNMEASURED not in texts(at) and "it helps" in texts(at)
 
 
 def test_a_noise_analysis_is_no_sensitivity_profile(demo):
     assert state.analyses() == {}
-    assert "Nobody has measured the layers" in texts(
-        open_page("pages/5_Sensitivity.py", m="digits-vit", q="nearest", b="W4A4")
-    )
+    at = open_page("pages/5_Sensitivity.py", m="digits-vit", q="nearest", b="W4A4")
+    assert tells(texts(at), UNMEASURED, "layers")
 
 
 def test_links_with_nonsense_fall_back(demo):
     at = page(layer="blocks.9.gone", n_bits="17", n_reach="many", n_draw="nobody")
-    assert at.segmented_control(key="n_bits").value == 6 and at.selectbox(key="n_draw").value
+    assert at.segmented_control(key="n_bits").value == 6
+    assert at.selectbox(key="n_draw").value == "mean"
 
 
 def test_tables_and_recipes(demo):
@@ -210,8 +213,9 @@ def test_layers_that_cannot_have_noise_have_a_stand_in(demo, monkeypatch):
     assert data.nearest("gone", ["b", "d"], ["a", "b"]) == "b"
     assert data.nearest("a", [], ["a"]) == ""
     said = noise_words.stand_in("blocks.0.attn.mix", "blocks.0.attn.proj", "matmul")
-    assert "no bias to take noise off" in said and said.endswith("`blocks.0.attn.proj`.")
-    assert "several positions" in noise_words.stand_in("stem", "head", "conv2d")
+    assert tells(said, "blocks.0.attn.mix", "no bias", "instead", "blocks.0.attn.proj")
+    said = noise_words.stand_in("stem", "head", "conv2d")
+    assert tells(said, "stem", "several positions", "instead", "head")
 
 
 def test_a_product_of_attention_is_answered_with_the_next_layer(tmp_path, monkeypatch):
@@ -221,14 +225,14 @@ def test_a_product_of_attention_is_answered_with_the_next_layer(tmp_path, monkey
     fake_profiles.write_base(tmp_path / "DEMO", SPEC)
     fake_noise.write(tmp_path / "DEMO", SPEC)
     at = page(layer="blocks.1.attn.mix", n_bits="4")
-    assert any("Shown instead: `blocks.1.attn.proj`" in i.value for i in at.info)
-    assert "**`blocks.1.attn.proj`** · 4 bits" in texts(at)
-    assert not any("no attention" in i.value for i in at.info)
+    assert any(tells(i.value, "blocks.1.attn.mix", "blocks.1.attn.proj") for i in at.info)
+    assert tells(texts(at), "blocks.1.attn.proj", "4 bits")
+    assert not any(LITTLE in i.value for i in at.info)
 
 
 def test_without_attention_little_is_promised():
     assert noise_words.without_attention(["linear", "matmul"]) == ""
-    assert "expect little" in noise_words.without_attention(["conv", "linear"])
+    assert LITTLE in noise_words.without_attention(["conv", "linear"])
 
 
 def test_clicks_set_the_reach_and_beside_do_nothing(monkeypatch):
@@ -253,16 +257,20 @@ def curve(values, **changes):
 
 def test_answers_in_all_cases():
     said = noise_words.answer
-    assert "the search chose no noise" in said(curve([1, 2, 3, 4], closed_form=0.0), "test")
-    assert "Yet" not in said(curve([1, 2, 3, 4], closed_form=0.0), "test")
-    assert "would fall to 0.70× with ±0.50" in said(curve([1, 0.7, 3, 4], closed_form=0.0), "test")
-    assert "**30 % less** output error" in said(curve([1, 0.7, 3, 4], closed_form=0.5), "calib")
-    assert "next to nothing" in said(curve([1, 0.99, 3, 4], closed_form=0.5), "test")
+    right = said(curve([1, 2, 3, 4], closed_form=0.0), "test")
+    assert tells(right, "4 bits", "chose no noise", HURT) and not tells(right, "fall to")
+    missed = said(curve([1, 0.7, 3, 4], closed_form=0.0), "test")
+    assert tells(missed, "chose no noise", HURT, "held-out", "fall to", "0.70×", "±0.50 steps")
+    helped = said(curve([1, 0.7, 3, 4], closed_form=0.5), "calib")
+    assert tells(helped, "±0.50 steps", HURT, "30 % less", "calibration", "it helps")
+    even = said(curve([1, 0.99, 3, 4], closed_form=0.5), "test")
+    assert tells(even, "±0.50 steps", "next to nothing", HURT, "held-out")
     worse = said(curve([1, 1.4, 3, 4], closed_form=0.5), "test")
-    assert "**40 % more**" in worse and "hurts, although the search expected" in worse
-    assert "3.0 times the" in said(curve([1, 2, 3, 4], closed_form=1.0), "test")
+    assert tells(worse, HURT, "40 % more", "hurts", "although")
+    many = said(curve([1, 2, 3, 4], closed_form=1.0), "test")
+    assert tells(many, "±1.00 steps", "3.0 times", HURT, "it hurts")
     none = np.full(4, np.nan)
-    assert "found no number" in said(curve(none, closed_form=np.nan), "test")
+    assert tells(said(curve(none, closed_form=np.nan), "test"), "no number", HURT)
 
 
 def test_flips_in_all_cases():
@@ -274,14 +282,15 @@ def test_flips_in_all_cases():
         profile = noise_profile.NoiseProfile(SPEC, tuple(layers), 3, 128)
         return noise_words.flips(profile, "x", reach)
 
-    assert "at 6 bits noise of ±0.50 steps helps this layer, at 3 and 4 bits" in told((2, 2, 0.5))
-    assert told((0.5, 0.5, 1)) == (
-        "For this layer noise of ±0.50 steps helps at 3 and 4 bits, and changes next to nothing at "
-        "6 bits."
-    )
-    assert "hurts at 3, 4 and 6 bits." in told((2, 2, 2))
-    assert "At no bit-width" in told((1, 1.01, 0.99))
-    assert "±0.50 steps" in told((2, 2, 0.5), reach=0.0)
+    flips = "flips", "6 bits", "±0.50 steps", "helps", "3 and 4 bits", "hurts"
+    assert tells(told((2, 2, 0.5)), *flips)
+    assert tells(told((2, 2, 0.5), reach=0.0), *flips)
+    some = told((0.5, 0.5, 1))
+    assert tells(some, "±0.50 steps", "helps", "3 and 4 bits", "next to nothing", "6 bits")
+    assert "hurts" not in some
+    harm = told((2, 2, 2))
+    assert tells(harm, "±0.50 steps", "hurts", "3, 4 and 6 bits") and "helps" not in harm
+    assert tells(told((1, 1.01, 0.99)), "no bit-width", "±0.50 steps", "2 %")
 
 
 # ---- not measured ---------------------------------------------------------------------------
@@ -294,8 +303,8 @@ def no():
 def test_missing_analysis_is_explained_and_offered(demo):
     at = page(m="digits-resnet")
     said = texts(at)
-    assert "Nobody has measured noise in `digits-resnet` yet." in said
-    assert "has to be measured to tell" in said and "not known yet" in said
+    assert tells(said, UNMEASURED, "digits-resnet") and tells(said, "How long", "not known")
+    assert tells(said, "digits-resnet", "has to be measured")
     assert at.button(key="n-measure").label == "Measure it"
     assert len(figures(at)) == 1  # the theorem needs no run
 
@@ -336,23 +345,18 @@ def job_page(demo, monkeypatch, status, many, **fields):
 def test_a_running_analysis_shows_what_it_has(demo, monkeypatch):
     at = job_page(demo, monkeypatch, "running", 4, started=1.0)
     (bar,) = at.get("progress")
-    assert "4 of 18 measurements" in bar.proto.text
-    assert "lowers the error in 2 of 4 measurements" in texts(at)
+    assert tells(bar.proto.text, "4 of 18")
+    assert tells(texts(at), "lowers", "2 of 4")
     assert at.button(key="n-cancel") and "n-measure" not in {b.key for b in at.button}
 
 
 @pytest.mark.parametrize(
-    ("status", "words"),
-    [
-        ("cancelled", "The measurement was cancelled."),
-        ("failed", "The measurement was refused."),
-        ("crashed", "The measurement's process died."),
-    ],
+    ("status", "word"), [("cancelled", "cancelled"), ("failed", "refused"), ("crashed", "died")]
 )
-def test_an_ended_analysis_says_why(demo, monkeypatch, status, words):
+def test_an_ended_analysis_says_why(demo, monkeypatch, status, word):
     at = job_page(demo, monkeypatch, status, 3, message="Because.")
     (said,) = [w.value for w in at.warning]
-    assert words in said and "Because." in said and "3 measurements" in said
+    assert tells(said, word, "Because.", 3)
     assert at.button(key="n-measure").label == "Measure it again"
 
 
@@ -386,8 +390,8 @@ def test_a_failed_search_is_labelled(tmp_path, monkeypatch):
     layers = tuple(replace(x, **bad) if x.layer == HURT else x for x in profile.layers)
     noise_profile.save(out, replace(profile, layers=layers))
     at = page(layer=HURT, n_bits="4")
-    assert "found no number" in texts(at) and at.slider(key="n_reach").value == 0
-    assert "no error that noise could change" in titles(at)[1]
+    assert tells(texts(at), "no number", HURT) and at.slider(key="n_reach").value == 0
+    assert tells(titles(at)[1], "no error")
     assert not [t for t in figures(at)[2]["data"] if t.get("name") == "chosen layer"]
 
 
@@ -396,7 +400,7 @@ def test_no_run_at_all(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         monkeypatch.setenv(f"QLIB_{name}", str(tmp_path / name))
     at = open_page(PAGE)
-    assert "There is no finished run to look at yet" in texts(at) and len(figures(at)) == 1
+    assert tells(texts(at), "no finished run") and len(figures(at)) == 1
 
 
 def test_a_link_to_an_analysis_shows_its_network(demo):
@@ -414,7 +418,7 @@ def test_a_finished_analysis_is_shown_on_its_own_page(tmp_path, monkeypatch, ana
     out = fake.write(tmp_path / "DEMO", SPEC)
     at = open_page("pages/3_Run.py", job=out.name)
     (link,) = [p.proto for p in at.get("page_link") if p.proto.label.startswith("Look at it on")]
-    assert "m=digits-vit" in link.query_string and "Done: in `digits-vit`" in texts(at)
+    assert "m=digits-vit" in link.query_string and tells(texts(at), "Done", "digits-vit")
 
 
 def test_outputs_that_gain_where_inputs_lose_are_explained():
@@ -429,13 +433,14 @@ def test_outputs_that_gain_where_inputs_lose_are_explained():
 
 def test_the_theorem_tells_its_numbers_and_its_condition(demo):
     at = page(layer=HELPED)
-    assert "**D = −0.307 b²**" in texts(at) and "Inside the condition" in texts(at)
+    assert tells(texts(at), "D = −0.307 b²", "less") and tells(texts(at), "Inside the condition")
     at.slider(key="t_n").set_value(0.1).run()
-    assert "never crosses the boundary" in texts(at) and "**D = +0.003 b²**" in texts(at)
+    assert tells(texts(at), "Outside the condition", "0.10 b", "never crosses")
+    assert tells(texts(at), "D = +0.003 b²", "more")
     at.slider(key="t_n").set_value(2.5).run()
-    assert "reaches a third level" in texts(at)
+    assert tells(texts(at), "Outside the condition", "2.50 b", "third level")
     at.slider(key="t_n").set_value(0.0).run()
-    assert "**D = 0**" in texts(at)
+    assert tells(texts(at), "Without noise", "D = 0")
 
 
 def test_the_theorems_table_agrees_with_itself():
@@ -453,9 +458,10 @@ def test_a_finding_names_the_layer_that_gains_most(made):
     found = findings.noise_helps(record, profile)
     here = [x for x in profile.layers if x.bits == 4 and x.closed_form > 0]
     best = min(here, key=lambda x: x.left(x.closed_form, "test"))
-    assert best.layer in found.text and found.set == {"layer": best.layer, "n_bits": "4"}
+    assert found.set == {"layer": best.layer, "n_bits": "4"} and found.page == "noisyquant"
     count = sum(x.left(x.closed_form, "test") < 1 for x in here)
-    assert f"**{count} of 16** layers at 4 bits" in found.text and found.page == "noisyquant"
+    most = f"{100 * (1 - best.left(best.closed_form, 'test')):.0f} %"
+    assert tells(found.text, "lowers", f"{count} of 16", "4 bits", best.layer, most)
     assert findings.noise_helps(record, None) is None
     none = tuple(replace(x, closed_form=0.0) for x in profile.layers)
     assert findings.noise_helps(record, replace(profile, layers=none)) is None
