@@ -201,7 +201,7 @@ class Quantized(nn.Module):
         """
         counted = FlopCounterMode(display=False)
         with torch.no_grad(), counted:
-            self._beside[0](_example(self.model.image_shape, _device(self)))
+            self._beside[0](_example(self.model.partial.image_shape, _device(self)))
         macs = counted.get_total_flops() / 2 / EXAMPLES
         return min(1.0, costs.quantized_macs(self.model) / max(1.0, macs))
 
@@ -216,7 +216,7 @@ class Quantized(nn.Module):
             "spec": json.dumps(self.spec.to_json()),
             "model": self.spec.model,
             "network": _digest(self._beside[0]),
-            "image_shape": json.dumps(self.model.image_shape),
+            "image_shape": json.dumps(self.model.partial.image_shape),
         }
         try:
             quantizer_file.save(self.model, path, words)
