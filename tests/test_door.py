@@ -91,6 +91,18 @@ def test_same_seed_same_network():
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_callers_gradient_mode_does_not_matter(mode, tmp_path):
+    net, want = made("cnn"), quantized(method="brecq")(images())
+    with mode():
+        q = qlib.quantize(net, images(), "brecq", **SETTINGS["brecq"])
+        q.save(tmp_path / "net.safetensors")
+        again = qlib.load(tmp_path / "net.safetensors", net)
+        assert torch.equal(q(images()), want) and torch.equal(again(images()), want)
+        assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
+        assert not torch.is_grad_enabled()
+
+
 def test_events_are_reported():
     heard = []
     quantized(method="brecq", report=heard.append)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@torch.inference_mode(False)  # methods learn, whatever mode the caller is in
 def quantize(
     net: nn.Module,
     images: Tensor,
@@ -86,6 +87,7 @@ def quantize(
     return Quantized(net, model, spec, data)
 
 
+@torch.inference_mode(False)
 def load(path: str | Path, net: nn.Module) -> "Quantized":
     """What `Quantized.save` wrote, on the float network that it was made from.
 
