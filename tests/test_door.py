@@ -2,12 +2,15 @@
 
 import copy
 import json
+import pickle
 import re
 from pathlib import Path
 
 import own_nets
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import qlib
@@ -91,6 +94,50 @@ def test_same_seed_same_network():
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_callers_gradient_mode_does_not_matter(mode, tmp_path):
+    net, want = made("cnn"), quantized(method="brecq")(images())
+    with mode():
+        q = qlib.quantize(net, images(), "brecq", **SETTINGS["brecq"])
+        q.save(tmp_path / "net.safetensors")
+        again = qlib.load(tmp_path / "net.safetensors", net)
+        assert torch.equal(q(images()), want) and torch.equal(again(images()), want)
+        assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
+        assert not torch.is_grad_enabled()
+
+
+class Encoder(nn.Module):
+    """With PyTorch's own layers, which in eval mode have a shortcut past their linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, 16, 2, stride=2)
+        self.encoder = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2, enable_nested_tensor=False
+        )
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encoder(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
+
+
+@pytest.mark.parametrize("method", ["nearest", "brecq"])
+def test_pytorchs_encoder_is_quantized_and_not_passed_by(method):
+    net = Encoder().eval()
+    kept = [f"encoder.layers.{n}.linear{i}" for n in (0, 1) for i in (1, 2)]
+    q = qlib.quantize(net, images(), method, 2, 2, **SETTINGS[method])
+    assert set(kept) < set(q.model.weighted())
+    less = qlib.quantize(net, images(), method, 2, 2, keep_float=kept, **SETTINGS[method])
+    with torch.no_grad():
+        assert not torch.equal(q(images()), less(images()))
+
+
+def test_result_is_copied_and_pickled():
+    q = quantized("cnn", placement="boundary")
+    for again in (copy.deepcopy(q), pickle.loads(pickle.dumps(q))):
+        assert torch.equal(again(images()), q(images()))
+
+
 def test_events_are_reported():
     heard = []
     quantized(method="brecq", report=heard.append)
@@ -119,6 +166,15 @@ class Pair(nn.Module):
 class Scores(nn.Module):
     def forward(self, x):
         return x.mean((2, 3))
+
+
+class ByKeyword(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 5)
+
+    def forward(self, x):
+        return self.head(input=x.flatten(1))
 
 
 def training() -> nn.Module:
@@ -150,6 +206,7 @@ WRONG = {
         HERE,
         r"tensor of shape \(2, 2, 8, 8\) for 2 images; it has to return class scores",
     ),
+    "keyword": (lambda: ByKeyword().eval(), HERE, r"calls its part 'head' with .* keyword arg"),
     "no layers": (lambda: Scores().eval(), HERE, r"nothing to quantize; choose another one"),
 }
 
@@ -165,6 +222,7 @@ def test_wrong_input_is_one_sentence(case):
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
+        ({"method": None}, r"There is no method None"),
         ({"method": "breqc"}, r"no method 'breqc'; the nearest are brecq"),
         ({"method": "brecq", "stepz": 3}, r"has no setting 'stepz'; it has .*steps"),
         ({"method": "brecq", "steps": -1}, r"steps must be"),
@@ -183,6 +241,17 @@ def test_what_cannot_be_evaluated_or_loaded(tmp_path):
     q, file = quantized(), tmp_path / "net.safetensors"
     with pytest.raises(InvalidSpec, match=r"labels must be a tensor of 16 class numbers.*\(3,\)"):
         q.evaluate(HERE, torch.zeros(3))
+    for labels, match in (
+        (torch.zeros(16), r"got float32\. Convert them with labels\.long"),
+        (torch.full((16,), 10), r"from 0 to 9; got 10 to 10"),
+        (torch.full((16,), -1), r"from 0 to 9; got -1 to -1"),
+    ):
+        with pytest.raises(InvalidSpec, match=match):
+            q.evaluate(HERE, labels)
+    wide = HERE.expand(-1, 3, -1, -1)
+    for call in (lambda: q.evaluate(wide, torch.zeros(16).long()), lambda: q.layers(wide)):
+        with pytest.raises(InvalidSpec, match=r"cannot take images .* \(3, 8, 8\)"):
+            call()
     with pytest.raises(InvalidSpec, match="cannot be written"):
         q.save(tmp_path / "nowhere" / "net.safetensors")
     with pytest.raises(InvalidSpec, match=r"There is no file .*net\.safetensors; check the path"):
@@ -199,6 +268,21 @@ def test_what_cannot_be_evaluated_or_loaded(tmp_path):
         qlib.load(file, made("cnn")).layers()
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(InvalidSpec, match="is damaged"):
+        qlib.load(file, made("cnn"))
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [("spec", ""), ("spec", "[]"), ("image_shape", "null"), ("image_shape", "[1, 8, -8]")],
+)
+def test_damaged_words_of_a_file_are_one_sentence(word, text, tmp_path):
+    file = tmp_path / "net.safetensors"
+    quantized().save(file)
+    with safe_open(file, "pt") as opened:
+        words = opened.metadata() | {word: text}
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    save_file(tensors, file, words)
+    with pytest.raises(InvalidSpec, match=r"is damaged|cannot be used"):
         qlib.load(file, made("cnn"))
 
 
@@ -240,8 +324,6 @@ def test_changed_code_is_another_run(tmp_path):
 
 
 def test_weights_may_be_a_file_beside_it(tmp_path):
-    from safetensors.torch import save_file
-
     from qlib.models.file import File
 
     save_file(made("cnn").state_dict(), tmp_path / "w.safetensors")
@@ -262,6 +344,10 @@ def nothing(): pass
 def text(): return "net"
 def triple(): return nn.Identity(), 1, 2
 def strange(): return nn.Identity(), {"size": 3}
+def mean(): return nn.Identity(), {"input_size": (1, 8, 8), "mean": (0, 1)}
+def std(): return nn.Identity(), {"input_size": (1, 8, 8), "std": (0,)}
+def size(): return nn.Identity(), {"input_size": 8}
+def double(): return nn.Linear(1, 1).double()
 def needs(width): return nn.Identity()
 def leaves(): raise SystemExit
 """
@@ -273,7 +359,11 @@ def leaves(): raise SystemExit
         ("nowhere", r"own\.py has no function 'nowhere'; write one that returns the network"),
         ("number", r"own\.py has no function 'number'"),
         ("raises", r"raises\(\) stopped in line 7 of own\.py with KeyError: 'lost'; mend"),
-        ("leaves", r"leaves\(\) stopped in line 13 of own\.py with SystemExit; mend"),
+        ("mean", r"mean \(0, 1\) and the std None; each needs 1 numbers"),
+        ("std", r"mean None and the std \(0,\); each needs 1 numbers"),
+        ("size", r"has input_size; it needs input_size \(channels, height, width\)"),
+        ("double", r"weights of type float64, and float32 is needed"),
+        ("leaves", r"leaves\(\) stopped in line 17 of own\.py with SystemExit; mend"),
         ("needs", r"needs\(\) stopped in own\.py with TypeError: .*width"),
         ("nothing", r"own\.py:nothing returned nothing; it has to return a torch\.nn\.Module"),
         ("text", r"returned an object of type str; it has to"),

@@ -61,5 +61,5 @@ def lookup(kind: str, name: str, known: Iterable[str]) -> str:
     known = list(known)
     if name in known:
         return name
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
+    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.4) or known
     raise ValueError(f"There is no {kind} {name!r}; the nearest are {', '.join(near)}.")

@@ -4,6 +4,7 @@ This runs the code in that file. The command line and the Python interface run i
 app only for whoever sits at the machine (see `qlib.ui.shared.own_code`).
 """
 
+import math
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -105,10 +106,10 @@ def _unpacked(found: Any, name: str) -> "tuple[nn.Module, Preprocess | None]":
 
     pair = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
     net, told = pair
-    if isinstance(net, nn.Module) and (told is None or isinstance(told, Preprocess)):
-        return net, told
-    if isinstance(net, nn.Module) and isinstance(told, Mapping):
-        return net, _preprocess(told, name)
+    if isinstance(net, nn.Module) and told is None:
+        return net, None
+    if isinstance(net, nn.Module) and isinstance(told, Preprocess | Mapping):
+        return net, _preprocess(vars(told) if isinstance(told, Preprocess) else told, name)
     raise InvalidSpec(f"{name} returned {_words(found)}; it has to return {ALLOWED}.")
 
 
@@ -121,11 +122,23 @@ def _words(found: Any) -> str:
 def _preprocess(told: Mapping[str, Any], name: str) -> Preprocess:
     """From a mapping; mean and spread that are left out are 0 and 1."""
     known = [f.name for f in fields(Preprocess)]
-    size = tuple(told.get("input_size", ()))
-    if set(told) - set(known) or len(size) != 3 or not all(isinstance(n, int) for n in size):
+    size = _row(told.get("input_size"))
+    if set(told) - set(known) or len(size) != 3 or not all(type(n) is int and n > 0 for n in size):
         raise InvalidSpec(
             f"The preprocessing that {name} returned has {', '.join(map(str, told)) or 'nothing'}; "
             f"it needs input_size (channels, height, width) and may have {', '.join(known[1:])}."
         )
-    plain = {"mean": (0.0,) * size[0], "std": (1.0,) * size[0]}
-    return Preprocess(**{**plain, **told, "input_size": size})
+    mean = _row(told.get("mean", (0.0,) * size[0]))
+    std = _row(told.get("std", (1.0,) * size[0]))
+    numbers = all(isinstance(n, int | float) and math.isfinite(n) for n in (*mean, *std))
+    if not numbers or not len(mean) == len(std) == size[0] or min(std) <= 0:
+        raise InvalidSpec(
+            f"The preprocessing that {name} returned has the mean {told.get('mean')} and the std "
+            f"{told.get('std')}; each needs {size[0]} numbers, one for each channel of input_size, "
+            "and those of std above 0."
+        )
+    return Preprocess(**{**told, "input_size": size, "mean": mean, "std": std})
+
+
+def _row(found: Any) -> tuple:
+    return tuple(found) if isinstance(found, list | tuple) else ()

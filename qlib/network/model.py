@@ -4,8 +4,9 @@ The network is a copy, rewritten exactly (`attention`, `fold`).
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeGuard
 
 import torch
@@ -74,6 +75,8 @@ class QuantModel(nn.Module):
                     # captured tensors must stay what they were; the stub lets a module have no
                     # attributes but tensors and modules
                     module.inplace = False  # pyright: ignore[reportArgumentType]
+                if isinstance(module, nn.TransformerEncoderLayer):
+                    module.activation_relu_or_gelu = 0  # else it reads weights past its layers
             return made
 
         try:
@@ -98,6 +101,7 @@ class QuantModel(nn.Module):
         self.layers = {name: layers[name] for name in order}
         self.blocks = seen.order(set(blocks))
         self.macs = {name: _macs(seen.of(name), batch) for name in order}
+        self._refuse_keywords(seen, {*order, *self.units()})
         self.activation = {name: _follower(seen, name) for name in order}
         calls = {name: seen.of(name)[0] for name in self.units()}
         image_shape = tuple(seen.calls[0].input.shape[1:])
@@ -107,12 +111,23 @@ class QuantModel(nn.Module):
         self.is_sequential = self.walkable and once and self._carries(calls, seen.output)
         self._place_points(seen, calls)
 
+    def _refuse_keywords(self, seen: Trace, names: set[str]) -> None:
+        """Raises:
+        InvalidSpec: a layer or a block gets its input by keyword, where no hook finds it.
+        """
+        named = [call.name for call in seen.calls if call.name in names and not call.args]
+        if named:
+            raise InvalidSpec(
+                f"The network calls its part {named[0]!r} with the input as a keyword argument; "
+                "give it as the first argument, such as part(x)."
+            )
+
     def _place_points(self, seen: Trace, calls: dict[str, Call]) -> None:
         self.boundaries = {name: QuantPoint() for name in self.blocks if self._bounded}
         self.points: dict[str, QuantPoint] = {}
         for name, point in self.boundaries.items():
             module = self.net.get_submodule(name)
-            module.register_forward_pre_hook(_entering(point))
+            module.register_forward_pre_hook(partial(_through, point))
         entering = {id(calls[name].input) for name in self.boundaries}
         for unit in self.units():
             if unit in self.boundaries:
@@ -199,9 +214,9 @@ class QuantModel(nn.Module):
         return True
 
 
-def _entering(point: QuantPoint) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-    """A hook that sends a module's first argument through a point."""
-    return lambda _, args: (point(args[0]), *args[1:])
+def _through(point: QuantPoint, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A hook: what enters a module goes through a point."""
+    return point(args[0]), *args[1:]
 
 
 def _one_tensor_each(calls: Iterable[Call], batch: int) -> bool:

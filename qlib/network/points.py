@@ -120,8 +120,8 @@ class QuantLayer(nn.Module):
         self.correction = BiasCorrection(self.weight.shape[0], self.weight)
         return self.correction
 
-    def forward(self, x: Tensor) -> Tensor:
-        weight, x = self.weight_point(self.layer.weight), self.input_point(x)
+    def forward(self, input: Tensor) -> Tensor:  # PyTorch's layers call it so
+        weight, x = self.weight_point(self.layer.weight), self.input_point(input)
         return _in(self.arithmetic, self._product, x, weight, self._bias_in_use())
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

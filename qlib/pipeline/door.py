@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@torch.inference_mode(False)  # methods learn, whatever mode the caller is in
 def quantize(
     net: nn.Module,
     images: Tensor,
@@ -86,6 +87,7 @@ def quantize(
     return Quantized(net, model, spec, data)
 
 
+@torch.inference_mode(False)
 def load(path: str | Path, net: nn.Module) -> "Quantized":
     """What `Quantized.save` wrote, on the float network that it was made from.
 
@@ -101,9 +103,9 @@ def load(path: str | Path, net: nn.Module) -> "Quantized":
             f"{path} was made from a {words['model']} with other weights or layers than this "
             f"{type(net).__name__}; give the float network that was quantized."
         )
-    spec = RunSpec.from_json(json.loads(words["spec"]))
+    spec, shape = _told(words, path)
     device = next(net.parameters()).device
-    example = _example(json.loads(words["image_shape"]), device)
+    example = _example(shape, device)
     own_network.check(net, example)
     model = QuantModel(net, example, find_blocks(net), spec.placement).to(device)
     quantizer_file.load(model, path)
@@ -156,13 +158,9 @@ class Quantized(nn.Module):
         Raises:
             InvalidSpec: images or labels are not what they should be.
         """
-        own_network.check_images(images)
-        if not isinstance(labels, Tensor) or labels.shape != images.shape[:1]:
-            raise InvalidSpec(
-                f"labels must be a tensor of {len(images)} class numbers, one for each image; got "
-                f"{tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__}."
-            )
         net = self._beside[0]
+        own_network.check(net, images)
+        own_network.check_labels(labels, images, own_network.answers(net, images[:1]).shape[1])
         return metrics.accuracy(labels.cpu(), _logits(self, images), _logits(net, images))
 
     def layers(self, images: Tensor | None = None) -> "pd.DataFrame":
@@ -190,7 +188,7 @@ class Quantized(nn.Module):
         return pd.DataFrame(rows)
 
     def _calibration(self, images: Tensor) -> Calibration:
-        own_network.check_images(images)
+        own_network.check(self._beside[0], images)
         return quantizable(self._beside[0], images, self.spec, ignore)[1]
 
     @property
@@ -251,6 +249,20 @@ def _digest(net: nn.Module) -> str:
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         found.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
     return found.hexdigest()
+
+
+def _told(words: dict[str, str], path: Path) -> tuple[RunSpec, list[int]]:
+    """The specification and the shape of an image, of what a file says."""
+    try:
+        spec, shape = json.loads(words["spec"]), json.loads(words["image_shape"])
+    except ValueError as error:
+        raise InvalidSpec(f"{path} is damaged ({error}); save the network again.") from None
+    right = isinstance(shape, list) and len(shape) == 3
+    if not right or not all(type(n) is int and 0 < n < 2**16 for n in shape):
+        raise InvalidSpec(
+            f"{path} is damaged (its images have the shape {shape}); save the network again."
+        )
+    return recipe_checked(RunSpec.from_json(spec)), shape
 
 
 def _words(path: Path) -> dict[str, str]:

@@ -16,9 +16,10 @@ def completed(built: Built, images: Images) -> tuple[Complete, list[str]]:
     Without preprocessing images stay as they are: the size of the first, values from 0 to 1.
 
     Raises:
-        InvalidSpec: as `answers`.
+        InvalidSpec: as `answers` and `check_network`.
     """
     notes: list[str] = []
+    check_network(built.module)
     preprocess, classes = built.preprocess, built.classes
     if preprocess is None:
         first = images.image(0)
@@ -60,6 +61,27 @@ def answers(net: nn.Module, images: Tensor) -> Tensor:
             "it has to return class scores, (images, classes): wrap it in a module that does."
         )
     return found
+
+
+def check_labels(labels: object, images: Tensor, classes: int) -> Tensor:
+    """``labels`` themselves.
+
+    Raises:
+        InvalidSpec: no tensor of class numbers, one for each image.
+    """
+    wanted = f"labels must be a tensor of {len(images)} class numbers, one for each image"
+    if not isinstance(labels, Tensor) or labels.shape != images.shape[:1]:
+        got = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+        raise InvalidSpec(f"{wanted}; got {got}.")
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise InvalidSpec(f"{wanted}; got {_type(labels)}. Convert them with labels.long().")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise InvalidSpec(
+            f"{wanted}, from 0 to {classes - 1}; got {low} to {high}. Number them as the network "
+            "does."
+        )
+    return labels
 
 
 def check(net: object, images: object) -> None:
