@@ -130,7 +130,15 @@ def test_defaults_are_those_of_the_specification() -> None:
     assert not hasattr(args, "analysis")  # the verb says it
     assert args.keep_float == []
     for field in fields(RunSpec):
-        if field.name not in ("model", "data", "method", "settings", "analysis", "keep_float"):
+        if field.name not in (
+            "model",
+            "data",
+            "method",
+            "settings",
+            "analysis",
+            "keep_float",
+            "code",
+        ):
             assert getattr(args, field.name) == field.default
 
 
@@ -165,7 +173,7 @@ def test_help_names_every_option_with_its_default(capsys: pytest.CaptureFixture)
     out = " ".join(capsys.readouterr().out.split())
     for field in fields(RunSpec):
         name = "set" if field.name == "settings" else field.name.replace("_", "-")
-        assert (f"--{name} " in out) == (name != "analysis")
+        assert (f"--{name} " in out) == (name not in ("analysis", "code"))  # not one's to say
     assert "(default: 256)" in out
 
 
@@ -417,7 +425,9 @@ def test_noise_makes_the_noise_analysis_of_a_run(
 
     def remember(spec: RunSpec, report: Callable, folder: Path, known: list[Path]) -> RunRecord:
         asked.append(spec)
-        record = fake_worker.record(spec, layers=rows, data={"profile_rows": len(rows)})
+        record = fake_worker.record(
+            spec, metrics=noise_profile.summary(rows), layers=rows, data={"profile_rows": len(rows)}
+        )
         store.write_record(record, folder)
         return record
 

@@ -308,12 +308,12 @@ def test_mixed_without_activations_lies_between_both_networks() -> None:
     fed = {}
 
     def watched(name: str, **given: Any) -> None:
-        from qlib.methods._gradient.fit import _feeding
+        from qlib.methods._gradient.feeding import feeding
 
         model, data = quantizable(), calibration()
         data.attach(model, plan(model, 2, 4))
         *_, unit = iter_units(model, data, inputs=False)
-        with _feeding(Design(quantize_acts=False, **given), unit, data) as inputs:
+        with feeding(Design(quantize_acts=False, **given), unit, data) as inputs:
             every = torch.arange(len(unit.targets))
             fed[name] = unit.inputs if inputs is None else inputs(every)
 

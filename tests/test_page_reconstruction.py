@@ -69,7 +69,7 @@ def _soft(event: dict, soft: bool) -> dict:
     done = event["step"] / 100
     counts = np.full(20, 50 * (1 - done))
     counts[[0, -1]] += 500 * done
-    return event | {"soft": counts.round().tolist(), "flipped": 0.1 * done}
+    return event | {"soft": counts.round().astype(int).tolist(), "flipped": 0.1 * done}
 
 
 @pytest.fixture(scope="session")
