@@ -23,6 +23,7 @@ class Param:
 
     @property
     def type(self) -> type:
+        """The type of the field's default."""
         return type(self.default)
 
     @property

@@ -1,4 +1,4 @@
-"""Plain data that crosses every layer: what to run, what happens, what came out. No torch."""
+"""Plain data that crosses every layer: specification, events and result of a run. No torch."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ GRANULARITIES = ("channel", "tensor", "group")
 
 
 class InvalidSpec(ValueError):
-    """Wrong input, told in one sentence: what was wrong, what is allowed, what to do."""
+    """Wrong input; its message says what was wrong, what is allowed and what to do."""
 
 
 class Cancelled(Exception):
@@ -28,7 +28,7 @@ class Cancelled(Exception):
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Everything that decides a run's result. Frozen, hashable by `key`, JSON both ways.
+    """The full specification of a run: all that decides its result. Frozen; JSON both ways.
 
     ``settings`` holds the method's own fields; `qlib.core.specs.checked` fills in the missing ones.
     ``keep_float`` names layers that stay in float: their weight and their own inputs get no grid.
@@ -103,7 +103,7 @@ class RunSpec:
 
     @property
     def key(self) -> str:
-        """Readable, file-name safe and unique: ``digits-vit_brecq_W4A4_1f2e3d4c5b``.
+        """The run's name, unique and safe as a file name: ``digits-vit_brecq_W4A4_1f2e3d4c5b``.
 
         Only fields away from their default are hashed, so a field added later changes no key.
         """
@@ -116,6 +116,7 @@ class RunSpec:
         return f"{model}_{recipe}_W{self.weight_bits}A{self.act_bits}_{digest}"
 
     def to_json(self) -> dict[str, Any]:
+        """The specification as a dict that JSON can hold; `from_json` reads it back."""
         return asdict(self) | {"keep_float": list(self.keep_float)}
 
     @classmethod
@@ -184,11 +185,11 @@ class Report(Protocol):
 
 
 def ignore(event: Event) -> None:
-    """The report that hears nothing."""
+    """A report callback that does nothing."""
 
 
 def check_format(body: Any, what: str, advice: str) -> None:
-    """Is ``body`` of this version's format?
+    """Check that a stored JSON object has this version's format.
 
     Raises:
         InvalidSpec: it is of an earlier version (``advice`` says what to do), or of none.
@@ -208,7 +209,7 @@ def check_format(body: Any, what: str, advice: str) -> None:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a finished run leaves in ``run.json``.
+    """The result of a finished run, as stored in ``run.json``.
 
     ``metrics``: percentages from 0 to 100: top1, top1_low, top1_high (Wilson, 95 %), top1_float,
     top1_nearest, agreement (with float), lost, gained (images), n, weight_mb, gbops, kl (nats).
@@ -235,14 +236,14 @@ class RunRecord:
     plan: dict[str, int | None] = field(default_factory=dict)  # point → bits; None: float
 
     def to_json(self) -> dict[str, Any]:
-        """For ``run.json``; ``layers`` live in ``layers.csv`` beside it."""
+        """The record as a dict for ``run.json``; ``layers`` live in ``layers.csv`` beside it."""
         body = asdict(self) | {"format": FORMAT}
         del body["layers"]
         return body
 
     @classmethod
     def from_json(cls, body: dict[str, Any], layers: list[LayerRow] | None = None) -> "RunRecord":
-        """The record as it was written, every value of its type and within its limits.
+        """Read a stored record; every value is checked for its type and limits.
 
         Raises:
             InvalidSpec: another format version, a field that is missing or wrong, or not a run

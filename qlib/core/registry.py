@@ -25,7 +25,7 @@ def names(package: str) -> tuple[str, ...]:
 
 @cache
 def discover(package: str) -> dict[str, type[Any]]:
-    """``file name -> class`` for one folder of recipes.
+    """Import a folder and return its classes: ``file name -> class``.
 
     Every public file must define exactly one subclass of the class named ``Base`` in the
     folder's ``base.py``.
@@ -53,7 +53,7 @@ def discover(package: str) -> dict[str, type[Any]]:
 
 
 def lookup(kind: str, name: str, known: Iterable[str]) -> str:
-    """``name`` if it is known.
+    """Check that ``name`` is one of the known names, and return it.
 
     Raises:
         ValueError: it is not; the nearest known names are given.

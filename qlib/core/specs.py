@@ -1,4 +1,4 @@
-"""From a user's words to a checked specification. No torch: forms and the command line use it."""
+"""Checks the names, settings and limits of a specification. No torch: forms use it too."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +37,7 @@ def source_of(kind: str, name: str) -> type:
 
 
 def checked(spec: RunSpec) -> RunSpec:
-    """The same run with every field checked and every setting of its method written out.
+    """A validated copy of ``spec`` with every setting of its method written out.
 
     Raises:
         InvalidSpec: an unknown name, or a value outside its limits.
@@ -77,7 +77,7 @@ def recipe_checked(spec: RunSpec) -> RunSpec:
 
 
 def check_settings(spec: RunSpec) -> None:
-    """Have the settings of a stored specification the types that its method declares?
+    """Check that the settings of a stored specification have the types that its method declares.
 
     Limits may have moved since, and settings of an older version may be gone: both pass.
 

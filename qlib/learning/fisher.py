@@ -1,4 +1,4 @@
-"""How much each number matters to the answers: Fisher information from sampled labels.
+"""Fisher information of a unit's outputs, from labels drawn from the network's own prediction.
 
 The mean of squared gradients of the cross-entropy to a label drawn from the network's own
 prediction is the diagonal of the true Fisher matrix (with the images' own labels it would be that

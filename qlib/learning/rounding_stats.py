@@ -1,4 +1,4 @@
-"""Looks at a unit while its rounding is learned: how soft it still is, how much of it has moved."""
+"""Statistics of rounding while it is learned: how soft it is, how much of it has flipped."""
 
 from functools import cache
 from typing import Any
@@ -25,7 +25,7 @@ def moments(steps: int, units: int) -> frozenset[int]:
 
 @torch.no_grad()
 def look(unit: Unit) -> dict[str, Any]:
-    """``soft`` and ``flipped`` of `qlib.core.records.Event`; empty when no weight is being learned.
+    """The ``soft`` and ``flipped`` of `qlib.core.records.Event`; empty when no weight is learned.
 
     Only weights that are being learned count. ``soft`` is left out where rounding is hard.
     """

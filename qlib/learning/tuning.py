@@ -1,4 +1,4 @@
-"""Steps that can follow any method: the codes are fixed, and what costs a device nothing is tuned.
+"""Bias and norm tuning after any method; codes stay fixed, and inference costs nothing more.
 
 Paper: AdaQuant, Hubara et al., ICML 2021, arXiv 2006.10518, equations 6–8 for the statistics
 """

@@ -44,10 +44,12 @@ class Sample:
 
     @property
     def float(self) -> np.ndarray:
+        """The values before rounding."""
         return np.concatenate(self._kept[0])
 
     @property
     def rounded(self) -> np.ndarray:
+        """The values after rounding."""
         return np.concatenate(self._kept[1])
 
     @property

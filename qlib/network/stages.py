@@ -1,4 +1,4 @@
-"""Where a network is cut into units that are fitted at once."""
+"""Groups a network's units into stages that are fitted together."""
 
 from qlib.network.model import QuantModel
 
@@ -6,7 +6,7 @@ Span = tuple[str, ...]  # units of the network in a row
 
 
 def spans(model: QuantModel, by: str) -> list[Span]:
-    """The units that are fitted at once, in order, each as the network's units that it spans.
+    """The groups of units that are fitted together, in order of execution.
 
     Args:
         by: "block" (and "layer", whose layers are visited block by block): each unit of the

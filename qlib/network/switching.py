@@ -15,7 +15,7 @@ from qlib.quantizers.switchable import Switchable
 
 
 def bit_widths(model: QuantModel) -> tuple[int, ...]:
-    """Bit-widths that everything that can be switched knows, ascending; () if nothing can."""
+    """Bit-widths that all switchable quantizers share, ascending; () if there are none."""
     known = [set(point.quantizer.bit_widths) for _, point in _points(model)]
     return tuple(sorted(set.intersection(*known))) if known else ()
 
@@ -74,7 +74,7 @@ def current_bits(model: QuantModel) -> dict[str, int]:
 
 
 def stored_bytes(model: QuantModel) -> float:
-    """What one network for all its widths takes: weights, a rounding bit for each, all steps.
+    """Bytes of one network for all its widths: weights, a rounding bit for each, all scales.
 
     Weights of nested steps are integers of the highest width, others the float ones; what has one
     width counts as `qlib.network.costs.weight_bytes` says. A step is 4
@@ -98,7 +98,7 @@ def _set_bytes(q: Switchable) -> float:
 
 @contextmanager
 def keeping(model: QuantModel) -> Iterator[None]:
-    """Afterwards every point has the width that it had before."""
+    """Restore every point's bit-width after a ``with`` block."""
     before = [(point, point.quantizer.bits) for _, point in _points(model)]
     try:
         yield

@@ -40,7 +40,7 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class LayerNoise:
-    """One linear layer at one bit-width, on its own, everything else in float.
+    """Noise measurements of one linear layer at one bit-width, everything else in float.
 
     A layer computes ŵ·(Q(x + N) − N) + b: the noise N is one number for each input channel, uniform
     from −n to n and the same for all rows, and is taken off exactly. Lengths are in steps of the
@@ -99,7 +99,7 @@ class LayerNoise:
 
 @dataclass(frozen=True, eq=False)
 class NoiseProfile:
-    """All layers at all bit-widths: layers in order of execution, in each the bits ascending.
+    """Noise measurements of all layers at all bit-widths, in order of execution, bits ascending.
 
     ``seeds``: draws of the noise; ``rows``: the most rows of one layer that are behind a number.
     """
@@ -116,13 +116,11 @@ class NoiseProfile:
 
     @property
     def bits(self) -> tuple[int, ...]:
-        """Ascending."""
+        """The measured bit-widths, ascending."""
         return tuple(sorted({found.bits for found in self.layers}))
 
     def at(self, layer: str, bits: int) -> LayerNoise:
-        """Raises:
-        KeyError: this layer was not measured at these bits.
-        """
+        """One layer at one bit-width. Raises KeyError: it was not measured there."""
         for found in self.layers:
             if (found.layer, found.bits) == (layer, bits):
                 return found
@@ -130,7 +128,7 @@ class NoiseProfile:
 
 
 def spec_of(base: RunSpec) -> RunSpec:
-    """The noise analysis that serves a run: one for all its methods, bit-widths and placements.
+    """The specification of a run's noise analysis; one serves all methods and bit-widths.
 
     Only what decides the grids of a layer alone is taken over; the rest is as in a new
     specification. Look for it with ``store.find(spec_of(run), folders)``.

@@ -64,7 +64,7 @@ class _Numbers(TypedDict):
 
 
 def skipped(model: QuantModel) -> list[str]:
-    """Layers with a weight to which no noise can be added that is taken off exactly.
+    """Names of layers with a weight where noise cannot be removed exactly.
 
     These are convolutions that pad, overlap or have groups: a value that several patches read in
     different places, or a border, would need another correction than one number for each output.

@@ -1,4 +1,4 @@
-"""The library in one call: quantize a network of one's own, look at it, save it, load it."""
+"""Quantize, evaluate, save and load a network of one's own: `quantize` and `load`."""
 
 import hashlib
 import json
@@ -87,7 +87,7 @@ def quantize(
 
 
 def load(path: str | Path, net: nn.Module) -> "Quantized":
-    """What `Quantized.save` wrote, on the float network that it was made from.
+    """Load what `Quantized.save` wrote onto the float network that it was made from.
 
     Gives the same outputs to the bit.
 

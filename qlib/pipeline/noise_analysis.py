@@ -1,4 +1,4 @@
-"""A noise analysis as a run: every linear layer of the float network at all bit-widths."""
+"""Runs a noise analysis: every linear layer of the float network at all bit-widths."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ def measured(
     folder: Path | None,
     known: Sequence[Path],
 ) -> dict[str, Any]:
-    """The fields of the record that are its own; with a folder, ``noise.npz`` is in it.
+    """The record's fields that only a noise analysis has; ``noise.npz`` goes to ``folder``.
 
     Raises:
         InvalidSpec: the network has no layer that noise could be added to.

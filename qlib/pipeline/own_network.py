@@ -1,4 +1,4 @@
-"""What is asked of a network that somebody brings, and how it is fed where nobody says how."""
+"""Checks a network of the user's own, and fills in preprocessing where none is given."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ def completed(built: Built, images: Images) -> tuple[Built, list[str]]:
 
 
 def answers(net: nn.Module, images: Tensor) -> Tensor:
-    """What a network says of some images: (n, classes).
+    """The network's logits on some images, (n, classes).
 
     Raises:
         InvalidSpec: it cannot take them, or returns something else.
@@ -66,7 +66,7 @@ def answers(net: nn.Module, images: Tensor) -> Tensor:
 
 
 def check(net: object, images: object) -> None:
-    """Can this network be quantized with these calibration images?
+    """Check that a network can be quantized with these calibration images.
 
     Raises:
         InvalidSpec: no; in one sentence what is wrong and what to do.
@@ -82,7 +82,7 @@ def check(net: object, images: object) -> None:
 
 
 def check_network(net: object) -> nn.Module:
-    """``net`` itself.
+    """Check that ``net`` is a network that can be quantized, and return it.
 
     Raises:
         InvalidSpec: no module in eval mode with float32 weights.
@@ -108,7 +108,7 @@ def check_network(net: object) -> nn.Module:
 
 
 def check_images(images: object) -> Tensor:
-    """``images`` themselves.
+    """Check that ``images`` are a batch of images, and return them.
 
     Raises:
         InvalidSpec: not a float tensor (n, channels, height, width) of finite values.

@@ -1,4 +1,4 @@
-"""The file that holds a network's quantizers: everything but its float weights.
+"""Saves and loads a network's quantizers: everything but its float weights.
 
 ``quantizers.safetensors`` has, of every quantization point, the tensors of its quantizer
 (``POINT.scale``, ``LAYER.weight.codes``, …) and, in the metadata, its key, its scheme and how it
@@ -49,7 +49,7 @@ def save(model: QuantModel, file: Path, metadata: Mapping[str, str] | None = Non
 
 @torch.no_grad()
 def load(model: QuantModel, file: Path, plan: Plan | None = None) -> dict[str, str]:
-    """Fill every point of ``model`` as a file says; the model then computes what that one did.
+    """Fill every point of ``model`` from a file; the model then computes what that one did.
 
     Args:
         plan: the bits that the points must have then, where a record tells them.
@@ -82,7 +82,7 @@ def load(model: QuantModel, file: Path, plan: Plan | None = None) -> dict[str, s
 
 
 def clear(model: QuantModel) -> None:
-    """Take every quantizer and every correction of a bias away."""
+    """Remove every quantizer and every bias correction."""
     for layer in model.weighted().values():
         layer.weight_point.fill(None)
         layer.correction = None

@@ -47,6 +47,7 @@ class FreePower(Power):
 
     @torch.no_grad()
     def start(self, weight: Tensor) -> nn.Parameter:
+        """Set v to the codes of ``weight`` before rounding."""
         split = bend(self.scheme.granularity.split(weight), self.exponent)
         steps = clip_(split / self.scale, self.low, self.high)
         self.latent = nn.Parameter(steps, requires_grad=False)

@@ -71,6 +71,7 @@ class SharedRound(Switchable):
 
     @property
     def soft(self) -> bool:
+        """Whether rounding is still soft, that is being learned."""
         return self.rounding is None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,7 +106,7 @@ class SharedRound(Switchable):
 
     @torch.no_grad()
     def harden(self) -> None:
-        """Up where V ≥ 0; what was only needed to learn is let go of."""
+        """Make the rounding hard, up where V ≥ 0, and drop what was only needed to learn."""
         chosen = self.chosen
         if self.soft and isinstance(chosen, SoftRound):
             self.rounding = chosen.v >= 0
@@ -124,9 +125,7 @@ class SharedRound(Switchable):
 
     @classmethod
     def from_state(cls, state: State, weight: Tensor | None = None) -> "SharedRound":
-        """Raises:
-        ValueError: ``weight`` is not the one that was rounded.
-        """
+        """Rebuild it. Raises ValueError: ``weight`` is not the one that was rounded."""
         shape = state.scheme.granularity.split(weight).shape
         rounding, nested = unpack(state.tensors["rounding"], shape), state.options["nested"]
         made = cls.of_bits(stored_grids(state), rounding, nested=nested).set_bits(
@@ -163,9 +162,7 @@ def pack(rounding: Tensor) -> Tensor:
 
 
 def unpack(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Raises:
-    ValueError: not as many bytes as the shape needs.
-    """
+    """Booleans of ``shape`` from bytes of `pack`. Raises ValueError: not as many as it needs."""
     n = math.prod(shape)
     if packed.shape != (-(-n // 8),):
         raise ValueError(f"{len(packed)} bytes of rounding bits for {n} weights")

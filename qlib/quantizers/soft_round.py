@@ -132,7 +132,7 @@ class SoftRound(Quantizer):
 
     @torch.no_grad()
     def harden(self) -> None:
-        """Up where V ≥ 0, that is where h ≥ ½."""
+        """Make the rounding hard: up where V ≥ 0, that is where h ≥ ½."""
         if self.soft:
             self.up = nn.Parameter((self.v >= 0).to(self.v.dtype), requires_grad=False)
             self.soft = False

@@ -79,7 +79,7 @@ def _fits(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
 
 
 def check_index(found: "np.ndarray", size: int, name: str) -> None:
-    """Do all whole numbers lie from 0 to ``size`` - 1? Raises `Damaged`."""
+    """Check that all whole numbers lie from 0 to ``size`` - 1; raises `Damaged`."""
     if len(found) and not (int(found.min()) >= 0 and int(found.max()) < size):
         raise Damaged(f"{name} must lie from 0 to {size - 1}")
 

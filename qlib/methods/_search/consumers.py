@@ -1,4 +1,4 @@
-"""Which layers read, untouched, what a given kind of module has written; and what that is."""
+"""Finds the layers that read the unchanged output of given kinds of module, and their inputs."""
 
 from functools import partial
 

@@ -24,7 +24,7 @@ TRIED = tuple(round(0.5 + STEP * i, 2) for i in range(8))  # … with these: err
 
 @dataclass(frozen=True)
 class Family:
-    """Tensors that meet in products and so share one exponent.
+    """Tensors that meet in products, so that they share one exponent.
 
     A layer's weight and its input; a block's boundary and every layer that reads it; the two
     operands of an attention product, which have no weight.
@@ -36,6 +36,7 @@ class Family:
 
     @property
     def key(self) -> str:
+        """The name of its first tensor."""
         return [*self.points, *self.weights][0]
 
 
@@ -80,7 +81,7 @@ def power_grids(
 
 
 def families(model: QuantModel) -> list[Family]:
-    """All of a network's, in order of execution. Every point and every weight is in one."""
+    """All groups of tensors that share an exponent, as they run; each tensor is in one."""
     found: dict[str, Family] = {}
     for name, layer in model.layers.items():
         own = [f"{name}.{t}" for t in layer.points() if f"{name}.{t}" in model.points]

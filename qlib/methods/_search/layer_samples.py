@@ -28,7 +28,7 @@ def products(
     *,
     gradients: bool = False,
 ) -> dict[str, Product]:
-    """About ``rows`` random rows of every layer (or of ``names``) from one float pass.
+    """Sampled operands of every layer (or of ``names``), about ``rows`` random rows each.
 
     Args:
         gradients: also what the squared error of each sampled output weighs: the squared gradient
