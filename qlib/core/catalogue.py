@@ -73,17 +73,17 @@ def baseline_first(key: str) -> tuple[bool, str]:
 @cache
 def looks() -> dict[str, Look]:
     """Key of a method, or of a line made by one of its variants → how it is drawn."""
-    found: dict[str, Look] = {}
+    by_key: dict[str, Look] = {}
     for key, owner in discover("methods").items():
         named = {key: owner.look} | {f"{key}_{v.suffix}": v.look for v in owner.variants}
-        found |= {name: look for name, look in named.items() if look}
-    return found
+        by_key |= {name: look for name, look in named.items() if look}
+    return by_key
 
 
 def ingredients() -> dict[str, str]:
     """Method key → what it adds, along the way from the baseline; others are left out."""
-    found = {key: owner.ingredient for key, owner in discover("methods").items()}
-    steps = sorted((step.rank, key, step.text) for key, step in found.items() if step)
+    by_key = {key: owner.ingredient for key, owner in discover("methods").items()}
+    steps = sorted((step.rank, key, step.text) for key, step in by_key.items() if step)
     return {key: text for _, key, text in steps}
 
 

@@ -89,16 +89,16 @@ def check_fields(owner: type, values: Mapping[str, Any], prefix: str = "") -> No
     for name in _required(owner):
         if name not in values:
             raise Damaged(f"{prefix}{name} is missing")
-    known = hints(owner)
+    types = hints(owner)
     for name, value in values.items():
-        check(known.get(name, Scalar), value, f"{prefix}{name}")
+        check(types.get(name, Scalar), value, f"{prefix}{name}")
 
 
 @cache
 def hints(owner: type) -> dict[str, Any]:
     """The types of an owner's fields, limits included."""
-    found = get_type_hints(owner, include_extras=True)
-    return {n: get_args(k)[0] if get_origin(k) is NotRequired else k for n, k in found.items()}
+    types = get_type_hints(owner, include_extras=True)
+    return {n: get_args(k)[0] if get_origin(k) is NotRequired else k for n, k in types.items()}
 
 
 @cache

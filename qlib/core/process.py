@@ -130,8 +130,8 @@ def kill(proc: Proc) -> None:
             os.killpg(proc.pid, signal.SIGKILL)
             return
         root = psutil.Process(proc.pid)
-        for found in [*root.children(recursive=True), root]:
-            found.kill()
+        for process in [*root.children(recursive=True), root]:
+            process.kill()
 
 
 def cores() -> int:

@@ -107,8 +107,8 @@ class RunSpec:
 
         Only fields away from their default are hashed, so a field added later changes no key.
         """
-        said = {name: value for name, value in asdict(self).items() if value != _DEFAULTS[name]}
-        body = json.dumps(said, sort_keys=True, separators=(",", ":"))
+        settings = {name: value for name, value in asdict(self).items() if value != _DEFAULTS[name]}
+        body = json.dumps(settings, sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(body.encode()).hexdigest()[:10]
         name = self.model.rpartition("/")[2] if ".py:" in self.model else self.model
         model = re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-")
@@ -126,8 +126,8 @@ class RunSpec:
         Raises:
             InvalidSpec: unknown or missing fields, or values of a wrong type or outside limits.
         """
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(data) - known) if isinstance(data, dict) else []
+        names = {f.name for f in fields(cls)}
+        unknown = sorted(set(data) - names) if isinstance(data, dict) else []
         if unknown:
             words = plain(", ".join(unknown)[:200])
             raise InvalidSpec(f"This run specification has unknown fields: {words}.")
@@ -194,14 +194,14 @@ def check_format(body: Any, what: str, advice: str) -> None:
     Raises:
         InvalidSpec: it is of an earlier version (``advice`` says what to do), or of none.
     """
-    found = body.get("format") if isinstance(body, dict) else None
-    if type(found) is int and 0 < found < FORMAT:
+    version = body.get("format") if isinstance(body, dict) else None
+    if type(version) is int and 0 < version < FORMAT:
         raise InvalidSpec(
-            f"This {what} comes from an earlier version (format {found}, and this version reads "
+            f"This {what} comes from an earlier version (format {version}, and this version reads "
             f"format {FORMAT}); {advice}."
         )
-    if type(found) is not int or found != FORMAT:
-        said = found if isinstance(found, (int, NoneType)) else type(found).__name__
+    if type(version) is not int or version != FORMAT:
+        said = version if isinstance(version, (int, NoneType)) else type(version).__name__
         raise InvalidSpec(
             f"This {what} has format {str(said)[:20]}, and this version reads format {FORMAT}."
         )
@@ -250,8 +250,8 @@ class RunRecord:
                 record at all.
         """
         check_format(body, "run folder", "make the run again to see it")
-        known = {f.name for f in fields(cls)} - {"layers"}
-        kept = {name: value for name, value in body.items() if name in known}
+        names = {f.name for f in fields(cls)} - {"layers"}
+        kept = {name: value for name, value in body.items() if name in names}
         try:
             check_fields(cls, kept)
             spec = RunSpec.from_json(body["spec"])

@@ -35,7 +35,7 @@ def discover(package: str) -> dict[str, type[Any]]:
     """
     folder = FOLDERS.get(package, package)
     base = importlib.import_module(f"qlib.{folder}.base").Base
-    found = {}
+    classes = {}
     for name in names(package):
         module = importlib.import_module(f"qlib.{folder}.{name}")
         own = [
@@ -48,8 +48,8 @@ def discover(package: str) -> dict[str, type[Any]]:
                 f"qlib/{folder}/{name}.py must define exactly one public {base.__name__}; "
                 f"it defines {len(own)}. Plumbing belongs in a file with a leading underscore."
             )
-        found[name] = own[0]
-    return found
+        classes[name] = own[0]
+    return classes
 
 
 def lookup(kind: str, name: str, known: Iterable[str]) -> str:

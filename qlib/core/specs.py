@@ -28,9 +28,9 @@ def source_of(kind: str, name: str) -> type:
     for source in discover(kind).values():
         if source.owns(name):
             return source
-    known = model_keys() if kind == "models" else dataset_keys()
+    keys = model_keys() if kind == "models" else dataset_keys()
     try:
-        lookup(kind.removesuffix("s"), name, known)
+        lookup(kind.removesuffix("s"), name, keys)
     except ValueError as error:
         raise InvalidSpec(str(error)) from None
     raise InvalidSpec(f"{name!r} is a pattern: write a real name in place of its capital letters.")

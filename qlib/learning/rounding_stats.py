@@ -41,5 +41,5 @@ def look(unit: Unit) -> dict[str, Any]:
             counts += torch.histc(soft, SOFT_BINS, 0, 1).double().cpu()
     if not total:
         return {}
-    found = {"flipped": flipped / total}
-    return found | ({"soft": [int(n) for n in counts]} if counts.any() else {})
+    stats = {"flipped": flipped / total}
+    return stats | ({"soft": [int(n) for n in counts]} if counts.any() else {})

@@ -106,8 +106,8 @@ def tune_biases(
         for step in range(steps):
             at = torch.randint(len(answers), (batch,), generator=data.generator,
                                device=answers.device)  # fmt: skip
-            found = model(data.images[at]).log_softmax(1)
-            loss = F.kl_div(found, answers[at], reduction="batchmean", log_target=True)
+            logits = model(data.images[at]).log_softmax(1)
+            loss = F.kl_div(logits, answers[at], reduction="batchmean", log_target=True)
             if not math.isfinite(float(loss.detach())):
                 raise InvalidSpec(
                     f"The loss of tuning the biases is {float(loss.detach())} at iteration "

@@ -42,8 +42,8 @@ class Gap:
         """Add a batch: ``y`` and ``y_hat`` of equal shape."""
         a, b = flat(y), flat(y_hat, like=y)
         gap = b - a
-        found = torch.stack([a.dot(a), b.dot(b), a.dot(b), gap.dot(gap)]).double()
-        self.sums = found if self.sums is None else self.sums + found
+        sums = torch.stack([a.dot(a), b.dot(b), a.dot(b), gap.dot(gap)]).double()
+        self.sums = sums if self.sums is None else self.sums + sums
         self.n += a.numel()
 
     def told(self) -> dict[str, float]:
@@ -105,13 +105,13 @@ def record(model: QuantModel, calib: Tensor, test: Tensor, report: Report) -> Re
         share = len(x) / sampled if start < sampled else 0.0
         meter.measure(x, samples, round(share * VALUES))
         report(Event("save", note="errors of layers", step=start + len(x), steps=total))
-    found, meter = meter.errors, _Meter(model, {})
+    errors, meter = meter.errors, _Meter(model, {})
     for start in range(0, len(test), batch):
         x = test[start : start + batch]
         meter.measure(x, samples, 0)
         done = len(calib) + start + len(x)
         report(Event("save", note="errors of layers", step=done, steps=total))
-    return Recording(samples, found, meter.errors, sampled)
+    return Recording(samples, errors, meter.errors, sampled)
 
 
 def images_for(model: QuantModel) -> int:

@@ -90,11 +90,11 @@ class Sample:
 
 def samples_of(model: QuantModel) -> Iterator[Sample]:
     """One for each tensor: weights are taken at once, the others are still empty."""
-    told = set()
+    seen = set()
     for name, layer in model.layers.items():
         boundary = f"{model.unit_of(name)}.boundary"
-        if boundary in model.points and boundary not in told:
-            told.add(boundary)
+        if boundary in model.points and boundary not in seen:
+            seen.add(boundary)
             yield Sample(boundary, model.points[boundary].quantizer)
         if isinstance(layer, QuantLayer):
             sample = Sample(f"{name}.weight", layer.weight_point.quantizer)

@@ -49,11 +49,11 @@ class PrefixCache:
 
     def each(self, call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """The joined outputs of ``call`` on batches of ``x``."""
-        found = []
+        outputs = []
         for part in x.split(self.batch):
-            found.append(call(part))
-            self.doing = replace(self.doing, step=sum(map(len, found)))
-        return torch.cat(found)
+            outputs.append(call(part))
+            self.doing = replace(self.doing, step=sum(map(len, outputs)))
+        return torch.cat(outputs)
 
     def iter_layers(
         self, images: Tensor, layers: Iterable[str]

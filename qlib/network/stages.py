@@ -13,14 +13,14 @@ def spans(model: QuantModel, by: str) -> list[Span]:
             network; "stage": neighbouring blocks whose outputs have one shape stand together;
             "network": all of it.
     """
-    units, shapes, found = model.units(), model.partial.shapes, list[Span]()
+    units, shapes, stages = model.units(), model.partial.shapes, list[Span]()
     if by == "network":
         return [tuple(units)]
     for unit in units:
-        last = found[-1][-1] if found else unit
+        last = stages[-1][-1] if stages else unit
         both = {last, unit} <= set(model.blocks)
-        if by == "stage" and found and both and shapes[last] == shapes[unit]:
-            found[-1] += (unit,)
+        if by == "stage" and stages and both and shapes[last] == shapes[unit]:
+            stages[-1] += (unit,)
         else:
-            found.append((unit,))
-    return found
+            stages.append((unit,))
+    return stages

@@ -16,8 +16,8 @@ from qlib.quantizers.switchable import Switchable
 
 def bit_widths(model: QuantModel) -> tuple[int, ...]:
     """Bit-widths that all switchable quantizers share, ascending; () if there are none."""
-    known = [set(point.quantizer.bit_widths) for _, point in _points(model)]
-    return tuple(sorted(set.intersection(*known))) if known else ()
+    widths = [set(point.quantizer.bit_widths) for _, point in _points(model)]
+    return tuple(sorted(set.intersection(*widths))) if widths else ()
 
 
 def weight_bit_widths(model: QuantModel) -> tuple[int, ...]:
@@ -39,9 +39,9 @@ def set_bits(
         InvalidSpec: a width or a unit that the network does not have; nothing was switched.
     """
     wanted = bits if isinstance(bits, Mapping) else dict.fromkeys(model.units(), bits)
-    found = list(_points(model))
-    _check(model, wanted, weights, {b for _, p in found for b in p.quantizer.bit_widths})
-    for unit, point in found:
+    points = list(_points(model))
+    _check(model, wanted, weights, {b for _, p in points for b in p.quantizer.bit_widths})
+    for unit, point in points:
         if unit in wanted:
             heavy = weights is not None and isinstance(point, WeightPoint)
             point.set_bits(weights if heavy else wanted[unit])
@@ -66,11 +66,11 @@ def _set(point: QuantPoint, name: str, plan: Mapping[str, int | None]) -> None:
 
 def current_bits(model: QuantModel) -> dict[str, int]:
     """Unit → the width of its activations now (of its weights, where only they are switched)."""
-    found: dict[str, int] = {}
+    by_unit: dict[str, int] = {}
     for unit, point in _points(model):
-        if unit not in found or not isinstance(point, WeightPoint):
-            found[unit] = point.quantizer.bits
-    return found
+        if unit not in by_unit or not isinstance(point, WeightPoint):
+            by_unit[unit] = point.quantizer.bits
+    return by_unit
 
 
 def stored_bytes(model: QuantModel) -> float:

@@ -112,18 +112,18 @@ class NoiseProfile:
     @property
     def names(self) -> tuple[str, ...]:
         """Layers in order of execution."""
-        return tuple(dict.fromkeys(found.layer for found in self.layers))
+        return tuple(dict.fromkeys(layer.layer for layer in self.layers))
 
     @property
     def bits(self) -> tuple[int, ...]:
         """The measured bit-widths, ascending."""
-        return tuple(sorted({found.bits for found in self.layers}))
+        return tuple(sorted({layer.bits for layer in self.layers}))
 
     def at(self, layer: str, bits: int) -> LayerNoise:
         """One layer at one bit-width. Raises KeyError: it was not measured there."""
-        for found in self.layers:
-            if (found.layer, found.bits) == (layer, bits):
-                return found
+        for row in self.layers:
+            if (row.layer, row.bits) == (layer, bits):
+                return row
         raise KeyError(f"{layer} at {bits} bits")
 
 
@@ -177,7 +177,7 @@ def rows(layers: Iterable[LayerNoise]) -> list[dict[str, Any]]:
     ``left``, ``left_test``: share of the output's error that is left at the closed-form reach, mean
     over draws; ``left_worst``: held-out, of the worst draw; ``plain`` … ``noise_test``: stages.
     """
-    found = []
+    table = []
     for x in layers:
         row = {"layer": x.layer, "unit": x.block, "kind": x.kind, "bits": x.bits}
         numbers = ("step", "clipped", "rounding", "closed_form", "linear_search")
@@ -186,8 +186,8 @@ def rows(layers: Iterable[LayerNoise]) -> list[dict[str, Any]]:
         row["left_worst"] = max(float(np.interp(x.closed_form, x.reaches, y)) for y in x.test)
         for name, (calib, test) in zip(STAGES, x.stages.tolist(), strict=True):
             row |= {name: calib, f"{name}_test": test}
-        found.append({n: float(f"{v:.4g}") if type(v) is float else v for n, v in row.items()})
-    return found
+        table.append({n: float(f"{v:.4g}") if type(v) is float else v for n, v in row.items()})
+    return table
 
 
 def partial(folder: Path, start: int = 0) -> list[dict[str, Any]]:
@@ -196,13 +196,13 @@ def partial(folder: Path, start: int = 0) -> list[dict[str, Any]]:
     Rows have ``layer``, ``bits``, ``left`` (as in `rows`), and ``index`` and ``of``: how many of
     how many. ``folder``: the job's, or the finished run's; ``start``: the first event looked at.
     """
-    found = []
+    layers = []
     for event in events(folder, start):
         word, _, bits = event["note"].partition(" ")
         if event["phase"] == "profile" and word == NOISE and bits.isdigit():
             row = {"layer": event["unit"], "bits": int(bits), "left": event["loss"]}
-            found.append(row | {"index": event["index"], "of": event["of"]})
-    return found
+            layers.append(row | {"index": event["index"], "of": event["of"]})
+    return layers
 
 
 def helped(found: Iterable[dict[str, Any]], bits: int, *, n: int = 3) -> list[dict[str, Any]]:

@@ -183,8 +183,8 @@ class Quantized(nn.Module):
             raise InvalidSpec(
                 "A loaded network does not have its calibration images; say layers(images)."
             )
-        found = data.images[: output_errors.images_for(self.model)]
-        errors = output_errors.record(self.model, found, found[:0], ignore)
+        images_used = data.images[: output_errors.images_for(self.model)]
+        errors = output_errors.record(self.model, images_used, images_used[:0], ignore)
         seen = data.histograms(self.model)
         rows = metrics.layer_rows(self.model, seen, errors.calib, samples=errors.samples)
         return pd.DataFrame(rows)

@@ -38,8 +38,8 @@ def measured(
     rows = noise_profile.rows(layers)
     if folder is not None:
         most = noise_study.rows_for(model)
-        made = noise_profile.NoiseProfile(spec, tuple(layers), noise_study.SEEDS, most)
-        noise_profile.save(folder, made)
+        profile = noise_profile.NoiseProfile(spec, tuple(layers), noise_study.SEEDS, most)
+        noise_profile.save(folder, profile)
     metrics = noise_profile.summary(rows) | {"n": len(images)}
     return {"layers": rows, "metrics": metrics, "notes": model.notes + _skipped(experiment)}
 

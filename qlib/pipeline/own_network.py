@@ -45,24 +45,25 @@ def answers(net: nn.Module, images: Tensor) -> Tensor:
     shape = tuple(images.shape[1:])
     try:
         with torch.no_grad():
-            found = net(images)
+            logits = net(images)
     except Exception as error:  # whatever another person's network raises
         text = (str(error).strip() or "no reason given").splitlines()[0][:200]
         raise InvalidSpec(
             f"The network cannot take images of the shape (channels, height, width) = {shape} "
             f"({type(error).__name__}: {text}); give images preprocessed as it was trained with."
         ) from None
-    if not isinstance(found, Tensor):
+    if not isinstance(logits, Tensor):
         raise InvalidSpec(
-            f"The network returns a {type(found).__name__} and no tensor; wrap it in a module that "
-            "returns class scores alone, (images, classes)."
+            f"The network returns a {type(logits).__name__} and no tensor; wrap it in a module "
+            "that returns class scores alone, (images, classes)."
         )
-    if found.dim() != 2 or len(found) != len(images):
+    if logits.dim() != 2 or len(logits) != len(images):
         raise InvalidSpec(
-            f"The network returns a tensor of shape {tuple(found.shape)} for {len(images)} images; "
-            "it has to return class scores, (images, classes): wrap it in a module that does."
+            f"The network returns a tensor of shape {tuple(logits.shape)} for {len(images)} "
+            "images; it has to return class scores, (images, classes): "
+            "wrap it in a module that does."
         )
-    return found
+    return logits
 
 
 def check(net: object, images: object) -> None:

@@ -33,17 +33,17 @@ Plan = Mapping[str, int | None]  # quantization point -> bits; None: it stays in
 
 def save(model: QuantModel, file: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write the quantizers of ``model``; ``metadata``: words of one's own, see `load`."""
-    tensors, told = {}, {}
+    tensors, entries = {}, {}
     for name, point, weight in _points(model):
         if point.quantizer is not None:
             state = _hard(point.quantizer, weight).state(weight)
-            told[name] = _told(state)
+            entries[name] = _told(state)
             tensors |= _named(name, state)
     for name, layer in model.weighted().items():
         if layer.correction is not None:
             tensors[f"{name}.bias.added"] = layer.correction.added
     ready = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    about = {**(metadata or {}), ENTRY: json.dumps(told, separators=(",", ":"))}
+    about = {**(metadata or {}), ENTRY: json.dumps(entries, separators=(",", ":"))}
     file.write_bytes(serialized(ready, about))  # the library's own errors are no OSError
 
 

@@ -168,10 +168,10 @@ class Quantizer(Learner, ABC):
         takes = inspect.signature(cls).parameters
         given = {"scheme": state.scheme} | state.options | state.tensors
         given |= {name: restored(part) for name, part in state.parts.items()}
-        made = cls(**{name: value for name, value in given.items() if name in takes})
+        quantizer = cls(**{name: value for name, value in given.items() if name in takes})
         for name in state.tensors.keys() - takes.keys():
-            _put(made, name, state.tensors[name])
-        return made
+            _put(quantizer, name, state.tensors[name])
+        return quantizer
 
 
 def restored(state: State, weight: Tensor | None = None) -> Quantizer:
@@ -180,13 +180,13 @@ def restored(state: State, weight: Tensor | None = None) -> Quantizer:
     Raises:
         InvalidSpec: no file of ``qlib/quantizers`` has the key of the state.
     """
-    known = discover("quantizers")
-    if state.key not in known:
+    classes = discover("quantizers")
+    if state.key not in classes:
         raise InvalidSpec(
-            f"There is no quantizer {state.key!r} here, only {', '.join(known)}; put the file "
+            f"There is no quantizer {state.key!r} here, only {', '.join(classes)}; put the file "
             f"{state.key}.py into qlib/quantizers, or quantize the network again."
         )
-    return known[state.key].from_state(state, weight)
+    return classes[state.key].from_state(state, weight)
 
 
 def _put(owner: nn.Module, name: str, tensor: Tensor) -> None:

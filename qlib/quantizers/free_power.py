@@ -40,10 +40,10 @@ class FreePower(Power):
     @classmethod
     def from_nearest(cls, fitted: Power, weight: Tensor, exponent: nn.Parameter) -> "FreePower":
         """On the grid of a fitted quantizer; ``exponent`` has its value and may be shared."""
-        made = cls(fitted.scale, fitted.zero_point, fitted.scheme, exponent)
-        made.start(weight)
-        made.hold_reach()
-        return made
+        quantizer = cls(fitted.scale, fitted.zero_point, fitted.scheme, exponent)
+        quantizer.start(weight)
+        quantizer.hold_reach()
+        return quantizer
 
     @torch.no_grad()
     def start(self, weight: Tensor) -> nn.Parameter:

@@ -212,8 +212,10 @@ class Levels:
 
     def of(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """``function`` (element by element) of every element's place, shaped like the steps."""
-        found = function(self.bent)
-        return found if self.number is None else found.index_select(0, self.number).view(self.shape)
+        values = function(self.bent)
+        return (
+            values if self.number is None else values.index_select(0, self.number).view(self.shape)
+        )
 
 
 def unbend(bent: Tensor, exponent: Tensor) -> Tensor:

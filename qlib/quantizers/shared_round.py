@@ -50,24 +50,24 @@ class SharedRound(Switchable):
         """
         grids = _nested(fitted) if nested else {b: fitted.at(b) for b in fitted.bit_widths}
         soft = {b: SoftRound(q.scale, q.zero_point, q.scheme) for b, q in grids.items()}
-        made = cls(soft, nested=nested)
-        made.bits = fitted.bits
+        quantizer = cls(soft, nested=nested)
+        quantizer.bits = fitted.bits
         with torch.no_grad():
-            floors = {b: made._floor(weight, b) for b in made.bit_widths}
-            fraction = made._fraction(weight, floors, start)
+            floors = {b: quantizer._floor(weight, b) for b in quantizer.bit_widths}
+            fraction = quantizer._fraction(weight, floors, start)
             up = nn.Parameter(inverse_h(fraction), requires_grad=False)
             for b, floor in floors.items():
                 soft[b].set_rounding(floor, up)
-        return made
+        return quantizer
 
     @classmethod
     def of_bits(
         cls, grids: Mapping[int, Quantizer], rounding: Tensor, *, nested: bool
     ) -> "SharedRound":
         """Hard: booleans in the shape of the weight as its granularity splits it."""
-        made = cls(grids, nested=nested)
-        made.rounding = rounding
-        return made
+        quantizer = cls(grids, nested=nested)
+        quantizer.rounding = rounding
+        return quantizer
 
     @property
     def soft(self) -> bool:
@@ -128,12 +128,14 @@ class SharedRound(Switchable):
         """Rebuild it. Raises ValueError: ``weight`` is not the one that was rounded."""
         shape = state.scheme.granularity.split(weight).shape
         rounding, nested = unpack(state.tensors["rounding"], shape), state.options["nested"]
-        made = cls.of_bits(stored_grids(state), rounding, nested=nested).set_bits(
+        quantizer = cls.of_bits(stored_grids(state), rounding, nested=nested).set_bits(
             state.options["bits"]
         )
-        if nested and not torch.equal(made.base_codes(weight), state.tensors["base"].to(weight)):
+        if nested and not torch.equal(
+            quantizer.base_codes(weight), state.tensors["base"].to(weight)
+        ):
             raise ValueError("it was rounded from another weight")
-        return made
+        return quantizer
 
     def _steps(self, x: Tensor, rounding: Tensor) -> Tensor:
         return clip_(self._floor(x, self.bits).add_(rounding), self.low, self.high)

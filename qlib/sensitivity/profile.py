@@ -97,9 +97,9 @@ def partial(folder: Path, start: int = 0) -> list[Row]:
     for event in events(folder, start):
         mode, _, split = event["note"].partition(" ")
         if event["phase"] == "profile" and not event["steps"] and split:
-            said = {"mode": mode, "split": split, "layer": event["unit"], "kl": event["loss"]}
+            row = {"mode": mode, "split": split, "layer": event["unit"], "kl": event["loss"]}
             place = {"index": event["index"], "of": event["of"]}
-            rows.append(dict.fromkeys(COLUMNS) | said | place)
+            rows.append(dict.fromkeys(COLUMNS) | row | place)
     return rows
 
 

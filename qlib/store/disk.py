@@ -58,13 +58,13 @@ def read_bytes(file: Path, most: int = MOST) -> bytes:
 
 def check_file(file: Path, most: int = MOST) -> None:
     """Check that ``file`` is a regular one and not too large; raises as `read_bytes`."""
-    found = file.stat()
-    if stat.S_ISDIR(found.st_mode):
+    status = file.stat()
+    if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "not a regular file", str(file))
-    if found.st_size > most:
-        raise Damaged(f"it has {found.st_size:,} bytes, more than the {most:,} that are read")
+    if status.st_size > most:
+        raise Damaged(f"it has {status.st_size:,} bytes, more than the {most:,} that are read")
 
 
 def read_tail(file: Path, size: int) -> bytes:

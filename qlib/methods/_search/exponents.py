@@ -82,18 +82,18 @@ def power_grids(
 
 def families(model: QuantModel) -> list[Family]:
     """All groups of tensors that share an exponent, as they run; each tensor is in one."""
-    found: dict[str, Family] = {}
+    groups: dict[str, Family] = {}
     for name, layer in model.layers.items():
         own = [f"{name}.{t}" for t in layer.points() if f"{name}.{t}" in model.points]
         unit = model.unit_of(name)
         shared = not own and f"{unit}.boundary" in model.points
         points = [f"{unit}.boundary"] if shared else own
-        family = found.setdefault(points[0] if points else name, Family(unit, [], points))
+        family = groups.setdefault(points[0] if points else name, Family(unit, [], points))
         if isinstance(layer, QuantLayer):
             family.weights.append(name)
     for name in model.boundaries:  # read by no layer directly, by a normalisation perhaps
-        found.setdefault(f"{name}.boundary", Family(name, [], [f"{name}.boundary"]))
-    return list(found.values())
+        groups.setdefault(f"{name}.boundary", Family(name, [], [f"{name}.boundary"]))
+    return list(groups.values())
 
 
 @torch.no_grad()
