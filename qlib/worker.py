@@ -41,6 +41,7 @@ class Reporter:
             self.look()
 
     def look(self) -> None:
+        """Raise `Cancelled` if someone asked to stop."""
         if self._flag.exists():
             raise Cancelled
 
@@ -97,7 +98,7 @@ def _ended(error: Exception, last: Event | None, job: Job) -> tuple[str, str]:
 
 
 def sentence(error: Exception, last: Event | None, spec: RunSpec, folder: Path) -> str:
-    """Why a run failed, for people: `InvalidSpec` speaks for itself, others are put into words."""
+    """A one-sentence reason for people why a run failed; `InvalidSpec` keeps its own words."""
     if isinstance(error, InvalidSpec):
         return str(error)
     where = "" if last is None else f" during {' '.join(filter(None, (last.phase, last.unit)))}"

@@ -1,1 +1,1 @@
-"""One file = one way to say which layer gets how many bits."""
+"""Bit allocators: one file is one way to say which layer gets how many bits."""

@@ -16,7 +16,7 @@ EDGES = ("8-bit", "same", "float")
 
 @dataclass(frozen=True)
 class Allocator(ABC):
-    """One way to spend bits over the layers of a network.
+    """Decides the bit-width of every layer.
 
     A run applies it once and keeps the plan (`qlib.core.records.RunRecord.plan`), so that it may
     look at the network as long as it likes: ``model.macs``, its weights, what units it has.

@@ -1,1 +1,1 @@
-"""The ground: plain records, integer grids, the arithmetic of rounding, the registry."""
+"""Records, integer grids, the arithmetic of rounding, and the registry; imports no other folder."""

@@ -1,4 +1,4 @@
-"""What pages and figures know of methods, as each method's own file says it; never torch.
+"""How pages and figures show each method, as its own file says it; never torch.
 
 A page that asked for a method by its key would have to be edited for the next one. It asks here
 instead: how a method is drawn, which of its settings make a line of its own, what it adds.
@@ -73,32 +73,32 @@ def baseline_first(key: str) -> tuple[bool, str]:
 @cache
 def looks() -> dict[str, Look]:
     """Key of a method, or of a line made by one of its variants → how it is drawn."""
-    found: dict[str, Look] = {}
+    by_key: dict[str, Look] = {}
     for key, owner in discover("methods").items():
         named = {key: owner.look} | {f"{key}_{v.suffix}": v.look for v in owner.variants}
-        found |= {name: look for name, look in named.items() if look}
-    return found
+        by_key |= {name: look for name, look in named.items() if look}
+    return by_key
 
 
 def ingredients() -> dict[str, str]:
     """Method key → what it adds, along the way from the baseline; others are left out."""
-    found = {key: owner.ingredient for key, owner in discover("methods").items()}
-    steps = sorted((step.rank, key, step.text) for key, step in found.items() if step)
+    by_key = {key: owner.ingredient for key, owner in discover("methods").items()}
+    steps = sorted((step.rank, key, step.text) for key, step in by_key.items() if step)
     return {key: text for _, key, text in steps}
 
 
 def many_widths() -> str | None:
-    """The first method whose network can be switched between bit-widths."""
+    """Key of the first method whose network can be switched between bit-widths."""
     return next((key for key, owner in discover("methods").items() if owner.switchable), None)
 
 
 def noisy() -> str | None:
-    """The first method that adds noise before rounding."""
+    """Key of the first method that adds noise before rounding."""
     return next((key for key, owner in discover("methods").items() if owner.noisy), None)
 
 
 def learns(method: str) -> bool:
-    """Whether a method fits units step by step; no, where there is none of this key."""
+    """Whether a method fits units step by step; False for an unknown key."""
     owner = discover("methods").get(method)
     return owner is not None and owner.learns
 
@@ -110,14 +110,14 @@ def line(spec: RunSpec) -> str:
 
 
 def line_title(spec: RunSpec, title: str) -> str:
-    """What people call that line; ``title``: what they call the method."""
+    """The title of a run's line; ``title``: what people call the method."""
     for variant in _variants(spec):
         title = variant.title.format(title=title, bits=spec.weight_bits)
     return title
 
 
 def is_contrast(spec: RunSpec) -> bool:
-    """Whether a run shows what goes wrong otherwise."""
+    """Whether a run is a counterexample: it shows what goes wrong without a method's idea."""
     return any(variant.contrast for variant in _variants(spec))
 
 

@@ -39,6 +39,7 @@ class Between:
     gaps: bool = False
 
     def holds(self, value: float) -> bool:
+        """Whether ``value`` lies within the limits."""
         return self.low <= value <= self.high or (self.gaps and value != value)
 
     def __str__(self) -> str:
@@ -52,6 +53,7 @@ class Among:
     allowed: tuple[Any, ...]
 
     def holds(self, value: Any) -> bool:
+        """Whether ``value`` is one of the allowed ones."""
         return value in self.allowed
 
     def __str__(self) -> str:
@@ -59,7 +61,7 @@ class Among:
 
 
 def check(kind: Any, value: Any, name: str) -> None:
-    """Does ``value`` fit ``kind``? Whole numbers are numbers; true and false are none.
+    """Check that ``value`` has the type ``kind``. Whole numbers are numbers; booleans are none.
 
     A field that ``kind`` does not know may hold text, a number, true, false or null.
 
@@ -79,7 +81,7 @@ def check(kind: Any, value: Any, name: str) -> None:
 
 
 def check_fields(owner: type, values: Mapping[str, Any], prefix: str = "") -> None:
-    """As `check`, for the fields of a dataclass or a `TypedDict`; those without default must be.
+    """Check every field of a dataclass or a `TypedDict`; those without a default must be there.
 
     Raises:
         Damaged: a field that is missing, or does not fit.
@@ -87,21 +89,21 @@ def check_fields(owner: type, values: Mapping[str, Any], prefix: str = "") -> No
     for name in _required(owner):
         if name not in values:
             raise Damaged(f"{prefix}{name} is missing")
-    known = hints(owner)
+    types = hints(owner)
     for name, value in values.items():
-        check(known.get(name, Scalar), value, f"{prefix}{name}")
+        check(types.get(name, Scalar), value, f"{prefix}{name}")
 
 
 @cache
 def hints(owner: type) -> dict[str, Any]:
     """The types of an owner's fields, limits included."""
-    found = get_type_hints(owner, include_extras=True)
-    return {n: get_args(k)[0] if get_origin(k) is NotRequired else k for n, k in found.items()}
+    types = get_type_hints(owner, include_extras=True)
+    return {n: get_args(k)[0] if get_origin(k) is NotRequired else k for n, k in types.items()}
 
 
 @cache
 def base(kind: Any) -> type | None:
-    """The plain type inside limits and ``| None``: ``int`` of ``Bits | None``; None of a union."""
+    """The plain type without limits and ``| None``: ``int`` of ``Bits | None``; None of a union."""
     if get_origin(kind) is Annotated:
         return base(get_args(kind)[0])
     if get_origin(kind) in (Union, UnionType):
@@ -119,7 +121,7 @@ def _required(owner: type) -> tuple[str, ...]:
 
 
 def plain(text: str) -> str:
-    """Text out of a file, so that no page makes a link, a picture or code of it."""
+    """Text out of a file made harmless: no page makes a link, a picture or code of it."""
     for mark, harmless in (("](", "] ("), ("://", ": //"), ("<", "‹"), ("`", "'"), ("\n", " ")):
         text = text.replace(mark, harmless)
     return text

@@ -79,7 +79,7 @@ def clip_(x: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
 
 
 def mixed(x: Tensor, y: Tensor, keep: Tensor | None) -> Tensor:
-    """``y`` where ``keep`` is 1, ``x`` where it is 0; None: ``y`` everywhere."""
+    """``y`` where the mask ``keep`` is 1, ``x`` where it is 0; None: ``y`` everywhere."""
     if keep is None:
         return y
     return fused.run(fused.SelectFn, x, y, keep, plain=lambda: torch.lerp(x, y, keep.to(y.dtype)))
@@ -123,7 +123,7 @@ def _dot(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
 
 
 def take(x: Tensor, at: Tensor) -> Tensor:
-    """``x[at]``: images at indices (batch,), in the same order in memory.
+    """The images at indices ``at`` (batch,), ``x[at]``, in the same memory format.
 
     Images are copied as whole rows; indexing a channels-last tensor copies them number by number,
     which takes three times as long.

@@ -1,4 +1,4 @@
-"""What learning does to every number, in one pass over memory, on a processor.
+"""Compiled loops for what learning does to every element, in one pass over memory, on a CPU.
 
 PyTorch takes a pass for each operation, and passes over tensors that no cache holds are what
 learning costs beside the network's own products. The loops are in `qlib.core._kernels`. Wherever
@@ -22,7 +22,7 @@ LEVELS = 256  # that codes of one byte can tell apart
 
 @cache
 def kernels() -> ModuleType:
-    """The loops.
+    """The module of compiled loops, loaded when first asked for.
 
     Raises:
         ImportError, RuntimeError: they cannot be compiled, or what was compiled cannot be kept.
@@ -34,7 +34,7 @@ def kernels() -> ModuleType:
 
 @cache
 def compiled() -> bool:
-    """Are there `kernels` on this machine?"""
+    """Whether the compiled loops (`kernels`) can be used on this machine."""
     try:
         kernels()
     except (ImportError, RuntimeError):
@@ -43,7 +43,7 @@ def compiled() -> bool:
 
 
 def runs(*tensors: Tensor) -> bool:
-    """Are the loops for these tensors? All in float32 on the processor, and few threads."""
+    """Whether the loops take these tensors: float32 on the CPU, and few threads."""
     return (
         all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors)
         and torch.get_num_threads() <= THREADS
@@ -52,7 +52,7 @@ def runs(*tensors: Tensor) -> bool:
 
 
 def fits(x: Tensor, scale: Tensor) -> bool:
-    """The same for rounding ``x``, which must have one grid."""
+    """Whether the loops can round ``x``: as `runs`, and one grid for the whole tensor."""
     return scale.numel() == 1 and runs(x, scale)
 
 
@@ -265,7 +265,7 @@ class SoftRoundFn(Loop):
 
 
 def add_penalty_grad(v: Tensor, beta: float, weight: float, stretch: tuple) -> bool:
-    """Add the gradient of weight · Σ 1 − |2h(V) − 1|^β to V's, in any order; False: not here."""
+    """Add the gradient of weight · Σ 1 − |2h(V) − 1|^β to V's; False where no loop fits."""
     grad = v.grad
     if grad is None or not runs(v, grad):
         return False
@@ -317,7 +317,7 @@ class PowerFn(Loop):
 
 
 class RoundFn(Loop):
-    """Free codes on power grids with a row for each scale, see `qlib.quantizers.free_power`."""
+    """Rounding of free codes on power grids, one row a scale; see `qlib.quantizers.free_power`."""
 
     @staticmethod
     def fits(latent, reach, exponent, far, low, high):

@@ -11,7 +11,7 @@ BINS = 4096
 
 
 class Histogram:
-    """Counts on an even grid that doubles its width when a value falls outside.
+    """A histogram on an even grid that doubles its width when a value falls outside.
 
     The extremes are exact. Of each batch at most ``limit`` evenly strided elements are counted;
     between 2048 and 4096 bins cover the range seen.

@@ -1,4 +1,4 @@
-"""Is a server there? Asked before a download, because downloaders retry for a minute."""
+"""Whether a server can be reached: asked before a download, as downloaders retry for a minute."""
 
 from contextlib import suppress
 from socket import create_connection

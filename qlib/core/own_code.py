@@ -9,7 +9,7 @@ PATTERN = "FILE.py:BUILD"
 
 
 def is_own(name: str) -> bool:
-    """Does ``name`` mean a file of code, whether it is there and right or not?"""
+    """Whether ``name`` means a file of code such as ``net.py:build``; it need not exist."""
     if name == PATTERN:
         return False
     path, colon, _ = name.rpartition(":")
@@ -40,5 +40,5 @@ def parts(name: str) -> tuple[Path, str]:
 
 
 def digest(path: Path) -> str:
-    """Ten characters that change with the file, so that no run is taken for that of other code."""
+    """Hash of a file's content, ten characters, so that changed code makes another run."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:10]

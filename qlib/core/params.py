@@ -23,6 +23,7 @@ class Param:
 
     @property
     def type(self) -> type:
+        """The type of the field's default."""
         return type(self.default)
 
     @property
@@ -86,12 +87,14 @@ def parse(owner: type, texts: dict[str, Any]) -> dict[str, Any]:
         ValueError: an unknown name (its new one or the known ones are told), or a text of the
             wrong type.
     """
-    known = params(owner)
+    declared = params(owner)
     values = {}
     for name, text in texts.items():
-        if name not in known:
-            raise ValueError(f"{owner.__name__} has no setting {name!r}; {_instead(name, known)}.")
-        values[name] = _read(owner, known[name], text)
+        if name not in declared:
+            raise ValueError(
+                f"{owner.__name__} has no setting {name!r}; {_instead(name, declared)}."
+            )
+        values[name] = _read(owner, declared[name], text)
     return values
 
 

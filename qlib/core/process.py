@@ -36,7 +36,7 @@ class Proc:
 
 
 def me() -> Proc:
-    """This process."""
+    """The running process itself."""
     return Proc(os.getpid(), psutil.Process().create_time())
 
 
@@ -102,7 +102,7 @@ def _environment(threads: int) -> dict[str, str]:
 
 
 def alive(proc: Proc) -> bool:
-    """Whether it still runs; a zombie does not."""
+    """Whether a process still runs; a zombie does not."""
     child = _children.get(proc.pid)
     if child is not None:
         child.poll()
@@ -116,13 +116,13 @@ def alive(proc: Proc) -> bool:
 
 
 def exit_code(proc: Proc) -> int | None:
-    """How a dead child of this process ended (negative: by that signal); None when not known."""
+    """Exit code of an ended child (negative: killed by that signal); None when not known."""
     child = _children.get(proc.pid)
     return None if child is None else child.poll()
 
 
 def kill(proc: Proc) -> None:
-    """End it and everything it started, at once. Does nothing when it is gone."""
+    """End a process and everything it started, at once. Does nothing when it is gone."""
     if not alive(proc):
         return
     with suppress(ProcessLookupError, psutil.NoSuchProcess):  # it may end while we aim
@@ -130,8 +130,8 @@ def kill(proc: Proc) -> None:
             os.killpg(proc.pid, signal.SIGKILL)
             return
         root = psutil.Process(proc.pid)
-        for found in [*root.children(recursive=True), root]:
-            found.kill()
+        for process in [*root.children(recursive=True), root]:
+            process.kill()
 
 
 def cores() -> int:

@@ -1,4 +1,4 @@
-"""Plain data that crosses every layer: what to run, what happens, what came out. No torch."""
+"""Plain data that crosses every layer: specification, events and result of a run. No torch."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ GRANULARITIES = ("channel", "tensor", "group")
 
 
 class InvalidSpec(ValueError):
-    """Wrong input, told in one sentence: what was wrong, what is allowed, what to do."""
+    """Wrong input; its message says what was wrong, what is allowed and what to do."""
 
 
 class Cancelled(Exception):
@@ -28,7 +28,7 @@ class Cancelled(Exception):
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Everything that decides a run's result. Frozen, hashable by `key`, JSON both ways.
+    """The full specification of a run: all that decides its result. Frozen; JSON both ways.
 
     ``settings`` holds the method's own fields; `qlib.core.specs.checked` fills in the missing ones.
     ``keep_float`` names layers that stay in float: their weight and their own inputs get no grid.
@@ -103,12 +103,12 @@ class RunSpec:
 
     @property
     def key(self) -> str:
-        """Readable, file-name safe and unique: ``digits-vit_brecq_W4A4_1f2e3d4c5b``.
+        """The run's name, unique and safe as a file name: ``digits-vit_brecq_W4A4_1f2e3d4c5b``.
 
         Only fields away from their default are hashed, so a field added later changes no key.
         """
-        said = {name: value for name, value in asdict(self).items() if value != _DEFAULTS[name]}
-        body = json.dumps(said, sort_keys=True, separators=(",", ":"))
+        settings = {name: value for name, value in asdict(self).items() if value != _DEFAULTS[name]}
+        body = json.dumps(settings, sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(body.encode()).hexdigest()[:10]
         name = self.model.rpartition("/")[2] if ".py:" in self.model else self.model
         model = re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-")
@@ -116,6 +116,7 @@ class RunSpec:
         return f"{model}_{recipe}_W{self.weight_bits}A{self.act_bits}_{digest}"
 
     def to_json(self) -> dict[str, Any]:
+        """The specification as a dict that JSON can hold; `from_json` reads it back."""
         return asdict(self) | {"keep_float": list(self.keep_float)}
 
     @classmethod
@@ -125,8 +126,8 @@ class RunSpec:
         Raises:
             InvalidSpec: unknown or missing fields, or values of a wrong type or outside limits.
         """
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(data) - known) if isinstance(data, dict) else []
+        names = {f.name for f in fields(cls)}
+        unknown = sorted(set(data) - names) if isinstance(data, dict) else []
         if unknown:
             words = plain(", ".join(unknown)[:200])
             raise InvalidSpec(f"This run specification has unknown fields: {words}.")
@@ -185,23 +186,23 @@ class Report(Protocol):
 
 
 def ignore(event: Event) -> None:
-    """The report that hears nothing."""
+    """A report callback that does nothing."""
 
 
 def check_format(body: Any, what: str, advice: str) -> None:
-    """Is ``body`` of this version's format?
+    """Check that a stored JSON object has this version's format.
 
     Raises:
         InvalidSpec: it is of an earlier version (``advice`` says what to do), or of none.
     """
-    found = body.get("format") if isinstance(body, dict) else None
-    if type(found) is int and 0 < found < FORMAT:
+    version = body.get("format") if isinstance(body, dict) else None
+    if type(version) is int and 0 < version < FORMAT:
         raise InvalidSpec(
-            f"This {what} comes from an earlier version (format {found}, and this version reads "
+            f"This {what} comes from an earlier version (format {version}, and this version reads "
             f"format {FORMAT}); {advice}."
         )
-    if type(found) is not int or found != FORMAT:
-        said = found if isinstance(found, (int, NoneType)) else type(found).__name__
+    if type(version) is not int or version != FORMAT:
+        said = version if isinstance(version, (int, NoneType)) else type(version).__name__
         raise InvalidSpec(
             f"This {what} has format {str(said)[:20]}, and this version reads format {FORMAT}."
         )
@@ -209,7 +210,7 @@ def check_format(body: Any, what: str, advice: str) -> None:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a finished run leaves in ``run.json``.
+    """The result of a finished run, as stored in ``run.json``.
 
     ``metrics``: percentages from 0 to 100: top1, top1_low, top1_high (Wilson, 95 %), top1_float,
     top1_nearest, agreement (with float), lost, gained (images), n, weight_mb, gbops, kl (nats).
@@ -236,22 +237,22 @@ class RunRecord:
     plan: dict[str, int | None] = field(default_factory=dict)  # point → bits; None: float
 
     def to_json(self) -> dict[str, Any]:
-        """For ``run.json``; ``layers`` live in ``layers.csv`` beside it."""
+        """The record as a dict for ``run.json``; ``layers`` live in ``layers.csv`` beside it."""
         body = asdict(self) | {"format": FORMAT}
         del body["layers"]
         return body
 
     @classmethod
     def from_json(cls, body: dict[str, Any], layers: list[LayerRow] | None = None) -> "RunRecord":
-        """The record as it was written, every value of its type and within its limits.
+        """Read a stored record; every value is checked for its type and limits.
 
         Raises:
             InvalidSpec: another format version, a field that is missing or wrong, or not a run
                 record at all.
         """
         check_format(body, "run folder", "make the run again to see it")
-        known = {f.name for f in fields(cls)} - {"layers"}
-        kept = {name: value for name, value in body.items() if name in known}
+        names = {f.name for f in fields(cls)} - {"layers"}
+        kept = {name: value for name, value in body.items() if name in names}
         try:
             check_fields(cls, kept)
             spec = RunSpec.from_json(body["spec"])

@@ -25,7 +25,7 @@ def names(package: str) -> tuple[str, ...]:
 
 @cache
 def discover(package: str) -> dict[str, type[Any]]:
-    """``file name -> class`` for one folder of recipes.
+    """Import a folder and return its classes: ``file name -> class``.
 
     Every public file must define exactly one subclass of the class named ``Base`` in the
     folder's ``base.py``.
@@ -35,7 +35,7 @@ def discover(package: str) -> dict[str, type[Any]]:
     """
     folder = FOLDERS.get(package, package)
     base = importlib.import_module(f"qlib.{folder}.base").Base
-    found = {}
+    classes = {}
     for name in names(package):
         module = importlib.import_module(f"qlib.{folder}.{name}")
         own = [
@@ -48,12 +48,12 @@ def discover(package: str) -> dict[str, type[Any]]:
                 f"qlib/{folder}/{name}.py must define exactly one public {base.__name__}; "
                 f"it defines {len(own)}. Plumbing belongs in a file with a leading underscore."
             )
-        found[name] = own[0]
-    return found
+        classes[name] = own[0]
+    return classes
 
 
 def lookup(kind: str, name: str, known: Iterable[str]) -> str:
-    """``name`` if it is known.
+    """Check that ``name`` is one of the known names, and return it.
 
     Raises:
         ValueError: it is not; the nearest known names are given.

@@ -1,4 +1,4 @@
-"""Settings that once had another name: whoever writes an old one is told the new one."""
+"""Old names of settings, and the new ones that an error message gives instead."""
 
 SETTINGS = {
     "keep": "quant_prob",

@@ -1,4 +1,4 @@
-"""What run folders hold, row by row: the names, types and limits of every table. No torch.
+"""Types of every table row that run folders hold: names, types and limits. No torch.
 
 Each kind of row has one writer and one reader. The reader (`qlib.store.runfolder`) checks types
 and limits with `qlib.core.checks`, so whoever is given a row may trust it.

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Granularity:
-    """Who shares one scale.
+    """Which elements of a tensor share one scale: all, a channel, or a group.
 
     | kind    | weight (out, in, kh, kw)    | scale                 |
     |---------|-----------------------------|-----------------------|
@@ -53,7 +53,7 @@ PER_CHANNEL = Granularity("channel")
 
 @dataclass(frozen=True)
 class Scheme:
-    """One integer grid.
+    """The format of an integer grid: bits, symmetry, range, granularity.
 
     Asymmetric: codes 0 … 2^b − 1 with a zero-point. Symmetric: zero-point 0 and codes
     −2^(b−1) … 2^(b−1) − 1, or without the lowest one when ``restricted``.
@@ -70,12 +70,14 @@ class Scheme:
 
     @property
     def qmin(self) -> int:
+        """The lowest integer code."""
         if not self.symmetric:
             return 0
         return -(2 ** (self.bits - 1)) + (1 if self.restricted else 0)
 
     @property
     def qmax(self) -> int:
+        """The highest integer code."""
         return 2 ** (self.bits - 1) - 1 if self.symmetric else 2**self.bits - 1
 
     @property
@@ -86,7 +88,7 @@ class Scheme:
 
 @dataclass(frozen=True)
 class BitPlan:
-    """Which grid each tensor gets, by name of its quantization point; not named = stays float.
+    """The grid of each tensor, by name of its quantization point; not named = stays float.
 
     ``fixed``: names of layers whose grids do not follow the network's bit-width, such as edge
     layers at 8 bits.

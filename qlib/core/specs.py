@@ -1,4 +1,4 @@
-"""From a user's words to a checked specification. No torch: forms and the command line use it."""
+"""Checks the names, settings and limits of a specification. No torch: forms use it too."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,16 +28,16 @@ def source_of(kind: str, name: str) -> type:
     for source in discover(kind).values():
         if source.owns(name):
             return source
-    known = model_keys() if kind == "models" else dataset_keys()
+    keys = model_keys() if kind == "models" else dataset_keys()
     try:
-        lookup(kind.removesuffix("s"), name, known)
+        lookup(kind.removesuffix("s"), name, keys)
     except ValueError as error:
         raise InvalidSpec(str(error)) from None
     raise InvalidSpec(f"{name!r} is a pattern: write a real name in place of its capital letters.")
 
 
 def checked(spec: RunSpec) -> RunSpec:
-    """The same run with every field checked and every setting of its method written out.
+    """A validated copy of ``spec`` with every setting of its method written out.
 
     Raises:
         InvalidSpec: an unknown name, or a value outside its limits.
@@ -77,7 +77,7 @@ def recipe_checked(spec: RunSpec) -> RunSpec:
 
 
 def check_settings(spec: RunSpec) -> None:
-    """Have the settings of a stored specification the types that its method declares?
+    """Check that the settings of a stored specification have the types that its method declares.
 
     Limits may have moved since, and settings of an older version may be gone: both pass.
 

@@ -26,6 +26,7 @@ class Images:
         return len(self.ids)
 
     def image(self, index: int) -> "Image":
+        """One image by its position."""
         return self.open(index)
 
 
@@ -45,6 +46,7 @@ class Dataset(ABC):
 
     @classmethod
     def owns(cls, name: str) -> bool:
+        """Whether this class answers to the key ``name``."""
         return name in cls.variants()
 
     @abstractmethod

@@ -53,18 +53,22 @@ class Job:
 
     @property
     def over(self) -> bool:
+        """Whether the job has ended, well or not."""
         return self.state in ENDED
 
     @property
     def run_dir(self) -> Path | None:
+        """The folder of the finished run; None until the job is done."""
         return self.folder.parents[1] / self.key if self.state == "done" else None
 
     @property
     def log(self) -> Path:
+        """The file with what the process printed."""
         return self.folder / LOG
 
     @property
     def proc(self) -> Proc | None:
+        """The process that runs the job; None where there is none."""
         return None if self.pid is None else Proc(self.pid, self.created or 0.0)
 
 
@@ -140,6 +144,7 @@ def read_all(runs: Path) -> list[Job]:
 
 
 def write(job: Job) -> Job:
+    """Store a job in its folder's ``job.json``, and return it."""
     with writing(job.folder):
         body = {name: getattr(job, name) for name in STORED} | {"format": VERSION}
         write_json(job.folder / "job.json", body)
@@ -147,6 +152,7 @@ def write(job: Job) -> Job:
 
 
 def end(job: Job, state: str, message: str = "") -> Job:
+    """Store that a job has ended, in which state and with which message."""
     return write(replace(job, state=state, message=message, ended=time.time(), place=0))
 
 

@@ -1,1 +1,1 @@
-"""Calibration, the walk from unit to unit, and the one loop that learns rounding."""
+"""Calibration, the iteration over units, and the optimisation loop that learns rounding."""

@@ -90,9 +90,9 @@ class Calibration:
         """One histogram for each activation point; float ones are made once and kept."""
         if not weights_quantized and self._histograms:
             return self._histograms
-        found = {name: Histogram() for name in model.points}
+        histograms = {name: Histogram() for name in model.points}
         hooks = [
-            point.register_forward_pre_hook(lambda m, args, h=found[name]: h.update(args[0]))
+            point.register_forward_pre_hook(lambda m, args, h=histograms[name]: h.update(args[0]))
             for name, point in model.points.items()
         ]
         with removing(hooks), model.quantized(weights=weights_quantized, inputs=False):
@@ -100,8 +100,8 @@ class Calibration:
                 model(self.images[start : start + self.batch])
                 self.report(Event("calibrate", "", start, len(self.images), note="activations"))
         if not weights_quantized:
-            self._histograms = found
-        return found
+            self._histograms = histograms
+        return histograms
 
 
 def _fitted(

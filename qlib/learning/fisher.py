@@ -1,4 +1,4 @@
-"""How much each number matters to the answers: Fisher information from sampled labels.
+"""Fisher information of a unit's outputs, from labels drawn from the network's own prediction.
 
 The mean of squared gradients of the cross-entropy to a label drawn from the network's own
 prediction is the diagonal of the true Fisher matrix (with the images' own labels it would be that
@@ -23,14 +23,14 @@ def sampled_label_loss(logits: Tensor, generator: torch.Generator) -> Tensor:
 
 def output_gradients(unit: Unit, data: Calibration) -> Tensor:
     """∂ `sampled_label_loss` / ∂(unit output) in the float network, like ``unit.targets``."""
-    found = torch.empty_like(unit.targets)
+    gradients = torch.empty_like(unit.targets)
     with unit.model.quantized(weights=False, inputs=False), torch.enable_grad():
-        for start in range(0, len(found), data.batch):
+        for start in range(0, len(gradients), data.batch):
             part = slice(start, start + data.batch)
             y = unit.targets[part].detach().requires_grad_(True)
             loss = sampled_label_loss(unit.answers(data.images[part], y), data.generator)
-            (found[part],) = torch.autograd.grad(loss, y)
-    return found
+            (gradients[part],) = torch.autograd.grad(loss, y)
+    return gradients
 
 
 def fisher_diagonal(unit: Unit, data: Calibration) -> Tensor:

@@ -1,4 +1,4 @@
-"""Memory that was freed goes back to the system.
+"""Returns freed memory to the system.
 
 Learning a unit frees large tensors around small ones that stay. The allocator of Linux's C library
 keeps such gaps, and too few of the next unit's tensors fit into them: a process grows unit by unit.

@@ -1,4 +1,4 @@
-"""What is made small while a unit is learned: the error of its output."""
+"""Reconstruction objectives: the error of a unit's output."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from qlib.learning.units import Unit
 
 @dataclass(frozen=True)
 class OutputError:
-    """Indices (batch,) → Σ over channels, mean over all else, of importance · |Δ|^power.
+    """The error of a batch: Σ over channels, mean over all else, of importance · |Δ|^power.
 
     Attributes:
         inputs: indices → what the unit is run on; None: on ``unit.inputs`` at the indices.

@@ -18,6 +18,7 @@ class SignSGD(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
+        """Move every parameter by the learning rate against the sign of its gradient."""
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:

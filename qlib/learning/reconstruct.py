@@ -52,7 +52,7 @@ class BetaSchedule:
 
 @dataclass(frozen=True)
 class FitSettings:
-    """What is learned of a unit, how fast, and for how long.
+    """Settings of the optimisation loop: what is learned of a unit, how fast, for how long.
 
     Attributes:
         learn: learning rates of the roles that take part (see `Learner.learnable`).
@@ -79,7 +79,7 @@ def reconstruct(
     report: Report,
     objective: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
-    """Fit what the unit's quantizers offer for the roles that are learned; then they are hard.
+    """Learn the parameters of a unit's quantizers for the roles asked for, then make them hard.
 
     At each step a batch is drawn, ``objective`` (and λ · rounding penalty) is differentiated, and
     the optimiser moves what is learned.

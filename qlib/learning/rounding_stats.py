@@ -1,4 +1,4 @@
-"""Looks at a unit while its rounding is learned: how soft it still is, how much of it has moved."""
+"""Statistics of rounding while it is learned: how soft it is, how much of it has flipped."""
 
 from functools import cache
 from typing import TypedDict
@@ -32,7 +32,7 @@ def moments(steps: int, units: int) -> frozenset[int]:
 
 @torch.no_grad()
 def look(unit: Unit) -> Look:
-    """What there is to see of the unit now; empty when no weight is being learned.
+    """The ``soft`` and ``flipped`` of `qlib.core.records.Event`; empty when no weight is learned.
 
     Only weights that are being learned count. ``soft`` is left out where rounding is hard.
     """
@@ -48,7 +48,7 @@ def look(unit: Unit) -> Look:
             counts += torch.histc(soft, SOFT_BINS, 0, 1).double().cpu()
     if not total:
         return {}
-    found: Look = {"flipped": flipped / total}
+    stats: Look = {"flipped": flipped / total}
     if counts.any():
-        found["soft"] = [int(n) for n in counts]
-    return found
+        stats["soft"] = [int(n) for n in counts]
+    return stats

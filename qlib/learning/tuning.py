@@ -1,4 +1,4 @@
-"""Steps that can follow any method: the codes are fixed, and what costs a device nothing is tuned.
+"""Bias and norm tuning after any method; codes stay fixed, and inference costs nothing more.
 
 Paper: AdaQuant, Hubara et al., ICML 2021, arXiv 2006.10518, equations 6–8 for the statistics
 """
@@ -107,8 +107,8 @@ def tune_biases(
         for step in range(steps):
             at = torch.randint(len(answers), (batch,), generator=data.generator,
                                device=answers.device)  # fmt: skip
-            found = model(data.images[at]).log_softmax(1)
-            loss = F.kl_div(found, answers[at], reduction="batchmean", log_target=True)
+            logits = model(data.images[at]).log_softmax(1)
+            loss = F.kl_div(logits, answers[at], reduction="batchmean", log_target=True)
             if not math.isfinite(float(loss.detach())):
                 raise InvalidSpec(
                     f"The loss of tuning the biases is {float(loss.detach())} at iteration "

@@ -45,10 +45,11 @@ class Unit(ABC):
 
     @abstractmethod
     def answers(self, images: Tensor, output: Tensor) -> Tensor:
-        """The network's answers to some images, with ``output`` in place of the unit's own."""
+        """Logits for some images, with ``output`` in place of the unit's own."""
 
     @property
     def title(self) -> str:
+        """The unit's name for people."""
         return self.name
 
     def inner_boundaries(self) -> tuple[str, ...]:
@@ -82,7 +83,7 @@ class Unit(ABC):
                 layer.weight_point.fill(make(fitted, layer.weight))
 
     def quantizers(self) -> list[Quantizer]:
-        """Of weights and of activations, filled ones only."""
+        """All quantizers of weights and of activations; points without one are left out."""
         points = [layer.weight_point for layer in self.weighted] + self.points()
         return [p.quantizer for p in points if p.quantizer is not None]
 

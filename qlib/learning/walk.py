@@ -1,4 +1,4 @@
-"""Goes from unit to unit: two tensors move forward, the float one and the quantized one.
+"""Iterates over units in order of execution, with their float and their quantized inputs.
 
 Work grows linearly with depth, memory with one boundary.
 """
@@ -29,7 +29,7 @@ def iter_units(
     inputs: bool = True,
     bit_widths: Mapping[int, Callable[[], None]] | None = None,
 ) -> Iterator[Unit]:
-    """Visit the units in order; what comes before each is quantized as asked.
+    """Yield the units in order; what comes before each is quantized as asked.
 
     While a unit is visited the model is in the state ``weights``, ``inputs``; afterwards the
     unit's output is computed in that state and carried on.

@@ -72,6 +72,7 @@ class Live:
 
     @property
     def alive(self) -> bool:
+        """Whether the process still runs."""
         return self._running is not None
 
     @property
@@ -80,6 +81,7 @@ class Live:
 
     @property
     def pid(self) -> int | None:
+        """The number of the process."""
         return self._child.process.pid if self._child else None
 
     @property

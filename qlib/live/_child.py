@@ -39,12 +39,14 @@ class Slot:
     error: InvalidSpec | None = None
 
     def fill(self, answer: dict[str, Any]) -> None:
+        """Store the answer and wake who waits for it."""
         if "refused" in answer:
             self.error = InvalidSpec(answer["refused"])
         self.answer = answer
         self.there.set()
 
     def fail(self, error: InvalidSpec) -> None:
+        """Store the error and wake who waits for an answer."""
         self.error = error
         self.there.set()
 
@@ -101,6 +103,7 @@ class Child:
             self._questions.flush()
 
     def close(self) -> None:
+        """End the process."""
         self._bye = self._bye or "The live network was stopped."
         with suppress(OSError):
             self._questions.close()

@@ -53,10 +53,12 @@ class Desk:
         os._exit(0)
 
     def say(self, **message: Any) -> None:
+        """Write one message as a line of JSON."""
         self._out.write(json.dumps(message) + "\n")
         self._out.flush()
 
     def stage(self, place: int) -> None:
+        """Tell which step of `STEPS` has begun."""
         self.say(stage=STEPS[place], done=place, of=len(STEPS))
 
     def serve(self) -> None:

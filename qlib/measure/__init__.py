@@ -1,1 +1,1 @@
-"""Honest numbers: accuracy with intervals, errors in decibels, paired tests."""
+"""Accuracy with confidence intervals, errors in decibels, paired tests."""

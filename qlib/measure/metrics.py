@@ -1,4 +1,4 @@
-"""Honest numbers: accuracy with its interval, agreement, error in decibels, size and operations."""
+"""Accuracy with its interval, agreement, error in decibels, size and operations."""
 
 import math
 from collections.abc import Mapping

@@ -33,16 +33,17 @@ Layer = QuantLayer | QuantMatMul
 
 @dataclass
 class Gap:
-    """Sums over a tensor y and its quantized self ŷ."""
+    """Running sums over a tensor y and its quantized version ŷ."""
 
     sums: Tensor | None = None  # Σy², Σŷ², Σyŷ, Σ(ŷ − y)²
     n: int = 0
 
     def add(self, y: Tensor, y_hat: Tensor) -> None:
+        """Add a batch: ``y`` and ``y_hat`` of equal shape."""
         a, b = flat(y), flat(y_hat, like=y)
         gap = b - a
-        found = torch.stack([a.dot(a), b.dot(b), a.dot(b), gap.dot(gap)]).double()
-        self.sums = found if self.sums is None else self.sums + found
+        sums = torch.stack([a.dot(a), b.dot(b), a.dot(b), gap.dot(gap)]).double()
+        self.sums = sums if self.sums is None else self.sums + sums
         self.n += a.numel()
 
     def told(self) -> dict[str, float]:
@@ -59,7 +60,7 @@ class Gap:
 
 @dataclass
 class Errors:
-    """What happened to a layer's output.
+    """Errors of one layer's output: quantized alone, and in the quantized network.
 
     ``alone``: this layer quantized, on its float input. ``together``: in the fully quantized
     network. ``nearest``: there too, with this layer's weights at their nearest codes; empty where
@@ -84,7 +85,7 @@ class _Fixed(WeightPoint):
 
 @dataclass
 class Recording:
-    """``samples``: tensors in order of execution, by name. Errors by layer, in that order too."""
+    """Samples by tensor and errors by layer of one network, in order of execution."""
 
     samples: dict[str, Sample]
     calib: dict[str, Errors]
@@ -94,7 +95,7 @@ class Recording:
 
 @torch.no_grad()
 def record(model: QuantModel, calib: Tensor, test: Tensor, report: Report) -> Recording:
-    """Measure a quantized network on some calibration and some held-out images (n, c, h, w)."""
+    """Measure a quantized network on calibration and held-out images, (n, c, h, w) each."""
     samples = {sample.name: sample for sample in samples_of(model)}
     batch, total = _batch(model, calib), len(calib) + len(test)
     sampled = min(SAMPLED, len(calib))
@@ -104,13 +105,13 @@ def record(model: QuantModel, calib: Tensor, test: Tensor, report: Report) -> Re
         share = len(x) / sampled if start < sampled else 0.0
         meter.measure(x, samples, round(share * VALUES))
         report(Event("save", note="errors of layers", step=start + len(x), steps=total))
-    found, meter = meter.errors, _Meter(model, {})
+    errors, meter = meter.errors, _Meter(model, {})
     for start in range(0, len(test), batch):
         x = test[start : start + batch]
         meter.measure(x, samples, 0)
         done = len(calib) + start + len(x)
         report(Event("save", note="errors of layers", step=done, steps=total))
-    return Recording(samples, found, meter.errors, sampled)
+    return Recording(samples, errors, meter.errors, sampled)
 
 
 def images_for(model: QuantModel) -> int:

@@ -14,7 +14,7 @@ NEEDED = ("ids", "labels", "class_names", "float_top5", "float_prob", "quant_top
 
 @dataclass(frozen=True)
 class Pair:
-    """Images by who is right: both, the first network alone, the second alone, neither."""
+    """Counts of images by who is right: both networks, only the first, only the second, neither."""
 
     both: int
     first: int
@@ -23,6 +23,7 @@ class Pair:
 
     @property
     def n(self) -> int:
+        """The number of images."""
         return self.both + self.first + self.second + self.neither
 
     @property

@@ -1,4 +1,4 @@
-"""What a count of right answers allows to say: intervals and exact paired tests. Pure Python."""
+"""Confidence intervals and exact paired tests for counts of right answers. Pure Python."""
 
 import math
 from collections.abc import Sequence

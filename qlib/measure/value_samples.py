@@ -44,10 +44,12 @@ class Sample:
 
     @property
     def float(self) -> np.ndarray:
+        """The values before rounding."""
         return np.concatenate(self._kept[0])
 
     @property
     def rounded(self) -> np.ndarray:
+        """The values after rounding."""
         return np.concatenate(self._kept[1])
 
     @property
@@ -88,11 +90,11 @@ class Sample:
 
 def samples_of(model: QuantModel) -> Iterator[Sample]:
     """One for each tensor: weights are taken at once, the others are still empty."""
-    told = set()
+    seen = set()
     for name, layer in model.layers.items():
         boundary = f"{model.unit_of(name)}.boundary"
-        if boundary in model.points and boundary not in told:
-            told.add(boundary)
+        if boundary in model.points and boundary not in seen:
+            seen.add(boundary)
             yield Sample(boundary, model.points[boundary].quantizer)
         if isinstance(layer, QuantLayer):
             sample = Sample(f"{name}.weight", layer.weight_point.quantizer)

@@ -1,4 +1,4 @@
-"""The contract of a method: what it is called, where it comes from, its fields, and one verb."""
+"""The contract of a method: title, paper, settings, and how it quantizes a network."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # the app reads a method's fields without loading torch
 
 @dataclass(frozen=True)
 class Method(ABC):
-    """A recipe. Its hyper-parameters are dataclass fields made with `param`.
+    """A quantization method. Its hyper-parameters are dataclass fields made with `param`.
 
     The form on the Run page, the saved record, the contract tests and the README row are made
     from these. Files import what needs torch inside `apply`, so that fields can be read without.

@@ -1,1 +1,1 @@
-"""A float network that can quantize itself: its layers, points, blocks, partial runs."""
+"""The quantizable network: its layers, quantization points, blocks and partial runs."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class MatMul(nn.Module):
-    """a @ b; in attention ``a`` is q or the probabilities, ``b`` is kᵀ or v."""
+    """The product a @ b as a module; in attention a is q or the probabilities, b kᵀ or v."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return a @ b

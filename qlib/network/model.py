@@ -1,4 +1,4 @@
-"""A float network that can quantize itself: layers, quantization points and units.
+"""A copy of a float network that can be quantized: its layers, quantization points and units.
 
 The network is a copy, rewritten exactly (`attention`, `fold`).
 """
@@ -26,7 +26,7 @@ _ACTIVATIONS |= {"SiLU", "Swish", "Hardswish", "HardSwish", "Mish"}
 
 
 class QuantModel(nn.Module):
-    """The network, its layers in order of execution, its units, its quantization points.
+    """A quantizable copy of a network: its layers in order of execution, its units and points.
 
     Attributes:
         layers: name → `QuantLayer` or `QuantMatMul`, in order of execution.
@@ -162,7 +162,7 @@ class QuantModel(nn.Module):
         return next((b for b in self.blocks if layer == b or layer.startswith(b + ".")), layer)
 
     def boundary_of(self, layer: str) -> QuantPoint | None:
-        """The boundary whose quantized tensor a layer with a weight reads as it is, if any."""
+        """Name of the boundary whose quantized tensor a layer with a weight reads, if any."""
         if f"{layer}.input" in self.points:
             return None
         return self.boundaries.get(self.unit_of(layer))
@@ -175,7 +175,7 @@ class QuantModel(nn.Module):
         return self.net(x)
 
     def switch(self, *, weights: bool, inputs: bool) -> None:
-        """Turn all filled weight points and all filled activation points on or off."""
+        """Switch quantization of all filled weight points and activation points on or off."""
         for layer in self.layers.values():
             if isinstance(layer, QuantLayer):
                 layer.weight_point.on = weights
@@ -184,7 +184,7 @@ class QuantModel(nn.Module):
 
     @contextmanager
     def quantized(self, *, weights: bool, inputs: bool) -> Iterator[None]:
-        """`switch` for a while; the former state comes back, also after an error."""
+        """`switch` inside a ``with`` block: the former state comes back, also after an error."""
         points = [layer.weight_point for layer in self.weighted().values()]
         points += list(self.points.values())
         before = [(point, point.on) for point in points]
@@ -196,7 +196,7 @@ class QuantModel(nn.Module):
                 point.on = on
 
     def weighted(self) -> dict[str, QuantLayer]:
-        """The layers that have a weight."""
+        """The layers that have a weight, by name."""
         return {n: m for n, m in self.layers.items() if isinstance(m, QuantLayer)}
 
     def _carries(self, calls: dict[str, Call], answers: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Runs parts of a network: units alone, as far as a place, or on from a place."""
+"""Runs part of a network: one unit, up to a place, or on from a place."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from qlib.network.trace import Call, removing
 
 
 class PartialForward:
-    """Partial runs of one network, whose units were seen running once.
+    """Runs parts of one network, from the calls of its units that one pass recorded.
 
     Attributes:
         units: names of the units, in order of execution.
@@ -73,7 +73,7 @@ class PartialForward:
             return self._net(images)
 
     def layer_input(self, unit: str, layer: str, x: Tensor) -> Tensor:
-        """What enters a layer inside a unit, given the unit's input."""
+        """The input of a layer inside a unit, given the unit's input."""
         if layer == unit:
             return x
         with _stopping(self._net.get_submodule(layer)):

@@ -48,11 +48,12 @@ class WeightPoint(QuantPoint):
         self._kept: Tensor | None = None
 
     def fill(self, quantizer: Quantizer | None) -> None:
+        """Set the quantizer, or take it away with None."""
         self.quantizer = quantizer
         self.forget()
 
     def forget(self) -> None:
-        """Call after the quantizer has changed."""
+        """Drop the cached quantized weight; call it after the quantizer has changed."""
         self._kept = None
 
     def set_bits(self, bits: int) -> None:
@@ -73,7 +74,7 @@ class WeightPoint(QuantPoint):
 
 
 class BiasCorrection(Learner):
-    """What a layer adds to its output channels, (channels,), while its weight is quantized."""
+    """A correction of a layer's bias, (channels,), added while its weight is quantized."""
 
     def __init__(self, channels: int, like: Tensor) -> None:
         super().__init__()
@@ -100,6 +101,7 @@ class QuantLayer(nn.Module):
 
     @property
     def kind(self) -> str:
+        """``"conv"`` or ``"linear"``."""
         return "conv" if isinstance(self.layer, nn.Conv2d) else "linear"
 
     @property
@@ -109,6 +111,7 @@ class QuantLayer(nn.Module):
 
     @property
     def bias(self) -> Tensor | None:
+        """The float bias; None without one."""
         return self.layer.bias
 
     def points(self) -> dict[str, QuantPoint]:
@@ -156,6 +159,7 @@ class QuantMatMul(nn.Module):
         self.arithmetic: torch.dtype | None = None
 
     def points(self) -> dict[str, QuantPoint]:
+        """Activation points by the name of their operand."""
         return {"left": self.left_point, "right": self.right_point}
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
@@ -164,7 +168,7 @@ class QuantMatMul(nn.Module):
 
 @contextmanager
 def standing_in(work: Mapping[QuantPoint, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """For a while these points call what is given for them in place of their quantizers."""
+    """Replace what some points compute inside a ``with`` block by the functions given for them."""
     for point, call in work.items():
         point.stand_in = call
     try:
@@ -176,7 +180,7 @@ def standing_in(work: Mapping[QuantPoint, Callable[[Tensor], Tensor]]) -> Iterat
 
 @contextmanager
 def multiplying(layers: Iterable[QuantLayer | QuantMatMul], dtype: torch.dtype) -> Iterator[None]:
-    """For a while these layers multiply in ``dtype``: operands are rounded to it, sums are not.
+    """Inside a ``with`` block these layers round their operands to ``dtype``, sums are not rounded.
 
     What enters and leaves a layer, quantizers and gradients included, stays what it is.
     """

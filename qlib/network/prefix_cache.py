@@ -1,4 +1,4 @@
-"""A network run on from the middle, so that what lies before a change is computed once.
+"""Runs a network on from the middle, so that what lies before a change is computed once.
 
 The tensor that enters a unit moves forward from unit to unit in the float network; each
 measurement goes on from there. With L units in a row that is about L/2 passes for a measurement at
@@ -22,7 +22,7 @@ PASS = 40e9  # multiply–accumulates of one pass: large networks take fewer ima
 
 
 class PrefixCache:
-    """Passes over images in chunks, told of while they go on.
+    """Passes over images in chunks that reuse the tensor entering a unit.
 
     Attributes:
         starts, size: of the chunks.
@@ -39,6 +39,7 @@ class PrefixCache:
         self.doing = Event(phase)
 
     def chunk(self, start: int) -> Tensor:
+        """The images from number ``start`` on, one chunk of them, on the model's device."""
         device = next(self.model.parameters()).device
         return self.images[start : start + self.size].to(device)
 
@@ -47,12 +48,12 @@ class PrefixCache:
         return torch.cat([self.each(self.model, self.chunk(start)) for start in self.starts])
 
     def each(self, call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """``call`` on batches of ``x``."""
-        found = []
+        """The joined outputs of ``call`` on batches of ``x``."""
+        outputs = []
         for part in x.split(self.batch):
-            found.append(call(part))
-            self.doing = replace(self.doing, step=sum(map(len, found)))
-        return torch.cat(found)
+            outputs.append(call(part))
+            self.doing = replace(self.doing, step=sum(map(len, outputs)))
+        return torch.cat(outputs)
 
     def iter_layers(
         self, images: Tensor, layers: Iterable[str]
@@ -80,7 +81,7 @@ class PrefixCache:
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        """Report at every unit, so that whoever cancels waits for one unit at most."""
+        """Report progress at every unit, so that a run can be cancelled there."""
         modules = {name: self.model.net.get_submodule(name) for name in self.model.units()}
         hooks = [m.register_forward_pre_hook(self._tick) for m in modules.values()]
         with removing(hooks):
@@ -92,7 +93,7 @@ class PrefixCache:
 
 @contextmanager
 def flipped(points: Iterable[QuantPoint]) -> Iterator[None]:
-    """The switches of some points turned over for a while."""
+    """Inside a ``with`` block some points are switched over: on where off, off where on."""
     for point in points:
         point.on = not point.on
     try:

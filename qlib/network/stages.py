@@ -1,4 +1,4 @@
-"""Where a network is cut into units that are fitted at once."""
+"""Groups a network's units into stages that are fitted together."""
 
 from qlib.network.model import QuantModel
 
@@ -6,21 +6,21 @@ Span = tuple[str, ...]  # units of the network in a row
 
 
 def spans(model: QuantModel, by: str) -> list[Span]:
-    """The units that are fitted at once, in order, each as the network's units that it spans.
+    """The groups of units that are fitted together, in order of execution.
 
     Args:
         by: "block" (and "layer", whose layers are visited block by block): each unit of the
             network; "stage": neighbouring blocks whose outputs have one shape stand together;
             "network": all of it.
     """
-    units, shapes, found = model.units(), model.partial.shapes, list[Span]()
+    units, shapes, stages = model.units(), model.partial.shapes, list[Span]()
     if by == "network":
         return [tuple(units)]
     for unit in units:
-        last = found[-1][-1] if found else unit
+        last = stages[-1][-1] if stages else unit
         both = {last, unit} <= set(model.blocks)
-        if by == "stage" and found and both and shapes[last] == shapes[unit]:
-            found[-1] += (unit,)
+        if by == "stage" and stages and both and shapes[last] == shapes[unit]:
+            stages[-1] += (unit,)
         else:
-            found.append((unit,))
-    return found
+            stages.append((unit,))
+    return stages

@@ -15,9 +15,9 @@ from qlib.quantizers.switchable import Switchable
 
 
 def bit_widths(model: QuantModel) -> tuple[int, ...]:
-    """Bit-widths that everything that can be switched knows, ascending; () if nothing can."""
-    known = [set(q.bit_widths) for _, _, q in _points(model)]
-    return tuple(sorted(set.intersection(*known))) if known else ()
+    """Bit-widths that all switchable quantizers share, ascending; () if there are none."""
+    widths = [set(q.bit_widths) for _, _, q in _points(model)]
+    return tuple(sorted(set.intersection(*widths))) if widths else ()
 
 
 def weight_bit_widths(model: QuantModel) -> tuple[int, ...]:
@@ -38,9 +38,9 @@ def set_bits(
         InvalidSpec: a width or a unit that the network does not have; nothing was switched.
     """
     wanted = bits if isinstance(bits, Mapping) else dict.fromkeys(model.units(), bits)
-    found = list(_points(model))
-    _check(model, wanted, weights, {b for _, _, q in found for b in q.bit_widths})
-    for unit, point, _ in found:
+    points = list(_points(model))
+    _check(model, wanted, weights, {b for _, _, q in points for b in q.bit_widths})
+    for unit, point, _ in points:
         if unit in wanted:
             own = weights if isinstance(point, WeightPoint) else None
             point.set_bits(wanted[unit] if own is None else own)
@@ -67,15 +67,15 @@ def _set(point: QuantPoint, name: str, plan: Mapping[str, int | None]) -> None:
 
 def current_bits(model: QuantModel) -> dict[str, int]:
     """Unit → the width of its activations now (of its weights, where only they are switched)."""
-    found: dict[str, int] = {}
+    by_unit: dict[str, int] = {}
     for unit, point, q in _points(model):
-        if unit not in found or not isinstance(point, WeightPoint):
-            found[unit] = q.bits
-    return found
+        if unit not in by_unit or not isinstance(point, WeightPoint):
+            by_unit[unit] = q.bits
+    return by_unit
 
 
 def stored_bytes(model: QuantModel) -> float:
-    """What one network for all its widths takes: weights, a rounding bit for each, all steps.
+    """Bytes of one network for all its widths: weights, a rounding bit for each, all scales.
 
     Weights of nested steps are integers of the highest width, others the float ones; what has one
     width counts as `qlib.network.costs.weight_bytes` says. A step is 4
@@ -99,7 +99,7 @@ def _set_bytes(q: Switchable) -> float:
 
 @contextmanager
 def keeping(model: QuantModel) -> Iterator[None]:
-    """Afterwards every point has the width that it had before."""
+    """Restore every point's bit-width after a ``with`` block."""
     before = [(point, q.bits) for _, point, q in _points(model)]
     try:
         yield

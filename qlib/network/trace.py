@@ -1,4 +1,4 @@
-"""One forward pass, and who feeds whom: order of calls, shapes, direct neighbours."""
+"""Records one forward pass: order of calls, shapes, which module feeds which."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @dataclass
 class Call:
-    """One call of one module."""
+    """One recorded call of one module."""
 
     name: str
     module: nn.Module
@@ -21,17 +21,19 @@ class Call:
 
     @property
     def input(self) -> Any:
+        """The first argument; None without arguments."""
         return self.args[0] if self.args else None
 
 
 @dataclass
 class Trace:
-    """All calls in the order in which they began; holds the tensors, so keep it short-lived."""
+    """All recorded calls in the order in which they began; holds tensors: keep it short-lived."""
 
     calls: list[Call] = field(default_factory=list)
     output: Any = None
 
     def of(self, name: str) -> list[Call]:
+        """The calls of one module."""
         return [call for call in self.calls if call.name == name]
 
     def order(self, names: set[str]) -> list[str]:
@@ -71,7 +73,7 @@ def trace(net: nn.Module, images: Tensor) -> Trace:
 
 @contextmanager
 def removing(hooks: list) -> Iterator[None]:
-    """Take hooks off again, whatever happens."""
+    """Remove hooks after a ``with`` block, also after an error."""
     try:
         yield
     finally:

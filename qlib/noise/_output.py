@@ -43,7 +43,7 @@ class Grids:
         return len(self.step)
 
     def error(self, x: Tensor, added: Tensor) -> Tensor:
-        """(k, n, d): x + N − Q(x + N) in steps, for x (n, d) and N (k, d); k of either may be 1."""
+        """x + N − Q(x + N) in steps, (k, n, d), for x (n, d) and N (k, d); k of either may be 1."""
         moved = x / self.step[:, None, None] + added[:, None]
         if len(self) == 1:  # plain numbers are clamped much faster
             return moved - moved.round().clamp_(float(self.low), float(self.high))

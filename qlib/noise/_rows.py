@@ -46,7 +46,7 @@ def _as_rows(layer: QuantLayer, x: Tensor) -> Tensor:
 
 
 def fits(layer: QuantLayer) -> bool:
-    """Is the layer one matrix product that reads every number at most once and nothing padded?"""
+    """Whether a layer is one matrix product that reads a number at most once, without padding."""
     if layer.kind == "linear":
         return True
     conv = layer.layer

@@ -40,7 +40,7 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class LayerNoise:
-    """One linear layer at one bit-width, on its own, everything else in float.
+    """Noise measurements of one linear layer at one bit-width, everything else in float.
 
     A layer computes ŵ·(Q(x + N) − N) + b: the noise N is one number for each input channel, uniform
     from −n to n and the same for all rows, and is taken off exactly. Lengths are in steps of the
@@ -99,7 +99,7 @@ class LayerNoise:
 
 @dataclass(frozen=True, eq=False)
 class NoiseProfile:
-    """All layers at all bit-widths: layers in order of execution, in each the bits ascending.
+    """Noise measurements of all layers at all bit-widths, in order of execution, bits ascending.
 
     ``seeds``: draws of the noise; ``rows``: the most rows of one layer that are behind a number.
     """
@@ -112,25 +112,23 @@ class NoiseProfile:
     @property
     def names(self) -> tuple[str, ...]:
         """Layers in order of execution."""
-        return tuple(dict.fromkeys(found.layer for found in self.layers))
+        return tuple(dict.fromkeys(layer.layer for layer in self.layers))
 
     @property
     def bits(self) -> tuple[int, ...]:
-        """Ascending."""
-        return tuple(sorted({found.bits for found in self.layers}))
+        """The measured bit-widths, ascending."""
+        return tuple(sorted({layer.bits for layer in self.layers}))
 
     def at(self, layer: str, bits: int) -> LayerNoise:
-        """Raises:
-        KeyError: this layer was not measured at these bits.
-        """
-        for found in self.layers:
-            if (found.layer, found.bits) == (layer, bits):
-                return found
+        """One layer at one bit-width. Raises KeyError: it was not measured there."""
+        for row in self.layers:
+            if (row.layer, row.bits) == (layer, bits):
+                return row
         raise KeyError(f"{layer} at {bits} bits")
 
 
 def spec_of(base: RunSpec) -> RunSpec:
-    """The noise analysis that serves a run: one for all its methods, bit-widths and placements.
+    """The specification of a run's noise analysis; one serves all methods and bit-widths.
 
     Only what decides the grids of a layer alone is taken over; the rest is as in a new
     specification. Look for it with ``store.find(spec_of(run), folders)``.
@@ -179,7 +177,7 @@ def rows(layers: Iterable[LayerNoise]) -> list[dict[str, Any]]:
     ``left``, ``left_test``: share of the output's error that is left at the closed-form reach, mean
     over draws; ``left_worst``: held-out, of the worst draw; ``plain`` … ``noise_test``: stages.
     """
-    found = []
+    table = []
     for x in layers:
         row = {"layer": x.layer, "unit": x.block, "kind": x.kind, "bits": x.bits}
         numbers = ("step", "clipped", "rounding", "closed_form", "linear_search")
@@ -188,8 +186,8 @@ def rows(layers: Iterable[LayerNoise]) -> list[dict[str, Any]]:
         row["left_worst"] = max(float(np.interp(x.closed_form, x.reaches, y)) for y in x.test)
         for name, (calib, test) in zip(STAGES, x.stages.tolist(), strict=True):
             row |= {name: calib, f"{name}_test": test}
-        found.append({n: float(f"{v:.4g}") if type(v) is float else v for n, v in row.items()})
-    return found
+        table.append({n: float(f"{v:.4g}") if type(v) is float else v for n, v in row.items()})
+    return table
 
 
 def partial(folder: Path, start: int = 0) -> list[dict[str, Any]]:
@@ -198,13 +196,13 @@ def partial(folder: Path, start: int = 0) -> list[dict[str, Any]]:
     Rows have ``layer``, ``bits``, ``left`` (as in `rows`), and ``index`` and ``of``: how many of
     how many. ``folder``: the job's, or the finished run's; ``start``: the first event looked at.
     """
-    found = []
+    layers = []
     for event in events(folder, start):
         word, _, bits = event["note"].partition(" ")
         if event["phase"] == "profile" and word == NOISE and bits.isdigit():
             row = {"layer": event["unit"], "bits": int(bits), "left": event["loss"]}
-            found.append(row | {"index": event["index"], "of": event["of"]})
-    return found
+            layers.append(row | {"index": event["index"], "of": event["of"]})
+    return layers
 
 
 def helped(found: Iterable[Mapping[str, Any]], bits: int, *, n: int = 3) -> list[Mapping[str, Any]]:

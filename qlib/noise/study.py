@@ -64,7 +64,7 @@ class _Numbers(TypedDict):
 
 
 def skipped(model: QuantModel) -> list[str]:
-    """Layers with a weight to which no noise can be added that is taken off exactly.
+    """Names of layers with a weight where noise cannot be removed exactly.
 
     These are convolutions that pad, overlap or have groups: a value that several patches read in
     different places, or a border, would need another correction than one number for each output.
@@ -103,14 +103,14 @@ def measure(
             "This network has no linear layer and no convolution of separate patches that fixed "
             "noise could be added to; choose another one, such as a vision transformer."
         )
-    order, found = list(model.layers), []
+    order, results = list(model.layers), []
     for at, layer in enumerate(_layers(model, data, test, names)):
         weight = layer.layer.weight
         for b, (bits, plan) in enumerate(sorted(plans.items())):
             w_hat = Uniform.fit(weight, plan.weights[layer.name], data.weight_observer)(weight)
             scheme = plan.inputs[f"{layer.name}.input"]
             numbers = _measured(layer, w_hat.flatten(1), scheme, data)
-            made = LayerNoise(
+            result = LayerNoise(
                 layer=layer.name,
                 kind=layer.layer.kind,
                 block=model.unit_of(layer.name),
@@ -119,11 +119,11 @@ def measure(
                 reaches=REACHES,
                 **numbers,
             )
-            found.append(made)
-            left = made.left(made.closed_form, "test")
+            results.append(result)
+            left = result.left(result.closed_form, "test")
             place = (at * len(plans) + b + 1, len(names) * len(plans))
             data.report(Event("profile", layer.name, *place, loss=left, note=f"{NOISE} {bits}"))
-    return found
+    return results
 
 
 def _measured(layer: _Layer, w_hat: Tensor, scheme: Scheme, data: Calibration) -> _Numbers:

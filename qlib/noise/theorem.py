@@ -45,7 +45,7 @@ def helps_below(n: ArrayLike, b: ArrayLike = 1.0) -> Numbers:
 def error(
     x: ArrayLike, n: ArrayLike, b: ArrayLike = 1.0, low: float = -np.inf, high: float = np.inf
 ) -> Numbers:
-    """E[(Q(x + N) − N − x)²] for any x and any n ≥ 0 on a grid of step 2b.
+    """Mean squared error with noise, E[(Q(x + N) − N − x)²], for any x and n ≥ 0; grid of step 2b.
 
     (1/2n)·∫ r(u)² du over u from x − n to x + n, r being the error of rounding u: a sawtooth whose
     square has the antiderivative used here. Levels lie at the odd multiples of b from ``low`` to

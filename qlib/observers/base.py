@@ -1,4 +1,4 @@
-"""The contract of an observer: values in, clipping range out. Stateless."""
+"""The contract of an observer: values in, clipping range out; it keeps no state."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from qlib.core.scheme import Scheme
 
 @dataclass(frozen=True)
 class Observer(ABC):
-    """One way to choose the clipping range."""
+    """Chooses the clipping range of a quantizer from the values of a tensor."""
 
     title: ClassVar[str]
     paper: ClassVar[str] = ""
@@ -25,7 +25,7 @@ class Observer(ABC):
     def find_range(
         self, x: Tensor, scheme: Scheme, counts: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The range of each row.
+        """The clipping range of each row.
 
         Args:
             x: (rows, n) values; every row gets a range of its own.

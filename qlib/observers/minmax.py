@@ -1,4 +1,4 @@
-"""Keep everything: the range is what was seen."""
+"""The range from the least to the greatest value: nothing is clipped."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from qlib.observers.base import Observer
 
 @dataclass(frozen=True)
 class MinMax(Observer):
-    """No clipping; one outlier stretches the grid for everybody."""
+    """The full range of the values, without clipping; one outlier stretches the grid for all."""
 
     title = "min–max"
 

@@ -1,4 +1,4 @@
-"""Cut the tails: the range keeps a given share of the values."""
+"""A range that keeps a given share of the values and clips the tails."""
 
 from dataclasses import dataclass
 

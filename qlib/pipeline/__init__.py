@@ -1,1 +1,1 @@
-"""The only place where network, images and method meet: from a specification to a record."""
+"""Runs a specification: network, images and method meet only here; out comes a record."""

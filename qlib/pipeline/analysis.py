@@ -1,4 +1,4 @@
-"""An analysis as a run: one frame for every kind. What a kind measures is in a file of its own."""
+"""Runs an analysis (sensitivity, noise) of a network and makes its record."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What a run leaves beside its record: the predictions and some small pictures."""
+"""Writes the predictions of a run and thumbnails of its images."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ PICTURES = 12  # the first test images, and as many more whose answer changed
 def save_predictions(
     folder: Path, images: Images, logits: dict[str, Tensor], classes: tuple[str, ...]
 ) -> None:
-    """``preds.npz``: the five most probable classes of every image, and some small pictures."""
+    """Write ``preds.npz``: the five most probable classes of every image, and thumbnails."""
     arrays = {"ids": np.array(images.ids), "labels": np.asarray(images.labels, np.int32)}
     for name, values in logits.items():
         top = values.softmax(1).topk(min(5, values.shape[1]))

@@ -1,4 +1,4 @@
-"""What a network with several bit-widths does at each of them, on the held-out images."""
+"""Measures a network with several bit-widths at each of them, on the held-out images."""
 
 from itertools import product
 

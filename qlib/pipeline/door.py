@@ -1,4 +1,4 @@
-"""The library in one call: quantize a network of one's own, look at it, save it, load it."""
+"""Quantize, evaluate, save and load a network of one's own: `quantize` and `load`."""
 
 import hashlib
 import json
@@ -89,7 +89,7 @@ def quantize(
 
 @torch.inference_mode(False)
 def load(path: str | Path, net: nn.Module) -> "Quantized":
-    """What `Quantized.save` wrote, on the float network that it was made from.
+    """Load what `Quantized.save` wrote onto the float network that it was made from.
 
     Gives the same outputs to the bit.
 
@@ -181,8 +181,8 @@ class Quantized(nn.Module):
             raise InvalidSpec(
                 "A loaded network does not have its calibration images; say layers(images)."
             )
-        found = data.images[: output_errors.images_for(self.model)]
-        errors = output_errors.record(self.model, found, found[:0], ignore)
+        images_used = data.images[: output_errors.images_for(self.model)]
+        errors = output_errors.record(self.model, images_used, images_used[:0], ignore)
         seen = data.histograms(self.model)
         rows = metrics.layer_rows(self.model, seen, errors.calib, samples=errors.samples)
         return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""What a specification names, opened: network, images, ranges, and a way to ask for answers."""
+"""Loads a run's network and images, and predicts the test images."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ EVAL_BATCH = 64  # more and the activations of a vision transformer leave the ca
 
 @dataclass
 class Experiment:
-    """The float network and its quantizable copy, calibration and held-out images."""
+    """Everything a run works on: float network, quantizable copy, calibration and test images."""
 
     net: torch.nn.Module
     model: QuantModel
@@ -39,12 +39,12 @@ class Experiment:
 
     @property
     def labels(self) -> Tensor:
-        """(n,) of the held-out images."""
+        """Labels of the held-out images, (n,)."""
         return torch.from_numpy(self.test.labels)
 
 
 def load_experiment(spec: RunSpec, device: torch.device, report: Report) -> Experiment:
-    """Load all that a checked specification names; nothing is quantized yet.
+    """Load the network and images of a checked specification; nothing is quantized yet.
 
     Raises:
         InvalidSpec: something is missing, or does not fit together.
@@ -84,9 +84,7 @@ def quantizable(
 
 
 def device_of(spec: RunSpec) -> torch.device:
-    """Raises:
-    InvalidSpec: it is not there.
-    """
+    """The device of a specification. Raises InvalidSpec: it is not there."""
     if spec.device == "cuda" and not torch.cuda.is_available():
         raise InvalidSpec(
             "device 'cuda' was asked for, but PyTorch finds no CUDA device here; use 'cpu'."
@@ -188,7 +186,7 @@ def _held_out(source: Dataset, spec: RunSpec) -> Images:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """The layout in which every network is run here: another one rounds in another order."""
+    """``x`` in the channels-last memory format, in which every network is run."""
     return x.contiguous(memory_format=torch.channels_last)
 
 

@@ -1,4 +1,4 @@
-"""A noise analysis as a run: every linear layer of the float network at all bit-widths."""
+"""Runs a noise analysis: every linear layer of the float network at all bit-widths."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ def measured(
     folder: Path | None,
     known: Sequence[Path],
 ) -> dict[str, Any]:
-    """The fields of the record that are its own; with a folder, ``noise.npz`` is in it.
+    """The record's fields that only a noise analysis has; ``noise.npz`` goes to ``folder``.
 
     Raises:
         InvalidSpec: the network has no layer that noise could be added to.
@@ -38,8 +38,8 @@ def measured(
     rows = noise_profile.rows(layers)
     if folder is not None:
         most = noise_study.rows_for(model)
-        made = noise_profile.NoiseProfile(spec, tuple(layers), noise_study.SEEDS, most)
-        noise_profile.save(folder, made)
+        profile = noise_profile.NoiseProfile(spec, tuple(layers), noise_study.SEEDS, most)
+        noise_profile.save(folder, profile)
     metrics = noise_profile.summary(rows) | {"n": len(images)}
     return {"layers": rows, "metrics": metrics, "notes": model.notes + _skipped(experiment)}
 

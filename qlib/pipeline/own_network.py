@@ -1,4 +1,4 @@
-"""What is asked of a network that somebody brings, and how it is fed where nobody says how."""
+"""Checks a network of the user's own, and fills in preprocessing where none is given."""
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ def completed(built: Built, images: Images) -> tuple[Complete, list[str]]:
 
 
 def answers(net: nn.Module, images: Tensor) -> Tensor:
-    """What a network says of some images: (n, classes).
+    """The network's logits on some images, (n, classes).
 
     Raises:
         InvalidSpec: it cannot take them, or returns something else.
@@ -43,24 +43,25 @@ def answers(net: nn.Module, images: Tensor) -> Tensor:
     shape = tuple(images.shape[1:])
     try:
         with torch.no_grad():
-            found = net(images)
+            logits = net(images)
     except Exception as error:  # whatever another person's network raises
         text = (str(error).strip() or "no reason given").splitlines()[0][:200]
         raise InvalidSpec(
             f"The network cannot take images of the shape (channels, height, width) = {shape} "
             f"({type(error).__name__}: {text}); give images preprocessed as it was trained with."
         ) from None
-    if not isinstance(found, Tensor):
+    if not isinstance(logits, Tensor):
         raise InvalidSpec(
-            f"The network returns a {type(found).__name__} and no tensor; wrap it in a module that "
-            "returns class scores alone, (images, classes)."
+            f"The network returns a {type(logits).__name__} and no tensor; wrap it in a module "
+            "that returns class scores alone, (images, classes)."
         )
-    if found.dim() != 2 or len(found) != len(images):
+    if logits.dim() != 2 or len(logits) != len(images):
         raise InvalidSpec(
-            f"The network returns a tensor of shape {tuple(found.shape)} for {len(images)} images; "
-            "it has to return class scores, (images, classes): wrap it in a module that does."
+            f"The network returns a tensor of shape {tuple(logits.shape)} for {len(images)} "
+            "images; it has to return class scores, (images, classes): "
+            "wrap it in a module that does."
         )
-    return found
+    return logits
 
 
 def check_labels(labels: object, images: Tensor, classes: int) -> Tensor:
@@ -85,7 +86,7 @@ def check_labels(labels: object, images: Tensor, classes: int) -> Tensor:
 
 
 def check(net: object, images: object) -> None:
-    """Can this network be quantized with these calibration images?
+    """Check that a network can be quantized with these calibration images.
 
     Raises:
         InvalidSpec: no; in one sentence what is wrong and what to do.
@@ -101,7 +102,7 @@ def check(net: object, images: object) -> None:
 
 
 def check_network(net: object) -> nn.Module:
-    """``net`` itself.
+    """Check that ``net`` is a network that can be quantized, and return it.
 
     Raises:
         InvalidSpec: no module in eval mode with float32 weights.
@@ -127,7 +128,7 @@ def check_network(net: object) -> nn.Module:
 
 
 def check_images(images: object) -> Tensor:
-    """``images`` themselves.
+    """Check that ``images`` are a batch of images, and return them.
 
     Raises:
         InvalidSpec: not a float tensor (n, channels, height, width) of finite values.

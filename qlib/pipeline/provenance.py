@@ -1,4 +1,4 @@
-"""What every record tells beside its results: time, memory, versions, and which images."""
+"""Provenance of a record: time, memory, versions, and which images were used."""
 
 import hashlib
 import platform
@@ -17,7 +17,7 @@ from qlib.pipeline.experiment import Experiment
 
 @dataclass
 class Clock:
-    """Hands events on and adds up the time spent in each phase."""
+    """A report callback that forwards events and adds up the seconds of each phase."""
 
     report: Report
     seconds: dict[str, float] = field(default_factory=dict)
@@ -30,11 +30,13 @@ class Clock:
         self.report(event)
 
     def turn(self, phase: str) -> None:
+        """End the present phase and begin another."""
         now = time.perf_counter()
         self.seconds[self._phase] = self.seconds.get(self._phase, 0.0) + now - self._since
         self._phase, self._since = phase, now
 
     def totals(self) -> dict[str, float]:
+        """End the last phase; seconds by phase, and ``total``."""
         self.turn("save")
         named = {k: self.seconds.get(k, 0.0) for k in ("load", "calibrate", "reconstruct")}
         named["evaluate"] = self.seconds.get("evaluate", 0.0)
@@ -42,7 +44,7 @@ class Clock:
 
 
 def versions() -> dict[str, str]:
-    """What the numbers were made with."""
+    """Versions of Python and the libraries, and the number of threads."""
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "torchvision", "timm", "numpy")},

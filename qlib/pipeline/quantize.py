@@ -1,4 +1,4 @@
-"""What a specification asks for, done to a loaded network: its grids, its method, its tuning."""
+"""Quantizes a loaded network as a specification says: bit plan, method, tuning."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ def quantize(
     folder: Path | None = None,
     plan: BitPlan | None = None,
 ) -> dict[str, Tensor]:
-    """Apply the method, then tune; the model is afterwards quantized and switched on.
+    """Apply the method of a specification, then tune; the model is left switched on.
 
     ``plan``: by default `bit_plan`, what the specification asks for.
 
@@ -58,7 +58,7 @@ def quantize(
 def apply(
     model: QuantModel, data: Calibration, spec: RunSpec, plan: BitPlan, report: Report
 ) -> None:
-    """The method of a checked specification, then its tuning; the model is switched on.
+    """Apply the method of a checked specification, then its tuning; the model is left switched on.
 
     Raises:
         InvalidSpec: the method gave up.

@@ -1,4 +1,4 @@
-"""The file that holds a network's quantizers: everything but its float weights.
+"""Saves and loads a network's quantizers: everything but its float weights.
 
 ``quantizers.safetensors`` has, of every quantization point, the tensors of its quantizer
 (``POINT.scale``, ``LAYER.weight.codes``, …) and, in the metadata, its key, its scheme and how it
@@ -33,23 +33,23 @@ Plan = Mapping[str, int | None]  # quantization point -> bits; None: it stays in
 
 def save(model: QuantModel, file: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write the quantizers of ``model``; ``metadata``: words of one's own, see `load`."""
-    tensors, told = {}, {}
+    tensors, entries = {}, {}
     for name, point, weight in _points(model):
         if point.quantizer is not None:
             state = _hard(point.quantizer, weight).state(weight)
-            told[name] = _told(state)
+            entries[name] = _told(state)
             tensors |= _named(name, state)
     for name, layer in model.weighted().items():
         if layer.correction is not None:
             tensors[f"{name}.bias.added"] = layer.correction.added
     ready = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    about = {**(metadata or {}), ENTRY: json.dumps(told, separators=(",", ":"))}
+    about = {**(metadata or {}), ENTRY: json.dumps(entries, separators=(",", ":"))}
     file.write_bytes(serialized(ready, about))  # the library's own errors are no OSError
 
 
 @torch.no_grad()
 def load(model: QuantModel, file: Path, plan: Plan | None = None) -> dict[str, str]:
-    """Fill every point of ``model`` as a file says; the model then computes what that one did.
+    """Fill every point of ``model`` from a file; the model then computes what that one did.
 
     Args:
         plan: the bits that the points must have then, where a record tells them.
@@ -82,7 +82,7 @@ def load(model: QuantModel, file: Path, plan: Plan | None = None) -> dict[str, s
 
 
 def clear(model: QuantModel) -> None:
-    """Take every quantizer and every correction of a bias away."""
+    """Remove every quantizer and every bias correction."""
     for layer in model.weighted().values():
         layer.weight_point.fill(None)
         layer.correction = None

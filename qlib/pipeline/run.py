@@ -1,4 +1,4 @@
-"""One run: a specification in, a record out."""
+"""Quantizes and measures a network: a specification in, a record out."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime

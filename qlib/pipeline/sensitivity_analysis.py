@@ -1,4 +1,4 @@
-"""A sensitivity analysis as a run: the quantizers of the run that it is about, then the rows."""
+"""Runs a sensitivity analysis: restores the quantizers of the run in question, then measures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ def measured(
     folder: Path | None,
     known: Sequence[Path],
 ) -> dict[str, Any]:
-    """The fields of the record that are its own."""
+    """The record's fields that only a sensitivity analysis has."""
     report(Event("calibrate", note="ranges"))
     base = _restored(experiment, spec, known)
     if base is None:

@@ -14,8 +14,7 @@ from qlib.quantizers.base import Quantizer
 
 
 class Twin(Quantizer):
-    """What both kinds share. ``scale``: the large step s. ``shift``: m, so that the small
-    step is s / 2^m.
+    """Base of grids with two uniform ranges, of step s and s / 2^m. ``scale``: s, ``shift``: m.
 
     With q = 2^(b−1) codes for each range, codes count from ``scheme.qmin`` on: first the small
     range's, then the large one's. One grid for the whole tensor; nothing is learned.
@@ -35,6 +34,7 @@ class Twin(Quantizer):
 
     @property
     def small(self) -> Tensor:
+        """The step of the small range, s / 2^m."""
         return self.scale * 2.0**-self.shift
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The contract of a quantizer: a tensor in, the same tensor on the grid out."""
+"""The contract of a quantizer: a tensor in, the same tensor rounded to its grid out."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -16,14 +16,14 @@ from qlib.observers.base import Observer
 
 
 class Learner(nn.Module):
-    """Something that the reconstruction loop can learn. By default there is nothing to do."""
+    """A module with parameters that reconstruction can learn; by default it has none."""
 
     def learnable(self) -> dict[str, list[nn.Parameter]]:
-        """What an optimiser may move, by role: "act_scale", "weight_scale", "rounding", …"""
+        """Parameters for the optimiser, by role: "act_scale", "weight_scale", "rounding", …"""
         return {}
 
     def penalty(self, beta: float) -> Tensor | None:
-        """A term that pushes soft choices to hard ones; None when there is nothing soft."""
+        """The regulariser that drives soft rounding to 0 or 1; None when nothing is soft."""
         return None
 
     def add_penalty_grad(self, beta: float, weight: float) -> None:
@@ -33,12 +33,12 @@ class Learner(nn.Module):
         """Make every soft choice final."""
 
     def keep_positive(self) -> None:
-        """After an optimiser step: bring what left its limits back, such as a scale below 0."""
+        """Bring parameters back into their limits after an optimiser step."""
 
 
 @dataclass(frozen=True)
 class State:
-    """All that one quantizer is made of, ready for a file.
+    """The stored form of a quantizer: class key, scheme, tensors and options.
 
     ``key``: its file in ``qlib/quantizers``; ``options``: plain values (JSON); ``parts``: the
     quantizers that it is built from.
@@ -137,15 +137,15 @@ class Quantizer(Learner, ABC):
 
     @classmethod
     def key(cls) -> str:
-        """The name of its file, under which `qlib.core.registry` finds the class."""
+        """The registry key of the class: the name of its file."""
         return cls.__module__.rpartition(".")[2]
 
     def as_grid(self) -> "Quantizer":
-        """The levels alone, without what was learned for one tensor: itself, if all is needed."""
+        """A quantizer with the same levels, without what was learned for one tensor."""
         return self
 
     def state(self, weight: Tensor | None = None) -> State:
-        """All that `from_state` needs to make an equal quantizer.
+        """The quantizer's stored form; `from_state` makes an equal quantizer from it.
 
         By default: what the constructor takes, each found under the attribute of its name, and
         every other registered buffer and parameter. ``scale`` and ``zero_point`` are left out where
@@ -164,29 +164,29 @@ class Quantizer(Learner, ABC):
 
     @classmethod
     def from_state(cls, state: State, weight: Tensor | None = None) -> "Quantizer":
-        """The quantizer that gave this `state`; ``weight`` as there."""
+        """Rebuild the quantizer that gave this `state`; ``weight`` as there."""
         takes = inspect.signature(cls).parameters
         given: dict[str, Any] = {"scheme": state.scheme, **state.options, **state.tensors}
         given |= {name: restored(part) for name, part in state.parts.items()}
-        made = cls(**{name: value for name, value in given.items() if name in takes})
+        quantizer = cls(**{name: value for name, value in given.items() if name in takes})
         for name in state.tensors.keys() - takes.keys():
-            _put(made, name, state.tensors[name])
-        return made
+            _put(quantizer, name, state.tensors[name])
+        return quantizer
 
 
 def restored(state: State, weight: Tensor | None = None) -> Quantizer:
-    """The quantizer that a state describes, whatever its class.
+    """Rebuild a quantizer of any class from its stored state.
 
     Raises:
         InvalidSpec: no file of ``qlib/quantizers`` has the key of the state.
     """
-    known = discover("quantizers")
-    if state.key not in known:
+    classes = discover("quantizers")
+    if state.key not in classes:
         raise InvalidSpec(
-            f"There is no quantizer {state.key!r} here, only {', '.join(known)}; put the file "
+            f"There is no quantizer {state.key!r} here, only {', '.join(classes)}; put the file "
             f"{state.key}.py into qlib/quantizers, or quantize the network again."
         )
-    return known[state.key].from_state(state, weight)
+    return classes[state.key].from_state(state, weight)
 
 
 def _put(owner: nn.Module, name: str, tensor: Tensor) -> None:

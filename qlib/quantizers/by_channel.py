@@ -1,4 +1,4 @@
-"""A grid for each input channel that costs no more than one: RepQ-ViT's reparametrisation.
+"""One scale and zero-point for each activation channel, at the cost of one grid (RepQ-ViT).
 
 After a layer norm, channels differ much in range. Channel c on a grid of its own (s_c, z_c) has
 the codes that x' = x/r_c + s·d_c has on one grid (s, z) for all, with r_c = s_c/s, d_c = z_c − z:

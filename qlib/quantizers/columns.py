@@ -1,4 +1,4 @@
-"""Weights whose columns are brought to one footing before rounding: RepQ-ViT's other half.
+"""Weights whose columns are rescaled before rounding: RepQ-ViT's change to the layer behind.
 
 The counterpart of `qlib.quantizers.by_channel`, on the layer behind the activation.
 Paper: RepQ-ViT, Li et al., ICCV 2023, arXiv 2212.08254
@@ -11,7 +11,7 @@ from qlib.quantizers.uniform import Uniform
 
 
 class Columns(Quantizer):
-    """ŵ = Q(w·r)/r for weights (out, in): the columns are brought to one footing, then rounded.
+    """Rounds weights (out, in) after scaling their columns: ŵ = Q(w·r)/r.
 
     Q is a uniform grid with the scheme's granularity; ``column`` is r, (in,).
     """

@@ -1,4 +1,4 @@
-"""A weight whose integer codes are known, on any grid: what one-shot rounding and runs leave."""
+"""A weight with fixed integer codes, as one-shot rounding or a stored run gives it."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from qlib.quantizers.base import Quantizer, State, restored
 
 
 class FixedCodes(Quantizer):
-    """The values that ``grid`` gives to fixed codes. Nothing is learned.
+    """A weight stored as integer codes on a given ``grid``. Nothing is learned.
 
     Made for one weight tensor: what it is called with is not looked at.
     """
@@ -25,7 +25,7 @@ class FixedCodes(Quantizer):
 
     @classmethod
     def of(cls, fitted: Quantizer, codes: Tensor) -> "FixedCodes":
-        """Whole codes, shaped like the weight, on the grid of a fitted quantizer."""
+        """From whole codes, shaped like the weight, on the grid of a fitted quantizer."""
         return cls(fitted.as_grid(), codes)
 
     @property
@@ -51,7 +51,7 @@ class FixedCodes(Quantizer):
         return {}
 
     def state(self, weight: Tensor | None = None) -> State:
-        """Codes as small integers, and the grid."""
+        """The stored form: codes as small integers, and the grid."""
         codes = self.chosen.to(_integers(self.scheme))
         return State(self.key(), self.scheme, {"codes": codes}, parts={"grid": self.grid.state()})
 

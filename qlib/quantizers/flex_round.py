@@ -36,9 +36,9 @@ class FlexRound(Quantizer):
     @classmethod
     def from_nearest(cls, nearest: Quantizer, weight: Tensor) -> "FlexRound":
         """Factors of 1 for ``weight`` on the grid of an already fitted quantizer."""
-        made = cls(nearest.scale, nearest.zero_point, nearest.scheme)
-        made.start(weight)
-        return made
+        quantizer = cls(nearest.scale, nearest.zero_point, nearest.scheme)
+        quantizer.start(weight)
+        return quantizer
 
     @torch.no_grad()
     def start(self, weight: Tensor) -> nn.ParameterList:

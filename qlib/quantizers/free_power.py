@@ -40,13 +40,14 @@ class FreePower(Power):
     @classmethod
     def from_nearest(cls, fitted: Power, weight: Tensor, exponent: nn.Parameter) -> "FreePower":
         """On the grid of a fitted quantizer; ``exponent`` has its value and may be shared."""
-        made = cls(fitted.scale, fitted.zero_point, fitted.scheme, exponent)
-        made.start(weight)
-        made.hold_reach()
-        return made
+        quantizer = cls(fitted.scale, fitted.zero_point, fitted.scheme, exponent)
+        quantizer.start(weight)
+        quantizer.hold_reach()
+        return quantizer
 
     @torch.no_grad()
     def start(self, weight: Tensor) -> nn.Parameter:
+        """Set v to the codes of ``weight`` before rounding."""
         split = bend(self.scheme.granularity.split(weight), self.exponent)
         steps = clip_(split / self.scale, self.low, self.high)
         self.latent = nn.Parameter(steps, requires_grad=False)

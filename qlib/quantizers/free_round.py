@@ -34,9 +34,9 @@ class FreeRound(Quantizer):
         cls, nearest: Quantizer, weight: Tensor, reach: int | None = None
     ) -> "FreeRound":
         """On the grid of a fitted quantizer; ``reach``: None for the whole grid."""
-        made = cls(nearest.scale, nearest.zero_point, nearest.scheme)
-        made.start(weight, reach)
-        return made
+        quantizer = cls(nearest.scale, nearest.zero_point, nearest.scheme)
+        quantizer.start(weight, reach)
+        return quantizer
 
     @torch.no_grad()
     def start(self, weight: Tensor, reach: int | None = None) -> nn.Parameter:

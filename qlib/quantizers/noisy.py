@@ -1,4 +1,4 @@
-"""Fixed noise on each input channel before rounding, and off again behind it.
+"""Fixed noise added to each input channel before rounding and subtracted after it.
 
 It stands around another one, on the input of a linear layer.
 Paper: NoisyQuant, Liu et al., CVPR 2023, arXiv 2211.16056

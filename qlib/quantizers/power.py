@@ -70,7 +70,7 @@ class Power(Quantizer):
 
     @torch.no_grad()
     def hold_reach(self) -> None:
-        """From here on the exponent may move, and the ends of the range stay where they are."""
+        """Fix the ends of the range, so that the exponent may be learned without moving them."""
         self.reach = bend(self.scale * self._far(), 1 / self.exponent)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -194,7 +194,7 @@ def _ratio(power: Tensor, x: Tensor, scale: Tensor) -> Tensor:
 
 
 class Levels:
-    """Where every element lies on the bent axis; one grid has few levels, looked up by number."""
+    """Positions of all elements on the axis after the power function, looked up by level number."""
 
     def __init__(self, steps: Tensor, scale: Tensor, low: Tensor | float, high: Tensor | float):
         self.shape, self.number = steps.shape, None
@@ -212,8 +212,10 @@ class Levels:
 
     def of(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """``function`` (element by element) of every element's place, shaped like the steps."""
-        found = function(self.bent)
-        return found if self.number is None else found.index_select(0, self.number).view(self.shape)
+        values = function(self.bent)
+        return (
+            values if self.number is None else values.index_select(0, self.number).view(self.shape)
+        )
 
 
 def unbend(bent: Tensor, exponent: Tensor) -> Tensor:

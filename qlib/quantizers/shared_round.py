@@ -50,27 +50,28 @@ class SharedRound(Switchable):
         """
         grids = _nested(fitted) if nested else {b: fitted.at(b) for b in fitted.bit_widths}
         soft = {b: SoftRound(q.scale, q.zero_point, q.scheme) for b, q in grids.items()}
-        made = cls(soft, nested=nested)
-        made.bits = fitted.bits
+        quantizer = cls(soft, nested=nested)
+        quantizer.bits = fitted.bits
         with torch.no_grad():
-            floors = {b: made._floor(weight, b) for b in made.bit_widths}
-            fraction = made._fraction(weight, floors, start)
+            floors = {b: quantizer._floor(weight, b) for b in quantizer.bit_widths}
+            fraction = quantizer._fraction(weight, floors, start)
             up = nn.Parameter(inverse_h(fraction), requires_grad=False)
             for b, floor in floors.items():
                 soft[b].set_rounding(floor, up)
-        return made
+        return quantizer
 
     @classmethod
     def of_bits(
         cls, grids: Mapping[int, Quantizer], rounding: Tensor, *, nested: bool
     ) -> "SharedRound":
         """Hard: booleans in the shape of the weight as its granularity splits it."""
-        made = cls(grids, nested=nested)
-        made.rounding = rounding
-        return made
+        quantizer = cls(grids, nested=nested)
+        quantizer.rounding = rounding
+        return quantizer
 
     @property
     def soft(self) -> bool:
+        """Whether rounding is still soft, that is being learned."""
         return self.rounding is None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,7 +106,7 @@ class SharedRound(Switchable):
 
     @torch.no_grad()
     def harden(self) -> None:
-        """Up where V ≥ 0; what was only needed to learn is let go of."""
+        """Make the rounding hard, up where V ≥ 0, and drop what was only needed to learn."""
         chosen = self.chosen
         if self.soft and isinstance(chosen, SoftRound):
             self.rounding = self._up()
@@ -124,18 +125,18 @@ class SharedRound(Switchable):
 
     @classmethod
     def from_state(cls, state: State, weight: Tensor | None = None) -> "SharedRound":
-        """Raises:
-        ValueError: ``weight`` is missing, or not the one that was rounded.
-        """
+        """Rebuild it. Raises ValueError: ``weight`` is missing, or not the one that was rounded."""
         weight = _given(weight)
         shape = state.scheme.granularity.split(weight).shape
         rounding, nested = unpack(state.tensors["rounding"], shape), state.options["nested"]
-        made = cls.of_bits(stored_grids(state), rounding, nested=nested).set_bits(
+        quantizer = cls.of_bits(stored_grids(state), rounding, nested=nested).set_bits(
             state.options["bits"]
         )
-        if nested and not torch.equal(made.base_codes(weight), state.tensors["base"].to(weight)):
+        if nested and not torch.equal(
+            quantizer.base_codes(weight), state.tensors["base"].to(weight)
+        ):
             raise ValueError("it was rounded from another weight")
-        return made
+        return quantizer
 
     def _up(self) -> Tensor:
         """R as booleans; while it is soft, what `harden` would make of it."""
@@ -172,9 +173,7 @@ def pack(rounding: Tensor) -> Tensor:
 
 
 def unpack(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Raises:
-    ValueError: not as many bytes as the shape needs.
-    """
+    """Booleans of ``shape`` from bytes of `pack`. Raises ValueError: not as many as it needs."""
     n = math.prod(shape)
     if packed.shape != (-(-n // 8),):
         raise ValueError(f"{len(packed)} bytes of rounding bits for {n} weights")

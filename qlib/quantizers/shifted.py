@@ -36,11 +36,11 @@ class Shifted(Quantizer):
     @classmethod
     def from_nearest(cls, nearest: Quantizer, weight: Tensor | None = None) -> "Shifted":
         """On the grid of a fitted quantizer; with a shift of 0 for each element of ``weight``."""
-        made = cls(nearest.scale, nearest.zero_point, nearest.scheme)
+        quantizer = cls(nearest.scale, nearest.zero_point, nearest.scheme)
         if weight is not None:
             none = torch.zeros_like(nearest.scheme.granularity.split(weight))
-            made.shift = nn.Parameter(none, requires_grad=False)
-        return made
+            quantizer.shift = nn.Parameter(none, requires_grad=False)
+        return quantizer
 
     def freeze(self, mask: Tensor, weight: Tensor) -> None:
         """Leave the shift at 0 where ``mask`` is True: nearest, on the grid as it is learned."""

@@ -37,9 +37,9 @@ class SoftRound(Quantizer):
     @classmethod
     def from_nearest(cls, nearest: Quantizer, weight: Tensor) -> "SoftRound":
         """Soft rounding of ``weight`` on the grid of an already fitted quantizer."""
-        made = cls(nearest.scale, nearest.zero_point, nearest.scheme)
-        made.start(weight)
-        return made
+        quantizer = cls(nearest.scale, nearest.zero_point, nearest.scheme)
+        quantizer.start(weight)
+        return quantizer
 
     @torch.no_grad()
     def start(self, weight: Tensor) -> nn.Parameter:
@@ -132,7 +132,7 @@ class SoftRound(Quantizer):
 
     @torch.no_grad()
     def harden(self) -> None:
-        """Up where V ≥ 0, that is where h ≥ ½."""
+        """Make the rounding hard: up where V ≥ 0, that is where h ≥ ½."""
         if self.soft:
             self.up = nn.Parameter((self.v >= 0).to(self.v.dtype), requires_grad=False)
             self.soft = False

@@ -1,4 +1,4 @@
-"""Several grids for one tensor, one of them in use: what a network with many bit-widths is made of.
+"""Several grids for one tensor, one of them in use: for networks that switch their bit-width.
 
 It needs several fitted ones.
 """
@@ -21,7 +21,7 @@ def _of_chosen(name: str) -> Any:
 
 
 class Switchable(Quantizer):
-    """A quantizer for each of some bit-widths; everything asked of it is answered by the chosen.
+    """A quantizer for each of several bit-widths, of which one is in use.
 
     Choosing touches no tensor. The lowest width is chosen at first.
     """
@@ -48,9 +48,7 @@ class Switchable(Quantizer):
         return tuple(self._of)
 
     def set_bits(self, bits: int) -> Self:
-        """Raises:
-        KeyError: there is no grid of that width.
-        """
+        """Use the quantizer of one bit-width. Raises KeyError: there is no such width."""
         if bits not in self._of:
             raise KeyError(bits)
         self.bits = bits
@@ -62,6 +60,7 @@ class Switchable(Quantizer):
 
     @property
     def chosen(self) -> Quantizer:
+        """The quantizer in use."""
         return self._of[self.bits]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,7 +102,7 @@ class Switchable(Quantizer):
 
 
 def stored_grids(state: State) -> dict[int, Quantizer]:
-    """The grids of a stored quantizer for several widths."""
+    """Rebuild the grids of a stored quantizer for several widths."""
     widths, every = state.options["widths"], state.parts["each"]
     return {bits: restored(_taken(every, i, bits)) for i, bits in enumerate(widths)}
 

@@ -1,1 +1,1 @@
-"""What one layer, or one unit, costs: measuring it, and the rows that come out."""
+"""How much quantizing one layer or one unit changes the output: measuring it, and its rows."""

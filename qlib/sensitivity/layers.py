@@ -1,4 +1,4 @@
-"""Which layer is to blame? A quantized network measured with one layer quantized, or all but one.
+"""Sensitivity of each layer: a network with one layer quantized, or all but one.
 
 What lies before the layer does not change, so each measurement runs on from there (`onward`): a
 profile of L layers in a row costs about L/2 forward passes for each mode and split, not L.

@@ -1,4 +1,4 @@
-"""Sensitivity profiles as data: whose they are, their rows, which layers stand out. No torch.
+"""Sensitivity profiles as data: specification, rows, ranking of layers. No torch.
 
 A profile is a run of its own (``RunSpec.analysis``). Its folder has ``run.json``, ``events.jsonl``
 and ``profile.csv``, one row a measurement:
@@ -43,7 +43,7 @@ Row = Mapping[str, Any]
 
 
 def spec_of(base: RunSpec) -> RunSpec:
-    """The profile of a run: on `IMAGES` held-out images, or as few as the run itself measured."""
+    """The specification of a run's profile: on `IMAGES` held-out images, or as few as the run."""
     return replace(base, analysis=SENSITIVITY, test=min(base.test or IMAGES, IMAGES))
 
 
@@ -97,9 +97,9 @@ def partial(folder: Path, start: int = 0) -> list[Row]:
     for event in events(folder, start):
         mode, _, split = event["note"].partition(" ")
         if event["phase"] == "profile" and not event["steps"] and split:
-            said = {"mode": mode, "split": split, "layer": event["unit"], "kl": event["loss"]}
+            row = {"mode": mode, "split": split, "layer": event["unit"], "kl": event["loss"]}
             place = {"index": event["index"], "of": event["of"]}
-            rows.append(dict.fromkeys(COLUMNS) | said | place)
+            rows.append(dict.fromkeys(COLUMNS) | row | place)
     return rows
 
 
@@ -113,7 +113,7 @@ def worst(
 
 
 def stable(rows: Sequence[Row], n: int = WORST, *, split: str = "both") -> bool:
-    """Do both halves of the images name the same ``n`` worst layers, in whatever order?
+    """Whether both halves of the images name the same ``n`` worst layers, in whatever order.
 
     Where they do not, more images are needed before a ranking is believed.
     """

@@ -1,4 +1,4 @@
-"""What each unit does to the answers at each bit-width, alone: the table of mixed precision.
+"""Sensitivity of each unit at each bit-width, alone: the table that mixed precision needs.
 
 `qlib.sensitivity.layers` asks which layer is to blame in one network; here a network with several
 bit-widths is asked unit by unit and width by width, so that `qlib.allocation.front` can mix them.

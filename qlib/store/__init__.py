@@ -1,4 +1,4 @@
-"""The folders that hold runs: find, list, publish in one step. No torch: the app reads here."""
+"""Run folders: listing, finding and publishing them. No torch: the app reads here."""
 
 import errno
 import hashlib
@@ -29,7 +29,7 @@ OCCUPIED = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}  # why a rename finds 
 
 @dataclass(frozen=True)
 class Entry:
-    """One folder of a runs folder: a `Finished` run, or why it cannot be read."""
+    """One run of a runs folder: a `Finished` one, or the reason why it cannot be read."""
 
     folder: Path
     record: RunRecord | None
@@ -37,6 +37,7 @@ class Entry:
 
     @property
     def key(self) -> str:
+        """The run's key: the name of its folder."""
         return self.folder.name
 
 
@@ -70,7 +71,7 @@ def list_runs(folder: Path) -> list[Entry]:
 
 
 def find(spec: RunSpec, folders: Iterable[Path]) -> Finished | None:
-    """The first readable finished run of this very specification (a checked one)."""
+    """The first readable finished run of this checked specification; None without one."""
     entries = (_entry(folder / spec.key) for folder in folders)
     return next((entry for entry in entries if isinstance(entry, Finished)), None)
 
@@ -87,7 +88,7 @@ def stamp(folder: Path) -> str:
 
 @contextmanager
 def private(runs: Path, key: str) -> Iterator[Path]:
-    """A new folder beside the runs that no listing shows; what is still in it at the end goes.
+    """A new hidden folder beside the runs, removed with its files at the end of a ``with`` block.
 
     Raises:
         InvalidSpec: the runs folder cannot be written.

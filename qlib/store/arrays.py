@@ -34,10 +34,10 @@ def load_arrays(file: Path) -> "dict[str, np.ndarray]":
 
     try:
         check_file(file, LARGEST)
-        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as found:
-            if sum(member.file_size for member in found.zip.infolist()) > LARGEST:
+        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
+            if sum(member.file_size for member in archive.zip.infolist()) > LARGEST:
                 raise Damaged(f"its arrays take more than the {LARGEST:,} bytes that are read")
-            arrays = {name: found[name] for name in found.files}
+            arrays = {name: archive[name] for name in archive.files}
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):
             raise ValueError("a member that is no array")
         return arrays
@@ -62,14 +62,14 @@ def check_array(
 
     if name not in arrays:
         raise Damaged(f"{name} is missing")
-    found = arrays[name]
-    if not _fits(found.shape, shape):
-        raise Damaged(f"{name} must have the shape {shape}; got {found.shape}")
-    if found.dtype.kind not in kinds:
+    array = arrays[name]
+    if not _fits(array.shape, shape):
+        raise Damaged(f"{name} must have the shape {shape}; got {array.shape}")
+    if array.dtype.kind not in kinds:
         raise Damaged(f"{name} must hold {'text' if kinds == TEXT else 'numbers'}")
-    if found.dtype.kind == "f" and not (np.isfinite(found) | (gaps & np.isnan(found))).all():
+    if array.dtype.kind == "f" and not (np.isfinite(array) | (gaps & np.isnan(array))).all():
         raise Damaged(f"{name} must hold finite numbers")
-    return found
+    return array
 
 
 def _fits(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
@@ -79,7 +79,7 @@ def _fits(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
 
 
 def check_index(found: "np.ndarray", size: int, name: str) -> None:
-    """Do all whole numbers lie from 0 to ``size`` - 1? Raises `Damaged`."""
+    """Check that all whole numbers lie from 0 to ``size`` - 1; raises `Damaged`."""
     if len(found) and not (int(found.min()) >= 0 and int(found.max()) < size):
         raise Damaged(f"{name} must lie from 0 to {size - 1}")
 

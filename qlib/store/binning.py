@@ -35,16 +35,16 @@ def arrays(samples: Iterable["Sample"], images: int) -> dict[str, np.ndarray]:
     """The arrays by name; see `qlib.store.tensors.TensorHist`."""
     samples = list(samples)
     rows = [_row(sample) for sample in samples]
-    found: dict[str, np.ndarray] = {"names": np.array([sample.name for sample in samples])}
+    by_name: dict[str, np.ndarray] = {"names": np.array([sample.name for sample in samples])}
     for name in rows[0]:
         column = np.array([row[name] for row in rows])
-        found[name] = column.astype(TYPES.get(name, np.float32))
+        by_name[name] = column.astype(TYPES.get(name, np.float32))
     for t, (sample, row) in enumerate(zip(samples, rows, strict=True)):
         if sample.rows is not None and sample.index is not None:
-            found[f"channel_index_{t}"] = sample.index.astype(np.int32)
+            by_name[f"channel_index_{t}"] = sample.index.astype(np.int32)
             for which, values in zip(("float", "rounded"), sample.rows, strict=True):
-                found[f"channel_{which}_{t}"] = _by_row(values, row["lo"], row["hi"])
-    return found | {"n_images": np.array(images, dtype=np.int32)}
+                by_name[f"channel_{which}_{t}"] = _by_row(values, row["lo"], row["hi"])
+    return by_name | {"n_images": np.array(images, dtype=np.int32)}
 
 
 def _row(sample: "Sample") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Files that several processes share: read with limits, written whole, locked; trouble is told."""
+"""Files that several processes share: read with size limits, written atomically, locked."""
 
 import ctypes
 import errno
@@ -57,14 +57,14 @@ def read_bytes(file: Path, most: int = MOST) -> bytes:
 
 
 def check_file(file: Path, most: int = MOST) -> None:
-    """May ``file`` be read? Raises as `read_bytes`."""
-    found = file.stat()
-    if stat.S_ISDIR(found.st_mode):
+    """Check that ``file`` is a regular one and not too large; raises as `read_bytes`."""
+    status = file.stat()
+    if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "not a regular file", str(file))
-    if found.st_size > most:
-        raise Damaged(f"it has {found.st_size:,} bytes, more than the {most:,} that are read")
+    if status.st_size > most:
+        raise Damaged(f"it has {status.st_size:,} bytes, more than the {most:,} that are read")
 
 
 def read_tail(file: Path, size: int) -> bytes:
@@ -76,7 +76,7 @@ def read_tail(file: Path, size: int) -> bytes:
 
 
 def read_json(file: Path, most: int = MOST) -> Any:
-    """What a JSON file says. Raises as `read_bytes`; also ValueError: no JSON, or too deep."""
+    """The parsed content of a JSON file. Raises as `read_bytes`, and ValueError for bad JSON."""
     try:
         return json.loads(read_bytes(file, most))
     except RecursionError:
@@ -84,7 +84,7 @@ def read_json(file: Path, most: int = MOST) -> Any:
 
 
 def write_json(file: Path, body: Any) -> None:
-    """Written beside and renamed: a reader sees the old text or the new one, never a part."""
+    """Write a JSON file atomically: a reader sees the old text or the new one, never a part."""
     beside = file.with_name(f".{file.name}.{os.getpid()}-{threading.get_ident()}")
     try:
         beside.write_text(json.dumps(body, indent=1) + "\n")
@@ -148,7 +148,7 @@ def owned(folder: Path) -> Iterator[None]:
 
 
 def has_owner(folder: Path) -> bool:
-    """Does a living process work in ``folder``? Its sign is removed where that process is dead."""
+    """Whether a living process works in ``folder``; the sign of a dead one is removed."""
     file = _sign(folder)
     try:
         handle = file.open("r+b")
@@ -168,7 +168,7 @@ def _sign(folder: Path) -> Path:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Swap two folders in one step, where the system can (Linux can on most disks): did it?"""
+    """Swap two folders atomically where the system can; returns whether it did."""
     swap = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
     if swap is None:
         return False

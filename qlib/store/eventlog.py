@@ -70,6 +70,7 @@ class EventLog:
         return event.step % math.ceil(event.steps / kept) == 0
 
     def close(self) -> None:
+        """Close the file."""
         self._out.close()
 
     def __enter__(self) -> "EventLog":

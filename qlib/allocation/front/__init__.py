@@ -35,7 +35,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Choice:
-    """A width for each unit that has several, with its price.
+    """An assignment of a bit-width to each unit that has several, with its cost.
 
     ``widths`` are as `qlib.network.switching.set_bits` takes them.
 
@@ -58,7 +58,7 @@ class _Unit:
 
 
 def priced(blocks: Sequence[Row], bits: Mapping[str, int]) -> Choice:
-    """Any assignment, looked up in the table; units with one width need not be named.
+    """Predicted damage and cost of any assignment; units with one width need not be named.
 
     Raises:
         InvalidSpec: a unit without a width, a width that was not measured, an unknown unit,
@@ -73,7 +73,7 @@ def priced(blocks: Sequence[Row], bits: Mapping[str, int]) -> Choice:
 
 
 def uniform(blocks: Sequence[Row], bits: int) -> Choice:
-    """One width for all units that have several; see `priced`."""
+    """The assignment with one width for all units that have several; see `priced`."""
     units = _units(blocks)
     same = {unit.name: bits for unit in units if len(unit.bits) > 1}
     return _choice(units, [_place(unit, same) for unit in units])

@@ -1,1 +1,1 @@
-"""What the methods that learn by gradient descent are made of."""
+"""Shared parts of the methods that learn by gradient descent."""

@@ -1,1 +1,1 @@
-"""What the methods that search for scales, ranges or codes are made of."""
+"""Shared parts of the methods that search for scales, ranges or codes."""

@@ -1,4 +1,4 @@
-"""Which layers read, untouched, what a given kind of module has written; and what that is."""
+"""Finds the layers that read the unchanged output of given kinds of module, and their inputs."""
 
 from functools import partial
 
@@ -25,16 +25,16 @@ def readers(
         cut: also where the tokens were put into another order, as Swin's windows do.
     """
     written: dict[tuple, tuple[str, Tensor]] = {}
-    found: dict[str, str] = {}
+    writers: dict[str, str] = {}
 
     def wrote(name: str, module: nn.Module, args: tuple, y: Tensor) -> None:
         written[_place(y)] = name, y  # kept, so that its memory is not given to another
 
     def reads(name: str, module: nn.Module, args: tuple) -> None:
         if _place(args[0]) in written:
-            found[name] = written[_place(args[0])][0]
+            writers[name] = written[_place(args[0])][0]
         elif cut:
-            found.update((name, norm) for norm, y in written.values() if _tokens_of(y, args[0]))
+            writers.update((name, norm) for norm, y in written.values() if _tokens_of(y, args[0]))
 
     hooks = [
         module.register_forward_hook(partial(wrote, name))
@@ -47,7 +47,7 @@ def readers(
     ]
     with removing(hooks), model.quantized(weights=False, inputs=False):
         model(images)
-    return found
+    return writers
 
 
 def _tokens_of(y: Tensor, x: Tensor) -> bool:
@@ -72,13 +72,13 @@ def of_channels(
         by layer, (channels, n) values and how much each weighs: ``rows`` random rows, and the
         exact extremes of all of them with no weight, as `Histogram.values` has them.
     """
-    found: dict[str, list[Tensor]] = {name: [] for name in names}
+    samples: dict[str, list[Tensor]] = {name: [] for name in names}
     ends: dict[str, list[Tensor]] = {name: [] for name in names}
 
     def seen(name: str, quota: int, module: nn.Module, args: tuple) -> None:
         x = args[0].flatten(0, -2)
         at = torch.randperm(len(x), generator=data.generator, device=x.device)[:quota]
-        found[name].append(x[at])
+        samples[name].append(x[at])
         ends[name].append(torch.stack(x.aminmax(dim=0)))
 
     for start in range(0, len(data.images), data.batch):
@@ -90,7 +90,7 @@ def of_channels(
         ]
         with removing(hooks), model.quantized(weights=False, inputs=False):
             model(images)
-    return {name: _weighed(found[name], ends[name]) for name in names}
+    return {name: _weighed(samples[name], ends[name]) for name in names}
 
 
 def _weighed(parts: list[Tensor], ends: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ TRIED = tuple(round(0.5 + STEP * i, 2) for i in range(8))  # … with these: err
 
 @dataclass(frozen=True)
 class Family:
-    """Tensors that meet in products and so share one exponent.
+    """Tensors that meet in products, so that they share one exponent.
 
     A layer's weight and its input; a block's boundary and every layer that reads it; the two
     operands of an attention product, which have no weight.
@@ -36,6 +36,7 @@ class Family:
 
     @property
     def key(self) -> str:
+        """The name of its first tensor."""
         return [*self.points, *self.weights][0]
 
 
@@ -80,19 +81,19 @@ def power_grids(
 
 
 def families(model: QuantModel) -> list[Family]:
-    """All of a network's, in order of execution. Every point and every weight is in one."""
-    found: dict[str, Family] = {}
+    """All groups of tensors that share an exponent, as they run; each tensor is in one."""
+    groups: dict[str, Family] = {}
     for name, layer in model.layers.items():
         own = [f"{name}.{t}" for t in layer.points() if f"{name}.{t}" in model.points]
         unit = model.unit_of(name)
         shared = not own and f"{unit}.boundary" in model.points
         points = [f"{unit}.boundary"] if shared else own
-        family = found.setdefault(points[0] if points else name, Family(unit, [], points))
+        family = groups.setdefault(points[0] if points else name, Family(unit, [], points))
         if isinstance(layer, QuantLayer):
             family.weights.append(name)
     for name in model.boundaries:  # read by no layer directly, by a normalisation perhaps
-        found.setdefault(f"{name}.boundary", Family(name, [], [f"{name}.boundary"]))
-    return list(found.values())
+        groups.setdefault(f"{name}.boundary", Family(name, [], [f"{name}.boundary"]))
+    return list(groups.values())
 
 
 @torch.no_grad()

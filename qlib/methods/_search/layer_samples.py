@@ -28,7 +28,7 @@ def products(
     *,
     gradients: bool = False,
 ) -> dict[str, Product]:
-    """About ``rows`` random rows of every layer (or of ``names``) from one float pass.
+    """Sampled operands of every layer (or of ``names``), about ``rows`` random rows each.
 
     Args:
         gradients: also what the squared error of each sampled output weighs: the squared gradient
@@ -36,14 +36,14 @@ def products(
             the diagonal of the true Fisher matrix. The same pass gives those of all layers.
     """
     layers = {name: model.layers[name] for name in names or model.layers}
-    found: dict[str, list[_Sampled]] = {name: [] for name in layers}
+    samples: dict[str, list[_Sampled]] = {name: [] for name in layers}
     quota, step = rows, min(data.batch, WITH_GRADIENTS) if gradients else data.batch
 
     def take(kept: list[_Sampled], layer: nn.Module, args: tuple, y: Tensor) -> None:
         kept.append(_sampled(layer, args, y, quota, data))
 
     hooks = [
-        layer.register_forward_hook(partial(take, found[name])) for name, layer in layers.items()
+        layer.register_forward_hook(partial(take, samples[name])) for name, layer in layers.items()
     ]
     with removing(hooks), model.quantized(weights=False, inputs=False):
         for start in range(0, len(data.images), step):
@@ -55,7 +55,7 @@ def products(
                     # reaches the hooks of outputs; no parameter has a gradient to write
                     sampled_label_loss(logits, data.generator).backward()
             data.report(Event("calibrate", "", start, len(data.images), note="rows of layers"))
-    return {name: _joined(model.layers[name], kept) for name, kept in found.items()}
+    return {name: _joined(model.layers[name], kept) for name, kept in samples.items()}
 
 
 @dataclass

@@ -26,7 +26,7 @@ Losses = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def cancels(layer: nn.Module) -> bool:
-    """Does a constant take off again what fixed noise on the input adds to the output?
+    """Whether a constant can undo what fixed noise on a layer's input adds to its output.
 
     So it is for linear layers, and for convolutions whose patches neither overlap nor reach into a
     padded border: there each place of a patch can have a number of its own, as if the patches were
@@ -49,7 +49,7 @@ def noisy_layers(model: QuantModel) -> list[str]:
 
 @dataclass(frozen=True)
 class Rows:
-    """A layer's input as one grid for all channels sees it.
+    """A sample of a layer's input, and the one grid that rounds it.
 
     ``x``: (n, channels); ``grid``: one for all; ``unit``: (channels,) or (), what 1 of ``x`` is in
     the units of the input itself: noise M before ``grid`` is ``unit``·M before the quantizer.
@@ -61,6 +61,7 @@ class Rows:
 
     @classmethod
     def of(cls, x: Tensor, q: Quantizer) -> "Rows":
+        """From sampled inputs ``x`` (n, channels) and the quantizer of the layer's input."""
         if isinstance(q, ByChannel):  # as a folded norm would give it
             folded = x / q.ratio + q.scale * q.offset
             return cls(folded, Uniform(q.scale, q.zero_point, q.scheme), q.ratio)

@@ -104,6 +104,7 @@ class Levels:
         return cls(*(as_rows(e.expand_as(split).reshape(weight.shape), groups) for e in like))
 
     def part(self, rows: slice | Tensor, columns: slice | Tensor) -> "Levels":
+        """The grids of some rows and columns."""
         return Levels(*(t[:, rows, columns] for t in (self.scale, self.low, self.high)))
 
     def nearest(self, w: Tensor) -> Tensor:

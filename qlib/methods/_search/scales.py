@@ -20,7 +20,7 @@ from qlib.quantizers.uniform import Uniform
 
 
 class Grid(Protocol):
-    """Candidates for one quantizer, told apart by a number for each row of independent scales.
+    """Candidates for one quantizer, each given by a factor for each row of independent scales.
 
     ``factors``: (n,) ascending; ``start``: (rows,) the candidate that is there already.
     ``stride``: candidates between two of the first look; the second takes those around the best.
@@ -35,7 +35,7 @@ class Grid(Protocol):
         ...
 
     def made(self, factor: Tensor) -> Quantizer:
-        """The quantizer of one candidate, (rows,)."""
+        """The quantizer of one candidate; ``factor``: (rows,)."""
         ...
 
 
@@ -55,9 +55,11 @@ class WholeTensor(ABC):
         self.start = torch.ones_like(self.factors[:1])
 
     def tried(self, x: Tensor, factors: Tensor) -> Tensor:
+        """``x`` on the grids of all candidates, (k, *x.shape)."""
         return self._grid(factors.reshape(-1, *(1,) * x.dim()))(x[None])
 
     def made(self, factor: Tensor) -> Quantizer:
+        """The quantizer of one candidate."""
         return self._grid(factor[0])
 
 
@@ -78,6 +80,7 @@ class Stretched:
         self.start = self.fitted.scale.new_ones(shape[0] if shape else 1)
 
     def tried(self, x: Tensor, factors: Tensor) -> Tensor:
+        """``x`` on the grids of all candidates, (k, *x.shape)."""
         q = self.fitted
         split = q.scheme.granularity.split(x)
         scale = self._scaled(factors, split.dim())
@@ -85,6 +88,7 @@ class Stretched:
         return y.reshape(len(factors), *x.shape)
 
     def made(self, factor: Tensor) -> Uniform:
+        """The quantizer of one candidate."""
         q = self.fitted
         scale = self._scaled(factor[None], q.scale.dim())[0]
         return Uniform(scale.reshape(q.scale.shape), q.zero_point, q.scheme)
@@ -144,6 +148,7 @@ class Sides:
     def of(
         cls, model: QuantModel, name: str, product: Product, left: Grid | None, right: Grid | None
     ) -> "Sides":
+        """The operands of a layer; candidates of an operand that it does not own are left out."""
         layer, shape, x_hat = model.layers[name], product.w.shape, product.x
         if isinstance(layer, QuantLayer):
             shape, boundary = layer.weight.shape, model.boundary_of(name)
@@ -240,7 +245,7 @@ def operands(model: QuantModel, name: str) -> tuple[Quantizer | None, Quantizer 
 
 
 def put(model: QuantModel, name: str, left: Quantizer | None, right: Quantizer | None) -> None:
-    """Fill a layer's points with what the search found; None leaves what is there."""
+    """Set the quantizers of a layer's operands; None leaves what is there."""
     layer = model.layers[name]
     if isinstance(layer, QuantLayer):
         if right is not None:

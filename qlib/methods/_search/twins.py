@@ -18,7 +18,7 @@ SPLITS = 20  # places where the ranges of a probability may meet: 1, 1/2, â€¦ 2â
 
 @dataclass
 class Splits:
-    """Of a post-softmax tensor: all powers of two where small and large values may part.
+    """Candidates for a post-softmax tensor: powers of two where small and large values may part.
 
     The search begins at the one that rounds ``x`` itself best.
     """
@@ -37,16 +37,18 @@ class Splits:
         self.start = self.factors[gaps.argmin()][None]
 
     def tried(self, x: Tensor, factors: Tensor) -> Tensor:
+        """``x`` on the grids of all candidates, (k, *x.shape)."""
         m = factors.reshape(-1, *(1,) * x.dim())
         return TwinUnit(m, self.scheme, summed=self.summed)(x[None])
 
     def made(self, factor: Tensor) -> TwinUnit:
+        """The quantizer of one candidate."""
         return TwinUnit(factor[0], self.scheme, summed=self.summed)
 
 
 @dataclass
 class Halves(WholeTensor):
-    """Of a post-GELU tensor: multiples of the step that reaches its maximum, ``high``."""
+    """Candidates for a post-GELU tensor: multiples of the step that reaches its top, ``high``."""
 
     high: float
     scheme: Scheme
