@@ -124,7 +124,6 @@ def build():
 def test_command_of_the_readme_works(command: str, tmp_path: Path) -> None:
     """As written, but for fewer images and steps."""
     if ".py:build" in command:
-        needs_door()
         (tmp_path / "mine.py").write_text(OWN)
     assert command.startswith("python -m qlib ")
     verb = command.split()[3]
@@ -161,15 +160,9 @@ def test_the_measuring_commands_are_understood(
     assert len(args.only) == 1 and command.startswith("python -m benchmarks.accuracy ")
 
 
-def needs_door() -> None:
-    if not hasattr(qlib, "quantize"):
-        pytest.skip("qlib.quantize is not there yet")
-
-
 def test_the_snippet_of_the_readme_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    needs_door()
     import torch
     from torch import nn
 
