@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import pickle
 import re
 from pathlib import Path
@@ -235,6 +236,21 @@ def test_wrong_input_is_one_sentence(case):
 def test_wrong_settings_are_one_sentence(changes, match):
     with pytest.raises(InvalidSpec, match=match):
         qlib.quantize(made("cnn"), HERE, **{"method": "nearest"} | changes)
+
+
+@pytest.mark.parametrize(
+    ("scale", "why"), [(math.nan, "is not finite"), ([1.0, 2.0], "has 2 scales, and activations")]
+)
+def test_scales_that_no_grid_can_have_are_refused(tmp_path, scale, why):
+    file = tmp_path / "net.safetensors"
+    quantized().save(file)
+    with safe_open(file, "pt") as opened:
+        words = opened.metadata()
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    spoilt = next(name for name in tensors if name.endswith(".input.scale"))
+    save_file(tensors | {spoilt: torch.tensor(scale)}, file, words)
+    with pytest.raises(InvalidSpec, match=f"{spoilt.removesuffix('.scale')}.*{why}"):
+        qlib.load(file, made("cnn"))
 
 
 def test_what_cannot_be_evaluated_or_loaded(tmp_path):

@@ -77,7 +77,7 @@ def load(model: QuantModel, file: Path, plan: Plan | None = None) -> dict[str, s
         clear(model)
         raise InvalidSpec(
             f"{file.parent.name}/{file.name} does not hold quantizers of this network "
-            f"({type(error).__name__}: {error}); delete the folder, or run it again."
+            f"({type(error).__name__}: {error}); make it again."
         ) from None
 
 
@@ -113,6 +113,9 @@ def _hard(quantizer: Quantizer, weight: Tensor | None) -> Quantizer:
 
 def _fill(model: QuantModel, told: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     clear(model)
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} is not finite")
     for name, point, weight in _points(model):
         if name in told:
             made = restored(_state(name, told.pop(name), tensors), weight)
@@ -131,6 +134,8 @@ def _check_shape(name: str, made: Quantizer, weight: Tensor | None) -> None:
     ValueError: a quantizer for a tensor of another shape.
     """
     if weight is None:
+        if made.scale.numel() != 1:
+            raise ValueError(f"{name} has {made.scale.numel()} scales, and activations have one")
         return
     codes, scale = made.codes(weight).shape, made.scheme.granularity.scale_shape(weight)
     if codes != weight.shape or made.scale.shape != torch.Size(scale):
