@@ -28,7 +28,7 @@ class Point:
 
     @property
     def holds(self) -> bool:
-        """Whether the exact paired test tells no loss against the float network."""
+        """Whether the exact paired test shows no loss against the float network."""
         return not loss_told(self.lost, self.gained)
 
 
@@ -49,6 +49,7 @@ class Line:
 
     @property
     def key(self) -> str:
+        """The identifier of the line, as `line_key` gives it."""
         return self.look or self.method
 
     @property
@@ -92,7 +93,9 @@ class Line:
 
 @dataclass(frozen=True)
 class AccuracyBits:
-    """What the figure shows; ``bits`` is the axis, most bits first, or what ``cost`` stands for.
+    """Data of the accuracy-over-bits figure: lines, axis, float accuracy and chance.
+
+    What the figure shows; ``bits`` is the axis, most bits first, or what ``cost`` stands for.
 
     ``current``: the bit-width to point at; ``chosen``: the key of the line that is looked at;
     ``zoom``: the axis of accuracy is cut.
@@ -122,13 +125,13 @@ def line_key(record: RunRecord) -> str:
 
 
 def line_title(record: RunRecord, titles: Mapping[str, str]) -> str:
-    """What people call that line."""
+    """The title of a run's line in legends and sentences."""
     title = titles.get(record.spec.method, record.spec.method)
     return catalogue.line_title(record.spec, title) if record.bit_widths else title
 
 
 def equal(record: RunRecord) -> dict[int, Mapping[str, Any]]:
-    """Bits → measurements where weights and activations have the same bits."""
+    """Bits → measurement, where weights and activations have the same bits."""
     if record.bit_widths:
         rows = (r for r in record.bit_widths if r["weight_bits"] == r["act_bits"])
         return {int(r["act_bits"]): r for r in rows}
@@ -137,7 +140,9 @@ def equal(record: RunRecord) -> dict[int, Mapping[str, Any]]:
 
 
 def point(bits: int, m: Mapping[str, Any]) -> Point:
-    """Raises:
+    """The point of a measurement at one bit-width.
+
+    Raises:
     KeyError: a number is missing.
     """
     return Point(
@@ -151,7 +156,9 @@ def lines_of(
     titles: Mapping[str, str],
     failed: Mapping[str, Sequence[int]] | None = None,
 ) -> tuple[Line, ...]:
-    """The baseline first, then by name; where two runs share line and bits the later one counts.
+    """Group runs into lines of accuracy over bit-widths.
+
+    The baseline first, then by name; where two runs share line and bits the later one counts.
 
     ``failed``: line → widths whose run did not finish.
     """

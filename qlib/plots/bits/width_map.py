@@ -28,7 +28,10 @@ LEAST = 1e-5  # nats: a logarithmic scale has no zero
 
 @dataclass(frozen=True)
 class Cell:
-    """Accuracy with its 95 % interval, in percent; ``kl`` in nats, None where not stored."""
+    """One measured pair of bit-widths (weights, activations).
+
+    Accuracy with its 95 % interval, in percent; ``kl`` in nats, None where not stored.
+    """
 
     top1: float
     low: float
@@ -38,7 +41,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class WidthMap:
-    """What the figure shows: ``cells`` where it was measured; ``metric``: a key of `METRICS`.
+    """Data of the figure: accuracy (or another metric) for each pair of bit-widths.
+
+    What the figure shows: ``cells`` where it was measured; ``metric``: a key of `METRICS`.
 
     ``states``: why another cell has no number yet, a key of `STATES`.
     """
@@ -59,7 +64,9 @@ def info(
     *,
     metric: str = "top1",
 ) -> WidthMap:
-    """``cells``: measurements by (bits of weights, bits of activations), as in a run's metrics.
+    """Data of the figure, from the measurements of a run.
+
+    ``cells``: measurements by (bits of weights, bits of activations), as in a run's metrics.
 
     The map has a row and a column for each width of a cell, of a state and of ``chosen``.
     """
@@ -112,7 +119,7 @@ def headline(info: WidthMap) -> str:
 def figure(
     info: WidthMap, *, dark: bool = False, large: bool = False, chosen: Pair | None = None
 ) -> go.Figure:
-    """Heat map, bright is accurate; cells without a number are hatched; ``chosen`` is framed.
+    """Draw a heat map, bright is accurate; unmeasured cells are hatched, ``chosen`` is framed.
 
     ``customdata`` of a point: bits of weights, bits of activations.
     """

@@ -45,7 +45,7 @@ AXES = {
 
 @dataclass(frozen=True)
 class Value:
-    """One layer's number and its range; None: not known.
+    """One layer's damage and its range; None: not known.
 
     ``state``: "" | kept (in float) | missing (not measured) | absent (has nothing to round).
     """
@@ -61,7 +61,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Known(Value):
-    """A layer whose number is known."""
+    """A layer whose damage is known."""
 
     value: float
 
@@ -91,6 +91,7 @@ class Profile:
 
     @property
     def known(self) -> tuple[Known, ...]:
+        """The layers whose number is known."""
         return tuple(v for v in self.values if isinstance(v, Known))
 
     @property
@@ -99,6 +100,7 @@ class Profile:
         return tuple(sorted(self.known, key=lambda v: -self.bad * v.value))
 
     def flagged(self, value: Value) -> bool:
+        """Whether a value is bad enough to be marked."""
         if value.value is None or self.flag is None:
             return False
         # accuracy is counted in images: a loss that chance explains flags nobody
@@ -127,7 +129,7 @@ def measured(
     layers: Sequence[Row] = (),
     kept: Sequence[str] = (),
 ) -> Profile:
-    """What quantizing a layer alone does, or leaving it alone in float wins back.
+    """Profile of the damage of quantizing each layer alone, or of leaving it alone in float.
 
     ``rows`` as in ``profile.csv``. ``layers``: rows with ``layer``, ``unit`` and ``kind`` that
     name the network's layers in order, for those not measured yet; ``kept``: layers that the run
@@ -171,7 +173,7 @@ def compared(
     kept: Sequence[str] = (),
     n: int = 0,
 ) -> Profile:
-    """The error of each layer's output; ``rows`` as in ``layers.csv``, tensor ``output``."""
+    """Profile of each layer's output error; ``rows`` as in ``layers.csv``, tensor ``output``."""
     outputs = [r for r in rows if r.get("tensor") == "output"]
     start, end = {"local": "local", "accumulated": "acc"}[mode], "_test" * (data == "test")
     values = []

@@ -19,7 +19,10 @@ CELLS = 60  # with so few cells, each has its number written in it
 
 @dataclass(frozen=True)
 class KindMap:
-    """What the figure shows; a cell that is not in ``cells`` has no layer."""
+    """Data of the figure: damage by block and by kind of layer.
+
+    What the figure shows; a cell that is not in ``cells`` has no layer.
+    """
 
     profile: Profile
     rows: tuple[str, ...]
@@ -35,7 +38,7 @@ class KindMap:
 
 
 def info(profile: Profile) -> KindMap:
-    """The layers of a profile by unit and by name inside the unit."""
+    """Data of the figure: the layers of a profile by unit and by name inside the unit."""
     cells = {}
     counts: dict[str, int] = {}
     for v in profile.values:
@@ -69,7 +72,7 @@ def headline(info: KindMap) -> str:
 def figure(
     info: KindMap, *, dark: bool = False, large: bool = False, chosen: str = ""
 ) -> go.Figure:
-    """Heat map, bright is bad; "–" where there is no number; a frame around the chosen layer."""
+    """Draw a heat map, bright is bad; "–" where unknown; a frame around the chosen layer."""
     profile, flip = info.profile, info.profile.bad < 0
     log = profile.logarithmic
     grid = [[info.cells.get((row, column)) for column in info.columns] for row in info.rows]

@@ -15,7 +15,7 @@ MANY = 80  # layers from which a range slider helps
 
 @dataclass(frozen=True)
 class LayerProfile:
-    """What the figure shows: the profiles of one network's methods on one question.
+    """Data of the figure: damage of each layer, for one or more methods on one network.
 
     ``layers``: names in the order of the axis, network order or worst first.
     """
@@ -26,10 +26,12 @@ class LayerProfile:
 
     @property
     def first(self) -> Profile:
+        """The profile of the run that is shown."""
         return self.profiles[0]
 
     @property
     def partial(self) -> bool:
+        """Whether some layer's number is missing."""
         return any(v.state == "missing" for v in self.first.values)
 
     @property
@@ -44,7 +46,9 @@ class LayerProfile:
 
 
 def info(profiles: Sequence[Profile], *, order: str = "network") -> LayerProfile:
-    """Profiles with the same layers, mode and metric; ``order``: ``network`` or ``worst``.
+    """Data of the figure, from the profiles of one or more methods.
+
+    Profiles with the same layers, mode and metric; ``order``: ``network`` or ``worst``.
 
     Worst first goes by the first profile; layers without a number come last.
 
@@ -89,7 +93,10 @@ def headline(info: LayerProfile) -> str:
 def figure(
     info: LayerProfile, *, dark: bool = False, large: bool = False, chosen: str = ""
 ) -> go.Figure:
-    """Bars or dots per layer, flag line, worst layers named; ``chosen`` gets a band behind it."""
+    """Draw the damage of each layer.
+
+    Bars or dots per layer, flag line, worst layers named; ``chosen`` gets a band behind it.
+    """
     figure = go.Figure()
     place = {layer: i for i, layer in enumerate(info.layers)}
     named = [(place[v.layer], _name(v)) for v in info.top]

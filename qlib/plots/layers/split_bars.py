@@ -21,7 +21,7 @@ PATTERNS = {"weights": "/", "inputs": "\\", "both": "x"}
 
 @dataclass(frozen=True)
 class Bar:
-    """One measurement of the whole network; ``low`` to ``high``: 95 % interval of top-1."""
+    """One measured accuracy of the whole network; ``low`` to ``high``: 95 % interval of top-1."""
 
     split: str
     value: float
@@ -31,7 +31,10 @@ class Bar:
 
 @dataclass(frozen=True)
 class SplitBars:
-    """What the figure shows: the bars there are, in the order of `NAMES`."""
+    """Data of the figure: the whole network with weights, inputs, both or nothing rounded.
+
+    What the figure shows: the bars there are, in the order of `NAMES`.
+    """
 
     metric: str
     method: str
@@ -48,7 +51,10 @@ class SplitBars:
 
 
 def info(rows: Sequence[Row], *, metric: str = "top1", method: str = "") -> SplitBars:
-    """Numbers of the whole network; ``rows`` as in ``profile.csv``, ``metric`` of `METRICS`."""
+    """Data of the figure, from the rows of a sensitivity profile.
+
+    Numbers of the whole network; ``rows`` as in ``profile.csv``, ``metric`` of `METRICS`.
+    """
     found = _damage.ends(rows, metric)
     bars = []
     for split, row in found.items():
@@ -84,7 +90,7 @@ def headline(info: SplitBars) -> str:
 
 
 def figure(info: SplitBars, *, dark: bool = False, large: bool = False) -> go.Figure:
-    """Four bars with intervals; what was lost against float stands on each. A click picks one."""
+    """Draw four bars with intervals, each labelled with its loss against float; clickable."""
     figure = go.Figure()
     style = theme.style(info.method)
     ends = {b.split: (b.low, b.high) for b in info.bars if b.low is not None}
