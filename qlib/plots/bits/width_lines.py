@@ -67,7 +67,7 @@ class Line:
 
     @property
     def holds_to(self) -> int | None:
-        """The fewest bits up to which no loss is visible; None when there is one at once."""
+        """The fewest bits down to which no loss is visible; None when the most bits lose."""
         held = None
         for point in self.points:
             if not point.holds:

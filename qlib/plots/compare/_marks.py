@@ -31,7 +31,7 @@ class Mark:
 
 
 def mark_of(record: RunRecord, cost: str, titles: Mapping[str, str]) -> Mark:
-    """The point of a run; None where its cost is not known."""
+    """The point of a run: its cost of one kind and its top-1 with interval."""
     m, spec = record.metrics, record.spec
     title, bits = titles.get(spec.method, spec.method), f"W{spec.weight_bits}A{spec.act_bits}"
     value = _cost(record, cost)

@@ -41,7 +41,7 @@ class TensorHistogram:
 
     @property
     def reach(self) -> tuple[float, float]:
-        """The values that the axis covers: all runs' bins, a little room beside them."""
+        """The range of values on the axis: all runs' bins and a little room beside them."""
         low = min(float(s.edges[0]) for s in self.sides)
         high = max(float(s.edges[-1]) for s in self.sides)
         room = 0.015 * (high - low)

@@ -17,7 +17,9 @@ PREDICTED = theme.COLORS[2]
 
 @dataclass(frozen=True, eq=False)
 class ErrorOverNoise:
-    """Curves relative to the error without noise, over ``reaches`` in steps.
+    """Data of the figure: a layer's output error for each reach of the noise.
+
+    Curves relative to the error without noise, over ``reaches`` in steps.
 
     ``calib``: by the chosen ``draw``; ``low`` to ``high``: over the uniform draws, with ``calib``
     where that is another one. ``closed_form``, ``search``: the reaches that two searches choose;
@@ -49,7 +51,7 @@ class ErrorOverNoise:
         return float(self.reaches[place]), float(self.calib[place])
 
     def at(self, curve: Numbers) -> float:
-        """A curve at the reach that is looked at."""
+        """The value of a curve at the chosen reach."""
         return float(np.interp(self.reach, self.reaches, curve))
 
 
@@ -90,7 +92,10 @@ def headline(info: ErrorOverNoise) -> str:
 
 
 def figure(info: ErrorOverNoise, *, dark: bool = False, large: bool = False) -> go.Figure:
-    """Curves on a logarithmic axis, so that help and harm by the same factor look the same."""
+    """Draw measured and predicted error over the reach of the noise.
+
+    Curves on a logarithmic axis, so that help and harm by the same factor look the same.
+    """
     parts = Parts(dark)
     low, high = _span(info) if info.known else (0.5, 2.0)
     parts.layout = {

@@ -26,7 +26,9 @@ NOTHING = 0.005  # of the plain error: a smaller change is told as none
 
 @dataclass(frozen=True)
 class NoiseTricks:
-    """Output error in % of the output's energy after each of `STAGES`.
+    """Data of the figure: the error left after each step of the noise method.
+
+    Output error in % of the output's energy after each of `STAGES`.
 
     ``values``: on the ``images`` that are asked for; ``others``: on the other ones.
     """
@@ -44,7 +46,7 @@ class NoiseTricks:
 
 
 def info(found: LayerNoise, images: str = "calib") -> NoiseTricks:
-    """One layer at one bit-width."""
+    """Data of the figure: one layer at one bit-width."""
     columns = [tuple(100 * x for x in found.stages[:, k].tolist()) for k in (0, 1)]
     mine = columns[::-1] if images == "test" else columns
     return NoiseTricks(found.layer, found.bits, images, *mine)

@@ -19,7 +19,9 @@ SPLIT = 0.66  # where the heat map ends and the histogram begins
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Shares (sum 1) of the unit's weights in even bins of h, from 0 = down to 1 = up.
+    """How the rounding values h of a unit are distributed at one step.
+
+    Shares (sum 1) of the unit's weights in even bins of h, from 0 = down to 1 = up.
 
     ``flipped``: share of them that would go elsewhere than to the nearest level, or None.
     """
@@ -36,7 +38,10 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class SoftRounding:
-    """All snapshots of one unit's fit; ``at`` is the place of the chosen one."""
+    """Data of the figure: how the rounding values of a unit develop over its fit.
+
+    All snapshots of one unit's fit; ``at`` is the place of the chosen one.
+    """
 
     unit: str
     method: str
@@ -45,10 +50,12 @@ class SoftRounding:
 
     @property
     def chosen(self) -> Snapshot:
+        """The snapshot that is shown as bars."""
         return self.snapshots[self.at]
 
     @property
     def steps(self) -> tuple[int, ...]:
+        """The steps at which snapshots were taken."""
         return tuple(s.step for s in self.snapshots)
 
 
@@ -60,7 +67,9 @@ def info(
     method: str = "",
     step: int | None = None,
 ) -> SoftRounding:
-    """Snapshots of the fit of a layer or of its block; the one nearest to ``step``, else the last.
+    """Data of the figure, from a run's events.
+
+    Snapshots of the fit of a layer or of its block; the one nearest to ``step``, else the last.
 
     Of a unit fitted in several rounds the first round with snapshots is taken.
     """
@@ -99,7 +108,10 @@ def headline(info: SoftRounding) -> str:
 
 
 def figure(info: SoftRounding, *, dark: bool = False, large: bool = False) -> go.Figure:
-    """Heat map of step and h, share of weights as colour; beside it the chosen step's bars."""
+    """Draw rounding values over steps as a heat map, and those of one step as a histogram.
+
+    Heat map of step and h, share of weights as colour; beside it the chosen step's bars.
+    """
     figure = go.Figure()
     if info.snapshots:
         _map(figure, info, dark)

@@ -21,12 +21,16 @@ class Block:
 
     @property
     def middle(self) -> float:
+        """Place of the middle of the block."""
         return (self.first + self.last) / 2
 
 
 @dataclass(frozen=True)
 class Label:
-    """A text that starts (or, ``left``: ends) above the place ``at``; lane 0 is the lowest."""
+    """A text above the axis, in one of several rows (lanes).
+
+    A text that starts (or, ``left``: ends) above the place ``at``; lane 0 is the lowest.
+    """
 
     at: float
     text: str
@@ -88,7 +92,9 @@ def ticks(found: Sequence[Block], count: int, width: float = WIDTH) -> tuple[lis
 
 
 def lanes(wanted: Sequence[tuple[float, str]], count: int, width: float = WIDTH) -> list[Label]:
-    """Labels for (place, text) that touch neither each other nor each other's leader lines.
+    """Distribute labels over rows so that they do not overlap.
+
+    Labels for (place, text) that touch neither each other nor each other's leader lines.
 
     Each label stands at its leader, a vertical line down to its mark. ``wanted``: most important
     first; where not all find room, the last ones are left out.

@@ -38,7 +38,7 @@ def offer_pair(shown: Shown) -> None:
 def offer(
     entry: Finished, name: str, bits: Bits, weights: int | None = None, *, key: str = "b-measure"
 ) -> None:
-    """A button that measures, or what was measured before; ``name``: of these bits, unique."""
+    """Show a button that measures, or what was measured before; ``name``: of these bits, unique."""
     told = st.session_state.setdefault(MEASURED, {}).get((entry.key, name))
     if told is None:
         st.button(

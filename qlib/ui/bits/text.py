@@ -9,7 +9,7 @@ from qlib.ui.bits.view import Shown, Track
 
 
 def answer(shown: Shown, line: Line | None) -> str:
-    """How low the chosen line goes, and what breaks first."""
+    """The page's answer: how low the chosen line goes, and what breaks first."""
     title = shown.track.title
     if line is None:
         return f"**{title}** has no measurement with equal bits of weights and activations yet."
@@ -25,7 +25,7 @@ def answer(shown: Shown, line: Line | None) -> str:
 
 
 def line_n(shown: Shown) -> float:
-    """Test images of the chosen line."""
+    """Number of test images of the chosen line."""
     return shown.track.first.record.metrics["n"]
 
 
@@ -53,13 +53,13 @@ def _where(track: Track) -> str:
 
 
 def points(value: float) -> str:
-    """``5.1 points``."""
+    """A difference of accuracy as text: ``5.1 points``."""
     shown = f"{value:.1f}" if abs(value) < 10 else f"{value:.0f}"
     return f"{shown} point" if shown == "1.0" else f"{shown} points"
 
 
 def storage(shown: Shown) -> str:
-    """One stored model against one for each width, in megabytes."""
+    """The size in words: one stored model against one for each width, in megabytes."""
     track, many = shown.track, shown.many
     if track.one:
         told = f"All {len(track.equal)} widths of {track.title} are **one model of "
@@ -146,7 +146,7 @@ NO_UNITS = (
 
 
 def left_out(shown: Shown) -> str:
-    """How many runs are not shown, as they cannot be compared."""
+    """A note on how many runs are not shown, as they cannot be compared."""
     n = shown.left_out
     if not n:
         return ""

@@ -26,7 +26,7 @@ KL_AT = "Nats: what this unit does alone at these bits, all others in float."
 
 
 def section(entry: Finished) -> None:
-    """Everything about bits for each unit of a run that has a table of units."""
+    """Show everything about bits for each unit, for a run that has a table of units."""
     st.subheader("Different bits for different units", anchor=False, help=word("unit"))
     mix = controls(entry)
     if mix is None:
@@ -106,7 +106,7 @@ def _forget() -> None:
 
 
 def front_clicked(session: Session = st.session_state) -> None:
-    """A click on an assignment of the front takes it; beside them, nothing."""
+    """Choose the assignment that was clicked on the front; clicks beside it do nothing."""
     points = session[FRONT]["selection"]["points"]
     data = points[0].get("customdata") if points else None
     if data:

@@ -22,7 +22,7 @@ FLIPS, SHOWN = "flips", "g"
 
 
 def predictions(entries: Sequence[Finished]) -> dict[str, Preds]:
-    """By run key, of the runs whose predictions can be read; the others are told."""
+    """The predictions of each run by its key; runs without readable ones are reported."""
     found: dict[str, Preds] = {}
     for entry in entries:
         try:
@@ -55,7 +55,7 @@ def flip_frame(info: FlipsBars) -> pd.DataFrame:
 
 
 def save(figure: go.Figure, info: FlipsBars, records: Sequence[RunRecord]) -> None:
-    """The export menu and the data of the figure of flips."""
+    """Show the export menu and the data of the figure of flips."""
     numbers = flip_frame(info)
     export.menu(FLIPS, figure, numbers, records, alt=flips_bars.alt(info))
     frame.data_table("Images of each run, by who is right", numbers)
@@ -72,7 +72,7 @@ def clicked(session: Session = st.session_state) -> None:
 def follow(
     picked: Sequence[str], entries: Sequence[Finished], preds: dict[str, Preds], first: str
 ) -> Finished:
-    """The chosen run to follow, at first the one of key ``first``; shows its 2×2 table."""
+    """Show a picker for the run to look at closer, and its 2×2 table against float."""
     known = {n: e for n, e in zip(picked, entries, strict=True) if e.record.spec.key in preds}
     st.session_state["flip-names"] = {e.record.spec.key: n for n, e in known.items()}
     if st.session_state.get(SHOWN) not in known:
@@ -95,7 +95,7 @@ def pictures(entry: Finished, entries: Sequence[Finished], preds: dict[str, Pred
 
 
 def duel(picked: Sequence[str], entries: Sequence[Finished], preds: dict[str, Preds]) -> None:
-    """The exact paired test of two chosen runs, in words and numbers."""
+    """Show the exact paired test of two chosen runs, in words and numbers."""
     known = dict(zip(picked, entries, strict=True))
     one, two = st.columns(2)
     ranked = sorted(picked, key=lambda n: -known[n].record.metrics["top1"])

@@ -25,7 +25,7 @@ COLUMNS = {
 
 
 def filters(known: Known) -> None:
-    """Which runs the table lists: backbones, bits, and what the last box in the figure held."""
+    """Show the filters of the run table; return the runs that pass."""
     one, two, three = st.columns([3, 3, 2], vertical_alignment="bottom")
     models = sorted({e.record.spec.model for e in known.values()})
     bits = sorted({answers.bits_label(e.record) for e in known.values()}, reverse=True)
@@ -119,7 +119,7 @@ def _row(name: str, entry: Finished, stored: bool) -> dict:
 
 
 def differences(records: Sequence[RunRecord], names: Sequence[str]) -> None:
-    """Only the fields of the specifications that differ; settings as rows or as columns."""
+    """Show the fields of the specifications that differ; settings as rows or as columns."""
     left, right = st.columns([4, 1], vertical_alignment="bottom")
     left.subheader("What differs", anchor=False)
     found = comparable.differences(records)
@@ -136,6 +136,6 @@ def differences(records: Sequence[RunRecord], names: Sequence[str]) -> None:
 
 
 def broken() -> None:
-    """Folders that look like runs and are none, with what is wrong."""
+    """Show folders that look like runs and are none, with what is wrong."""
     shelves = (state.demo(), state.own())
     cards.unreadable([e.problem for shelf in shelves for e in shelf.broken])

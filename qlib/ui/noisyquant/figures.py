@@ -26,7 +26,10 @@ from qlib.ui.shared import context, state
 
 @dataclass(frozen=True)
 class Ask:
-    """What the controls say. ``own``: in the scatter each layer has the reach of its search."""
+    """What the visitor chose in the controls.
+
+    What the controls say. ``own``: in the scatter each layer has the reach of its search.
+    """
 
     bits: int
     reach: float
@@ -36,7 +39,10 @@ class Ask:
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """One layer at the bits that are asked for, and everything that the figures need."""
+    """Everything that the figures need.
+
+    One layer at the bits that are asked for, and everything that the figures need.
+    """
 
     found: Found
     profile: NoiseProfile
@@ -44,15 +50,17 @@ class Shown:
 
     @property
     def layer(self) -> LayerNoise:
+        """The noise analysis of the chosen layer at the chosen bits."""
         return self.profile.at(self.found.layer, self.ask.bits)
 
     @property
     def images(self) -> str:
+        """Which images' numbers are shown: calibration or test."""
         return self.found.view.data
 
     @property
     def name(self) -> str:
-        """The beginning of the names of saved pictures."""
+        """The beginning of the file names of saved pictures."""
         return f"{self.found.spec.model}_{self.found.layer}_{self.ask.bits}bit"
 
 
@@ -63,7 +71,7 @@ def draw(
     name: str,
     clicked: Callable[[str], None] | None = None,
 ) -> go.Figure:
-    """A figure of the page; ``clicked`` is called with its key when a mark is clicked."""
+    """Show a figure; ``clicked`` is called with its key when a mark is clicked."""
     more: dict[str, Any] = {}
     if clicked is not None:
         more = {"on_select": lambda: clicked(key), "selection_mode": "points"}
@@ -72,12 +80,12 @@ def draw(
 
 
 def look() -> dict[str, bool]:
-    """How figures are drawn now."""
+    """The drawing options now: dark or light, desk or room."""
     return {"dark": state.dark(), "large": state.presenting()}
 
 
 def cell(shown: Shown) -> Saved:
-    """P6: inside one rounding cell."""
+    """Show the figure of the inside of one rounding cell."""
     found, ask = shown.layer, shown.ask
     info = inside_one_cell.info(found, ask.reach)
     alt, figure = inside_one_cell.alt(info), inside_one_cell.figure(info, **look())
@@ -89,7 +97,7 @@ def cell(shown: Shown) -> Saved:
 
 
 def curves(shown: Shown) -> Saved:
-    """P7: output error over the reach."""
+    """Show the figure of the output error over the reach."""
     found, ask = shown.layer, shown.ask
     info = error_over_noise.info(found, ask.reach, ask.draw)
     alt, figure = error_over_noise.alt(info), error_over_noise.figure(info, **look())
@@ -101,7 +109,7 @@ def curves(shown: Shown) -> Saved:
 
 
 def scatter(shown: Shown) -> Saved:
-    """P7b: who gains."""
+    """Show the figure of which layers gain."""
     ask, images = shown.ask, shown.images
     reach = None if ask.own else ask.reach
     info = who_gains.info(shown.profile.layers, ask.bits, reach, ask.draw, images)
@@ -115,7 +123,7 @@ def scatter(shown: Shown) -> Saved:
 
 
 def tricks(shown: Shown) -> Saved:
-    """P7c: plain, clip search, mean shift, noise."""
+    """Show the figure of plain, clip search, mean shift and noise."""
     info = noise_tricks.info(shown.layer, shown.images)
     alt, figure = noise_tricks.alt(info), noise_tricks.figure(info, **look())
     with st.container(key="n-tricks-box"):
@@ -129,7 +137,7 @@ def tricks(shown: Shown) -> Saved:
 
 
 def histogram(shown: Shown) -> Saved | None:
-    """The values before and after the noise, where the run stored them."""
+    """Show the values before and after the noise, where the run stored them."""
     hist = data.values(shown.found)
     if hist is None:
         st.info(

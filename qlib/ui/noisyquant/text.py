@@ -88,7 +88,7 @@ def flips(
 
 
 def bits_of(widths: Sequence[int]) -> str:
-    """``4 bits``, ``3, 4 and 6 bits``."""
+    """Bit-widths as text: ``4 bits``, ``3, 4 and 6 bits``."""
     words = [str(w) for w in sorted(widths)]
     text = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
     return f"{text} bits"
@@ -159,7 +159,7 @@ def without_attention(kinds: Iterable[str]) -> str:
 
 
 def stand_in(asked: str, shown: str, kind: str) -> str:
-    """Why another layer is shown than the one of the sidebar."""
+    """A note on why another layer is shown than the one of the sidebar."""
     why = (
         "multiplies two activations, so there is no bias to take noise off again"
         if kind == "matmul"

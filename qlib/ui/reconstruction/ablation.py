@@ -28,7 +28,7 @@ figure"""
 
 
 def panel(view: View, others: Mapping[str, Finished]) -> None:
-    """Nearest → AdaRound → BRECQ → QDrop, as far as they are stored, in a metric to choose."""
+    """Show the steps nearest → AdaRound → BRECQ → QDrop that are stored, in a metric to choose."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader("What each ingredient adds", anchor=False, width="stretch")
         metric = st.segmented_control(

@@ -38,7 +38,7 @@ def published(owner: type[Method]) -> dict:
 
 
 def cards() -> None:
-    """Three cards that fill the form for the chosen method."""
+    """Show three cards that fill the form for the chosen method."""
     key = method_now()
     owner = discover("methods")[key]
     steps = [n for n, p in params(owner).items() if _counts_steps(p)]
@@ -85,7 +85,7 @@ def cards() -> None:
 
 
 def method_now() -> str:
-    """The method that the form shows: the cards above it speak of that one."""
+    """The method that the form shows now, for the cards above it."""
     known = discover("methods")
     chosen = st.session_state.get("method")
     by_title = {owner.title: key for key, owner in known.items()}

@@ -19,7 +19,7 @@ ALL = {"weights": "all weights", "inputs": "all inputs", "both": "everything"}
 
 
 def answer(rows: Sequence[Row], mode: str, split: str) -> str:
-    """Which layers are to blame, for how much, weights or inputs, and whether that is stable."""
+    """The page's answer: which layers do the damage, how much, and whether that is stable."""
     mode = mode if mode in ("alone", "left_out") else "alone"
     found = damage.measured(rows, mode, "kl", split)
     worst = [v for v in found.worst[:3] if v.value > 0]
@@ -44,7 +44,7 @@ def answer(rows: Sequence[Row], mode: str, split: str) -> str:
 
 
 def sides(rows: Sequence[Row]) -> str:
-    """Whether rounding weights or rounding inputs does the damage."""
+    """A sentence on whether rounding weights or rounding inputs does the damage."""
     bars = split_bars.info(rows, metric="kl")
     weights, inputs = bars.damage("weights"), bars.damage("inputs")
     if weights is None or inputs is None:
@@ -71,7 +71,7 @@ def _exceeds(weights: float, inputs: float, both: float | None) -> str:
 
 
 def nats(value: float) -> str:
-    """``1.04``, ``0.13``, ``0.0031``."""
+    """A KL divergence as text: ``1.04``, ``0.13``, ``0.0031``."""
     return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.2g}"
 
 
@@ -175,7 +175,7 @@ def evaluations(table: Sequence[Row]) -> int:
 
 
 def cost(table: Sequence[Row], seconds: Sequence[float]) -> str:
-    """What measuring costs, in words; ``seconds``: of profiles of the same backbone."""
+    """The price of measuring, in words; ``seconds``: of profiles of the same backbone."""
     count = evaluations(table)
     text = f"It measures the network {count} times on {profile.IMAGES} held-out images"
     if not seconds:

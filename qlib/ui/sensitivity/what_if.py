@@ -235,7 +235,7 @@ def _answer(found: Found, entry: Finished, ticked: Sequence[str]) -> None:
 
 
 def verdict(base: RunRecord, other: RunRecord) -> str:
-    """Both accuracies with their intervals."""
+    """A sentence with both accuracies and their intervals."""
     size = other.metrics["weight_mb"] - base.metrics["weight_mb"]
     return (
         f"top-1 {other.metrics['top1']:.1f} % (95 %: {answers.interval(other)}), before "
