@@ -7,7 +7,7 @@ from qlib.core.records import InvalidSpec
 
 @cache
 def wordnet_ids() -> tuple[str, ...]:
-    """``n01440764`` and so on, in the order of the class indices."""
+    """WordNet ids (``n01440764`` and so on) in the order of the class indices."""
     from timm.data.imagenet_info import ImageNetInfo
 
     return tuple(ImageNetInfo().label_names())
@@ -15,7 +15,7 @@ def wordnet_ids() -> tuple[str, ...]:
 
 @cache
 def class_names() -> tuple[str, ...]:
-    """``tench`` and so on, by class index; longer where several classes share the short one."""
+    """Names (``tench`` …) by class index; longer where several classes share the short one."""
     from timm.data.imagenet_info import ImageNetInfo
 
     info = ImageNetInfo()

@@ -26,6 +26,7 @@ class Images:
         return len(self.ids)
 
     def image(self, index: int) -> "Image":
+        """The image at ``index``, opened now."""
         return self.open(index)
 
 
@@ -45,6 +46,7 @@ class Dataset(ABC):
 
     @classmethod
     def owns(cls, name: str) -> bool:
+        """Whether this source reads the dataset called ``name``."""
         return name in cls.variants()
 
     @abstractmethod

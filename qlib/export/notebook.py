@@ -1,4 +1,4 @@
-"""A notebook that makes a view again: the runs' specifications, the runs, the figure's calls.
+"""Export of a view as a notebook that makes it again: specifications, runs, the figure's calls.
 
 Written as nbformat 4.5 by hand: the format is plain JSON, and the app needs no further package.
 """
@@ -112,7 +112,7 @@ for row in worst[:10]:
 def text(
     view: str, records: Sequence[RunRecord], recipe: str = "", figure: "go.Figure | None" = None
 ) -> str:
-    """The ``.ipynb`` file. ``view`` as in `qlib.ui.shared.export.menu`.
+    """The text of the ``.ipynb`` file. ``view`` as in `qlib.ui.shared.export.menu`.
 
     ``recipe``: Python that makes the figure from ``records``, ``folders``, ``specs`` and
     ``titles``, for views that `RECIPES` does not know. Without one, the exported ``figure``

@@ -78,7 +78,7 @@ def _queue_up(runs: Path, spec: RunSpec, now: float) -> None:
 
 
 def status(key: str, runs: Path, *, command: Sequence[str] = WORKER) -> Job:
-    """The job now: notices a dead process, kills one that would not stop, moves the queue.
+    """The state of a job now: notices a dead process, ends one that would not stop, starts others.
 
     Raises:
         InvalidSpec: there is neither a job nor a finished run of this key.
@@ -164,7 +164,7 @@ def broken(runs: Path) -> list[str]:
 
 
 def problem(key: str, runs: Path) -> str:
-    """Why the job folder of this key cannot be used; "" where it can, or there is none."""
+    """Why a job folder cannot be used; "" where it can, or there is none."""
     return queue.problem(runs, key) if NAME.fullmatch(key) else ""
 
 

@@ -1,4 +1,4 @@
-"""What a run will cost, told from finished runs of the same network; honest when there are none."""
+"""Estimated cost of a run, from finished runs of the same network; none where there are none."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,9 @@ WORTH = 0.05  # share of the time from which a knob is worth naming
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds from low to high, and 10⁶ bytes; None is "not known". ``basis`` says why.
+    """Expected time and memory of a run.
+
+    Seconds from low to high, and 10⁶ bytes; None is "not known". ``basis`` says why.
 
     ``knobs``: what takes most of the time, largest first, as sentences.
     """
@@ -31,7 +33,7 @@ class Estimate:
 
 
 def estimate(spec: RunSpec, records: Sequence[RunRecord]) -> Estimate:
-    """Scale what finished runs took to a checked specification.
+    """Estimate the cost of a checked specification by scaling what finished runs took.
 
     Calibration grows with its images, measuring with the test images, reconstruction with steps
     and batch; the number of units is the network's and the method's own, so runs of the same

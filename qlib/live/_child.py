@@ -26,12 +26,12 @@ class Stage:
 
 
 class Superseded(InvalidSpec):
-    """The same person asked something newer."""
+    """Raised for a question when the same person has asked something newer."""
 
 
 @dataclass
 class Slot:
-    """One question under way."""
+    """A question under way, and the place for its answer."""
 
     group: tuple[str, bool] | None
     there: threading.Event = field(default_factory=threading.Event)
@@ -39,12 +39,14 @@ class Slot:
     error: InvalidSpec | None = None
 
     def fill(self, answer: dict[str, Any]) -> None:
+        """Set the answer (or refusal) and wake who waits."""
         if "refused" in answer:
             self.error = InvalidSpec(answer["refused"])
         self.answer = answer
         self.there.set()
 
     def fail(self, error: InvalidSpec) -> None:
+        """Set an error and wake who waits."""
         self.error = error
         self.there.set()
 
@@ -101,6 +103,7 @@ class Child:
             self._questions.flush()
 
     def close(self) -> None:
+        """End the process."""
         self._bye = self._bye or "The live network was stopped."
         with suppress(OSError):
             self._questions.close()

@@ -38,6 +38,7 @@ class Model(ABC):
 
     @classmethod
     def owns(cls, name: str) -> bool:
+        """Whether this source builds the network called ``name``."""
         return name in cls.variants()
 
     @abstractmethod

@@ -28,16 +28,21 @@ ALLOWED = (
 
 
 class File(Model):
-    """``net.py:build`` calls ``build()`` of net.py: a module, or (module, preprocessing)."""
+    """A network from a Python file of one's own.
+
+    ``net.py:build`` calls ``build()`` of net.py: a module, or (module, preprocessing).
+    """
 
     title: ClassVar[str] = "your own code (a Python file)"
 
     @classmethod
     def variants(cls) -> tuple[str, ...]:
+        """The pattern of keys: a file and a function in it."""
         return (own_code.PATTERN,)
 
     @classmethod
     def owns(cls, name: str) -> bool:
+        """Whether ``name`` is a Python file and a function, such as ``net.py:build``."""
         return own_code.is_own(name)
 
     def build(self, name: str, weights: str | None) -> Built:

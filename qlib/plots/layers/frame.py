@@ -27,7 +27,7 @@ class Axis:
     line: float = _places.LINE
 
     def drawn(self, value: float) -> float:
-        """Where a value stands: those below a logarithmic axis stay visible at its foot."""
+        """Position of a value on the axis; small ones stay visible on a logarithmic axis."""
         return max(value, self.low * 1.12) if self.log else value
 
     @property

@@ -56,7 +56,7 @@ class ErrorOverNoise:
 
 
 def info(found: LayerNoise, reach: float, draw: str = curves.MEAN) -> ErrorOverNoise:
-    """One layer at one bit-width; ``draw`` as in `qlib.plots.noise.curves.curve`."""
+    """Data of the figure: one layer at one bit-width; ``draw`` as in `curves.curve`."""
     calib = curves.curve(found, draw)
     band = found.calib
     return ErrorOverNoise(

@@ -111,7 +111,7 @@ def headline(info: InsideOneCell) -> str:
 
 
 def figure(info: InsideOneCell, *, dark: bool = False, large: bool = False) -> go.Figure:
-    """Both errors over the cell, green where noise lowers it, hatched where not; values below."""
+    """Draw both errors over the cell (green: noise lowers it, hatched: not); values below."""
     parts = Parts(dark)
     parts.layout = {
         "xaxis": {

@@ -40,7 +40,7 @@ class NoiseTricks:
     others: tuple[float, ...]
 
     def gain(self, at: int) -> float:
-        """What stage ``at`` takes off, as a share of the plain error; negative where it adds."""
+        """The error removed by stage ``at``, as a share of the plain error; may be negative."""
         plain = self.values[0]
         return (self.values[at - 1] - self.values[at]) / plain if plain > 0 else 0.0
 

@@ -100,7 +100,7 @@ def headline(info: WhoGains) -> str:
 def figure(
     info: WhoGains, *, dark: bool = False, large: bool = False, chosen: str = ""
 ) -> go.Figure:
-    """One mark a layer on logarithmic axes; theory is solid at half a step, where it is exact."""
+    """Draw one mark per layer on logarithmic axes; theory is solid at half a step: exact there."""
     parts = Parts(dark)
     xs, ys = _spans(info)
     parts.layout = {

@@ -98,7 +98,7 @@ class _Parts:
 
 
 def figure(info: PredictionStrip, *, dark: bool = False, large: bool = False) -> go.Figure:
-    """One column per picture: the picture, the float model's bars, the quantized model's bars."""
+    """Draw a column per picture: the picture, bars of the float model, of the quantized model."""
     parts = _Parts()
     n = len(info.pictures)
     width = (1 - GAP * (n - 1)) / max(1, n)

@@ -49,7 +49,7 @@ def section(entry: Finished) -> None:
 
 
 def controls(entry: Finished) -> Mix | None:
-    """What the budget counts, and how much it is; or the assignment that was edited."""
+    """Show the budget and what it counts; returns the assignment, the best or the edited one."""
     widths = bits_mix.widths_of(entry.record.blocks)
     one, two, three = st.columns([5, 8, 5], vertical_alignment="bottom", gap="medium")
     with one:

@@ -72,7 +72,7 @@ def clicked(session: Session = st.session_state) -> None:
 def follow(
     picked: Sequence[str], entries: Sequence[Finished], preds: dict[str, Preds], first: str
 ) -> Finished:
-    """Show a picker for the run to look at closer, and its 2×2 table against float."""
+    """Show a picker of a run and its 2×2 table against float; returns the run."""
     known = {n: e for n, e in zip(picked, entries, strict=True) if e.record.spec.key in preds}
     st.session_state["flip-names"] = {e.record.spec.key: n for n, e in known.items()}
     if st.session_state.get(SHOWN) not in known:

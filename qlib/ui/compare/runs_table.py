@@ -25,7 +25,7 @@ COLUMNS = {
 
 
 def filters(known: Known) -> None:
-    """Show the filters of the run table; return the runs that pass."""
+    """Show the filters of the run table: backbones, bits, and the box drawn in the figure."""
     one, two, three = st.columns([3, 3, 2], vertical_alignment="bottom")
     models = sorted({e.record.spec.model for e in known.values()})
     bits = sorted({answers.bits_label(e.record) for e in known.values()}, reverse=True)

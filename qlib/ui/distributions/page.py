@@ -81,7 +81,7 @@ def runs(view: context.View, choice: Choice, shown: Seen) -> list[Run]:
 
 
 def main(choice: Choice, shown: Sequence[Run]) -> tuple[go.Figure, str, str]:
-    """Draw the main figure.
+    """Draw the main figure; returns it, its words, and a name for files.
 
     The main figure, its words, and a name for files; says where a stage does not exist.
     """

@@ -59,6 +59,7 @@ class Found:
 
     @property
     def table(self) -> Sequence[Row]:
+        """The rows of the run's table of layers."""
         return self.view.record.layers
 
     @property
@@ -192,7 +193,7 @@ def instant(ask: Ask) -> Ask:
 
 
 def nothing(found: Found, ask: Ask) -> str:
-    """Say why there is no figure."""
+    """A sentence on why there is no figure."""
     if not ask.measured:
         return text.errors(found.table, found.view.data)
     return "The measurement of this run has no numbers for this question; choose another split."

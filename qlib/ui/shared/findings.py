@@ -1,4 +1,4 @@
-"""The findings of a run as a small panel: sentence, remedy, a link to the view that shows it."""
+"""The panel of a run's findings: sentence, remedy, a link to the view that shows it."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,7 +14,7 @@ from qlib.ui.shared import context, lessons, resolve, state
 
 
 def panel(entry: Finished, *, open_: bool = False) -> None:
-    """At most five findings of a run, in an expander; nothing where there are none."""
+    """Show at most five findings of a run in an expander; nothing where there are none."""
     found = _all(entry)[: findings.MOST]
     if not found:
         return
@@ -37,7 +37,7 @@ def _line(finding: Finding, entry: Finished, known: Sequence[Finished]) -> None:
 
 
 def where(finding: Finding, entry: Finished, known: Sequence[Finished]) -> dict[str, str]:
-    """The address parameters that show a finding of this very run; ``known``: all runs."""
+    """Address parameters that show a finding of this very run; ``known``: all runs."""
     params = resolve.Choice(entry).params
     first = resolve.choose(params, known, {})
     if first is None or first.entry.key != entry.key:

@@ -1,4 +1,4 @@
-"""May this visitor have the machine run a file of code? Only who sits at it, unless told so.
+"""Whether a visitor may have the machine run a Python file: only who sits at it, by default.
 
 A key such as ``net.py:build`` names code. An address or a form must never run it on an app that is
 served to others, so everything in the app that starts a job or loads a run asks here first.
@@ -29,7 +29,7 @@ def check(spec: RunSpec) -> None:
 
 
 def allowed() -> bool:
-    """The server listens on this machine alone, and the visitor came to it straight from here."""
+    """Whether the visitor sits at this machine: it listens locally and came straight from here."""
     if os.environ.get(OPT_IN) == "1":
         return True
     headers = st.context.headers

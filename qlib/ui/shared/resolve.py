@@ -1,4 +1,4 @@
-"""From what an address asks for to what there is: the nearest stored run, and what to say. Pure."""
+"""The nearest stored run for what an address asks, with notes on what differs. Pure."""
 
 import math
 import re
@@ -26,11 +26,12 @@ class Choice:
 
     @property
     def spec(self):
+        """The specification of the chosen run."""
         return self.entry.record.spec
 
     @property
     def params(self) -> dict[str, str]:
-        """Backbone, method and bits as an address writes them."""
+        """The address parameters of the run: backbone, method and bits."""
         bits = bits_label(self.entry.record)
         return {"m": self.spec.model, "q": self.spec.method, "b": bits}
 
@@ -106,7 +107,7 @@ def bits_of(text: str | None) -> tuple[int, ...]:
 
 
 def label(text: str | None) -> str | None:
-    """``W4A8`` of ``w4a8``; of ``4``: ``W4A4``. None if it is no such thing."""
+    """A label of bits in its usual form: ``W4A8`` of ``w4a8``, ``W4A4`` of ``4``; else None."""
     pair = _pair(text)
     return f"W{pair[0]}A{pair[1]}" if pair else None
 

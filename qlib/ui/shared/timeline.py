@@ -1,4 +1,4 @@
-"""Where a running job stands, read from its events. Pure data, no widgets, no clock."""
+"""Progress of a running job, read from its events. Pure data, no widgets, no clock."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,9 @@ PLAIN = ("Load", "Calibrate", "Evaluate")
 
 @dataclass(frozen=True)
 class Timeline:
-    """``stage`` counts in ``stages``; ``share`` (0 to 1) of that stage is done.
+    """Progress of a job at its last event.
+
+    ``stage`` counts in ``stages``; ``share`` (0 to 1) of that stage is done.
 
     ``round``: a method may go through all units several times. ``left``: seconds for the rest of
     this round, from units measured in it; None until one is done.
@@ -32,7 +34,10 @@ class Timeline:
 
 
 def read(events: Sequence[Mapping[str, Any]], *, learns: bool) -> Timeline:
-    """The state after the last of a job's events; ``learns``: its method reconstructs units."""
+    """The progress after the last of a job's events.
+
+    The state after the last of a job's events; ``learns``: its method reconstructs units.
+    """
     stages = LEARNING if learns else PLAIN
     if not events:
         return Timeline(stages)
@@ -96,7 +101,7 @@ def _fitting(stages, last: Mapping[str, Any], units: list, known: dict[str, Any]
 
 
 def span(seconds: float) -> str:
-    """A length of time for people: ``8 s``, ``2 min 05 s``, ``1 h 12 min``."""
+    """A duration as text: ``8 s``, ``2 min 05 s``, ``1 h 12 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
