@@ -137,10 +137,10 @@ def step_rows(subject: Subject, kinds: Mapping[str, "Kind"]) -> Iterator[dict[st
 
 def summary(rows: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:
     """A line for each kind of step: how many plain passes it takes, median and range of rounds."""
-    found: dict[str, dict[str, list[float]]] = {}
+    seconds: dict[str, dict[str, list[float]]] = {}
     for row in rows:
         ratio = float(row["step_ms"]) / float(row["pass_ms"])
-        found.setdefault(row["step"], {}).setdefault(row["network"], []).append(ratio)
+        seconds.setdefault(row["step"], {}).setdefault(row["network"], []).append(ratio)
     return [
         {
             "a step of": step,
@@ -149,7 +149,7 @@ def summary(rows: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:
                 for network, r in ratios.items()
             },
         }
-        for step, ratios in found.items()
+        for step, ratios in seconds.items()
     ]
 
 

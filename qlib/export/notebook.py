@@ -129,10 +129,10 @@ def text(
         _words(f"## The view: {view.replace('_', ' ')}"),
         *(_code(source) for source in _view(view, recipe, figure)),
     ]  # fmt: skip
-    made = [cell | {"id": f"cell-{i}"} for i, cell in enumerate(cells)]
+    numbered = [cell | {"id": f"cell-{i}"} for i, cell in enumerate(cells)]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     body = {
-        "cells": made,
+        "cells": numbered,
         "metadata": {"kernelspec": kernel, "language_info": {"name": "python"}},
         "nbformat": 4,
         "nbformat_minor": 5,

@@ -29,13 +29,13 @@ def as_json(record: RunRecord, run_dir: Path) -> dict[str, Any]:
 def as_text(record: RunRecord, run_dir: Path) -> str:
     """Lines for people about a run, as ``run``, ``sensitivity``, ``noise`` and ``show`` print."""
     spec = record.spec
-    found = {"sensitivity": _layer_by_layer, "noise": _noise}.get(spec.analysis, _measured)
+    body = {"sensitivity": _layer_by_layer, "noise": _noise}.get(spec.analysis, _measured)
     settings = ", ".join(f"{name} {value}" for name, value in spec.settings.items())
     lines = [
         f"{spec.model} on {spec.data}: {_recipe(spec)}, seed {spec.seed}",
         f"settings   {settings or 'none'}; {spec.calib} calibration images",
         *_bits(record),
-        *found(record),
+        *body(record),
         f"time       {', '.join(f'{name} {value:.1f} s' for name, value in record.seconds.items())}"
         f"; peak memory {record.peak_mb:.0f} MB",
         *(_worst(record.layers) if not spec.analysis else ()),

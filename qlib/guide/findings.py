@@ -69,9 +69,9 @@ def of(
         clipped(rows),
         noise_helps(record, noise),
     ]
-    told = sorted((f for f in found if f), key=lambda f: -f.weight)
+    ranked = sorted((f for f in found if f), key=lambda f: -f.weight)
     last = unproven(record)
-    return [*told, last] if last else told
+    return [*ranked, last] if last else ranked
 
 
 def clipped(rows: Sequence[Row]) -> Finding | None:
@@ -91,8 +91,8 @@ def clipped(rows: Sequence[Row]) -> Finding | None:
 
 def outliers(hist: Mapping[str, Any]) -> Finding | None:
     """Rule: a tensor's largest value lies more than ten times beyond its 99.9 % mark."""
-    known = [h for h in hist.values() if h.bits]
-    worst = max(known, key=lambda h: h.outlier_ratio, default=None)
+    quantized = [h for h in hist.values() if h.bits]
+    worst = max(quantized, key=lambda h: h.outlier_ratio, default=None)
     if worst is None or worst.outlier_ratio <= OUTLIERS:
         return None
     where = _name(worst.layer, worst.tensor)
@@ -126,8 +126,8 @@ def coarse(rows: Sequence[Row]) -> Finding | None:
 
 def overfit(rows: Sequence[Row]) -> Finding | None:
     """Rule: the error on images unseen by the method is at least half as large again."""
-    known = [r for r in _outputs(rows) if r.get("acc_mse") and r.get("acc_mse_test") is not None]
-    ratio = {r["layer"]: r["acc_mse_test"] / r["acc_mse"] for r in known}
+    measured = [r for r in _outputs(rows) if r.get("acc_mse") and r.get("acc_mse_test") is not None]
+    ratio = {r["layer"]: r["acc_mse_test"] / r["acc_mse"] for r in measured}
     layer = max(ratio, key=ratio.__getitem__, default=None)
     if layer is None or ratio[layer] <= OVERFIT:
         return None

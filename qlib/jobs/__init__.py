@@ -57,11 +57,11 @@ def submit(spec: RunSpec, runs: Path, *, command: Sequence[str] = WORKER) -> Job
     if store.find(spec, [runs]):
         return status(spec.key, runs, command=command)
     with queue.moving(runs):
-        known = queue.settle(runs, command)
-        old = next((job for job in known if job.key == spec.key), None)
+        jobs = queue.settle(runs, command)
+        old = next((job for job in jobs if job.key == spec.key), None)
         if old is None or old.over:
-            _forget(known, time.time())
-            latest = max((job.submitted for job in known), default=0.0)
+            _forget(jobs, time.time())
+            latest = max((job.submitted for job in jobs), default=0.0)
             _queue_up(runs, spec, max(time.time(), latest + 1e-3))
             queue.settle(runs, command)
     return status(spec.key, runs, command=command)

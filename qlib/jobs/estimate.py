@@ -40,14 +40,14 @@ def estimate(spec: RunSpec, records: Sequence[RunRecord]) -> Estimate:
     method count first, and those of others only with a wider range.
     """
     same_work = (spec.model, spec.device, spec.analysis)
-    known = [r for r in records if (r.spec.model, r.spec.device, r.spec.analysis) == same_work]
-    if not known and spec.analysis == "sensitivity":
+    alike = [r for r in records if (r.spec.model, r.spec.device, r.spec.analysis) == same_work]
+    if not alike and spec.analysis == "sensitivity":
         return _from_passes(spec, records)
-    if not known:
+    if not alike:
         return Estimate(None, None, None, None, _unknown(spec, ""))
-    disk = known[0].metrics.get("weight_mb_float", 0.0) / 4 + REST_MB  # a code is a byte
-    same = [r for r in known if r.spec.method == spec.method and _comparable(spec, r.spec)]
-    others = [r for r in known if _steps(r.spec) and _steps(spec)]
+    disk = alike[0].metrics.get("weight_mb_float", 0.0) / 4 + REST_MB  # a code is a byte
+    same = [r for r in alike if r.spec.method == spec.method and _comparable(spec, r.spec)]
+    others = [r for r in alike if _steps(r.spec) and _steps(spec)]
     used = sorted(same or others, key=lambda r: str(r.created), reverse=True)[:LATEST]
     if not used:
         return Estimate(

@@ -170,16 +170,16 @@ class Live:
             "weights": weights,
         }
         slot = child.put(question, (asker, whole) if asker else None)
-        found = _waited(slot, PATIENCE["test" if whole else "shown"])
+        answer = _waited(slot, PATIENCE["test" if whole else "shown"])
         return Answer(
             bits=bits,
-            images=tuple(found["images"]),
-            top5=np.array(found["top5"], dtype=np.int32),
-            prob=np.array(found["prob"], dtype=np.float32),
-            seconds=found["seconds"],
-            peak_mb=found["peak_mb"],
+            images=tuple(answer["images"]),
+            top5=np.array(answer["top5"], dtype=np.int32),
+            prob=np.array(answer["prob"], dtype=np.float32),
+            seconds=answer["seconds"],
+            peak_mb=answer["peak_mb"],
             weights=weights,
-            **{k: found[k] for k in ("top1", "top1_low", "top1_high") if k in found},
+            **{k: answer[k] for k in ("top1", "top1_low", "top1_high") if k in answer},
         )
 
     def close(self) -> None:

@@ -58,8 +58,8 @@ class File(Model):
                     f"{path.name} has no function {function!r}; write one that returns the "
                     "network, or name another one after the colon."
                 )
-            found = _called(build, path, f"{function}()")
-        net, preprocess = _unpacked(found, f"{path.name}:{function}")
+            returned = _called(build, path, f"{function}()")
+        net, preprocess = _unpacked(returned, f"{path.name}:{function}")
         if weights is not None:
             from qlib.models._weights import load_weights, read_weights
 

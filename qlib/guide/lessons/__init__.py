@@ -63,8 +63,8 @@ def load(name: str, folder: Path | None = None) -> Lesson:
         steps = tuple(replace(step, set={**lesson.set, **step.set}) for step in lesson.steps)
         return replace(lesson, name=name, steps=steps)
     except Exception as error:  # whatever is wrong in it, the other lessons are shown
-        told = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-        raise InvalidSpec(f"The lesson {name}.py cannot be used: {told}.") from None
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise InvalidSpec(f"The lesson {name}.py cannot be used: {reason}.") from None
 
 
 def every(folder: Path | None = None) -> tuple[list[Lesson], list[str]]:

@@ -32,10 +32,10 @@ def ends(lines: Sequence[Line], cost: str) -> tuple[float, float]:
     Raises:
         ValueError: no point has such a cost.
     """
-    known = [c for x in lines for p in x.points if (c := _cost(p, cost))]
-    if not known:
+    costs = [c for x in lines for p in x.points if (c := _cost(p, cost))]
+    if not costs:
         raise ValueError(f"no stored run tells its {cost}")
-    return max(known), min(known)
+    return max(costs), min(costs)
 
 
 def layout(lines: Sequence[Line], bits: Sequence[int], cost: str, right: float) -> dict[str, Any]:

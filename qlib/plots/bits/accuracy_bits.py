@@ -82,11 +82,11 @@ def figure(
     pointer(figure, info, dark)
     figure.update_layout(showlegend=False, hovermode="closest")
     wide = 96 if counts else 74  # without counts it stands beside other things
-    made = theme.frame(figure, title=headline(info), dark=dark, large=large, width=wide)
+    framed = theme.frame(figure, title=headline(info), dark=dark, large=large, width=wide)
     if counts or info.cost != "bits":
         widest = max(len(x.name if counts else x.title) for x in info.lines)
-        made.update_layout(margin_r=round(max(widest, 14) * (10.5 if large else 7.1)) + 10)
-    return made
+        framed.update_layout(margin_r=round(max(widest, 14) * (10.5 if large else 7.1)) + 10)
+    return framed
 
 
 def _band(figure: go.Figure, line: Line, info: AccuracyBits) -> None:

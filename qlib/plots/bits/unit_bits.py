@@ -45,14 +45,14 @@ def info(blocks: Sequence[Mapping[str, Any]], bits: Mapping[str, int], *, method
 
     ``blocks``: rows of `RunRecord.blocks`; ``bits``: a width for each unit that has several.
     """
-    found: dict[str, dict[int, float]] = {}
+    kl_by_unit: dict[str, dict[int, float]] = {}
     for row in blocks:
-        found.setdefault(row["unit"], {})[int(row["bits"])] = float(row["kl"])
+        kl_by_unit.setdefault(row["unit"], {})[int(row["bits"])] = float(row["kl"])
     units = []
-    for name, kls in found.items():
+    for name, kls in kl_by_unit.items():
         at = bits.get(name, next(iter(kls)))
         units.append(Unit(name, at, kls[at], tuple(sorted(kls, reverse=True))))
-    return UnitBits(tuple(units), method, _shared(list(found)))
+    return UnitBits(tuple(units), method, _shared(list(kl_by_unit)))
 
 
 def _shared(names: Sequence[str]) -> str:

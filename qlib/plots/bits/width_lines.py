@@ -82,13 +82,13 @@ class Line:
 
     def runs(self, bits: Sequence[int]) -> list[list[Point]]:
         """The points in stretches without a missing width; ``bits``: those of the axis."""
-        known, found = {p.bits: p for p in self.points}, [[]]
+        by_bits, stretches = {p.bits: p for p in self.points}, [[]]
         for b in bits:
-            if b in known:
-                found[-1].append(known[b])
-            elif found[-1]:
-                found.append([])
-        return [stretch for stretch in found if stretch]
+            if b in by_bits:
+                stretches[-1].append(by_bits[b])
+            elif stretches[-1]:
+                stretches.append([])
+        return [stretch for stretch in stretches if stretch]
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def point(bits: int, m: Mapping[str, Any]) -> Point:
     """The point of a measurement at one bit-width.
 
     Raises:
-    KeyError: a number is missing.
+        KeyError: a number is missing.
     """
     return Point(
         bits, m["top1"], m["top1_low"], m["top1_high"], int(m["lost"]), int(m["gained"]),
@@ -165,16 +165,16 @@ def lines_of(
     named: dict[str, RunRecord] = {}
     cells: dict[str, dict[int, Mapping[str, Any]]] = {}
     for record in records:
-        found, key = equal(record), line_key(record)
-        if found and (key not in named or record.bit_widths or not named[key].bit_widths):
+        points, key = equal(record), line_key(record)
+        if points and (key not in named or record.bit_widths or not named[key].bit_widths):
             whole = {} if record.bit_widths else cells.get(key, {})
-            named[key], cells[key] = record, whole | found
-    made = []
+            named[key], cells[key] = record, whole | points
+    lines = []
     for key in sorted(named, key=catalogue.baseline_first):
         record, of = named[key], cells[key]
         method = record.spec.method
         missed = tuple(b for b in (failed or {}).get(key, ()) if b not in of)
-        made.append(
+        lines.append(
             Line(
                 method,
                 line_title(record, titles),
@@ -184,4 +184,4 @@ def lines_of(
                 missed,
             )
         )
-    return tuple(made)
+    return tuple(lines)

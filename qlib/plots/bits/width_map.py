@@ -103,11 +103,11 @@ def weaker(info: WidthMap) -> tuple[str, int, float, float] | None:
 
 def headline(info: WidthMap) -> str:
     """The take-away: which side breaks first, or how much is known."""
-    found = weaker(info)
-    if found is None:
+    weakest = weaker(info)
+    if weakest is None:
         n, of = len(info.cells), len(info.weights) * len(info.acts)
         return f"{info.title}: {n} of {of} combinations measured"
-    side, bits, low, other = found
+    side, bits, low, other = weakest
     top = max((*info.weights, *info.acts))
     if side == "neither":
         return f"{info.title}: neither weights nor activations break first, inside the intervals"
@@ -257,11 +257,11 @@ def _said(info: WidthMap, pair: Pair) -> str:
 
 def alt(info: WidthMap) -> str:
     """The figure in words, with its numbers."""
-    told = [f"W{w}A{a} {_words(c, info.metric)}" for (w, a), c in sorted(info.cells.items())[::-1]]
-    empty = len(info.weights) * len(info.acts) - len(told)
+    cells = [f"W{w}A{a} {_words(c, info.metric)}" for (w, a), c in sorted(info.cells.items())[::-1]]
+    empty = len(info.weights) * len(info.acts) - len(cells)
     return (
         f"{METRICS[info.metric]} of {info.title} by bits of weights and activations: "
-        f"{', '.join(told)}. {empty} combinations are not measured."
+        f"{', '.join(cells)}. {empty} combinations are not measured."
     )
 
 

@@ -101,12 +101,12 @@ def headline(info: AccuracyVsSize) -> str:
     if first is last:
         return f"{_label(first, marks)} costs least, and none of the {many} scores higher"
     times, gain = last.cost / first.cost, last.top1 - first.top1
-    told = f"{_label(last, marks)} {HOW[info.cost].format(_times(times), _label(first, marks))}"
-    told = f"{told}, for {_points(gain)} more"
+    sentence = f"{_label(last, marks)} {HOW[info.cost].format(_times(times), _label(first, marks))}"
+    sentence = f"{sentence}, for {_points(gain)} more"
     apart = info.apart.get((last.key, first.key))
     if apart is None:
-        return f"{told}, inside the intervals" if first.high >= last.low else told
-    return told if apart else f"{told}, which may be chance"
+        return f"{sentence}, inside the intervals" if first.high >= last.low else sentence
+    return sentence if apart else f"{sentence}, which may be chance"
 
 
 def _times(ratio: float) -> str:

@@ -178,10 +178,10 @@ def compared(
     start, end = {"local": "local", "accumulated": "acc"}[mode], "_test" * (data == "test")
     values = []
     for row in outputs:
-        found = _error(row, start, end, metric)
+        error = _error(row, start, end, metric)
         # a layer in float has no error of its own, yet passes on what reaches it
-        state = "kept" if row["layer"] in kept else "missing" if found is None else ""
-        values.append(_value(row["layer"], row["unit"], row["kind"], found, state=state))
+        state = "kept" if row["layer"] in kept else "missing" if error is None else ""
+        values.append(_value(row["layer"], row["unit"], row["kind"], error, state=state))
     return Profile(
         method, title, mode, metric, tuple(values), f"{mode} {AXES[metric]}", ERRORS[metric][1],
         bad=-1 if metric == "sqnr" else 1, flag=_limit(metric), n=n, data=data,
@@ -190,17 +190,17 @@ def compared(
 
 def ends(rows: Sequence[Row], metric: str) -> dict[str, Row]:
     """The rows of the whole network by split: none, weights, inputs, both; as far as measured."""
-    found = {r["split"]: r for r in rows if r["mode"] == "all" and number(r, metric) is not None}
-    return {s: found[s] for s in WHOLE if s in found}
+    by_split = {r["split"]: r for r in rows if r["mode"] == "all" and number(r, metric) is not None}
+    return {s: by_split[s] for s in WHOLE if s in by_split}
 
 
 def number(row: Row | None, name: str) -> float | None:
     """A finite number of a row, or None."""
     try:
-        found = float((row or {}).get(name, ""))
+        value = float((row or {}).get(name, ""))
     except (TypeError, ValueError):
         return None
-    return found if math.isfinite(found) else None
+    return value if math.isfinite(value) else None
 
 
 def _named(rows) -> dict[str, tuple[str, str]]:

@@ -115,15 +115,15 @@ def hatch(
     """Draw columns for layers without a number: lines where kept in float, dots if unmeasured."""
     looks = (("kept", "/", "kept in float"), ("missing", ".", "not measured"))
     for state, shape, name in looks:
-        found = [v for v in profile.values if v.value is None and v.state == state]
-        if not found:
+        unknown = [v for v in profile.values if v.value is None and v.state == state]
+        if not unknown:
             continue
         figure.add_bar(
-            x=[place[v.layer] for v in found],
-            y=[scale.top - (0 if scale.log else min(0.0, scale.low))] * len(found),
-            base=None if scale.log else [min(0.0, scale.low)] * len(found),
+            x=[place[v.layer] for v in unknown],
+            y=[scale.top - (0 if scale.log else min(0.0, scale.low))] * len(unknown),
+            base=None if scale.log else [min(0.0, scale.low)] * len(unknown),
             width=0.9,
-            customdata=data(found, profile),
+            customdata=data(unknown, profile),
             name=name,
             showlegend=True,
             marker={
@@ -215,13 +215,13 @@ def below(
         settings |= {"tickvals": [r - 1 for r in ranks], "ticktext": [str(r) for r in ranks]}
         settings["title"] = "rank of the layer, worst first"
     else:
-        found = _places.blocks([v.unit for v in profile.values])
-        places, texts = _places.ticks(found, count, width(large))
-        shared = _places.prefix(found)
+        blocks = _places.blocks([v.unit for v in profile.values])
+        places, texts = _places.ticks(blocks, count, width(large))
+        shared = _places.prefix(blocks)
         said = f" (numbers: {shared}N)" if shared else ""
         settings |= {"tickvals": places, "ticktext": texts}
         settings["title"] = f"layers in network order, by block{said}"
-        rules = [_separator(block.first - 0.5) for block in found[1:]]
+        rules = [_separator(block.first - 0.5) for block in blocks[1:]]
         layout = untyped.layout(figure)
         layout.shapes = [*rules, *layout.shapes]
     if slider:
@@ -243,10 +243,10 @@ def width(large: bool) -> float:
 def framed(figure: go.Figure, title: str, *, dark: bool, large: bool, **more) -> go.Figure:
     """The figure with the common frame and a legend in one row above the plot."""
     figure.update_layout(legend=theme.LEGEND)
-    made = theme.frame(figure, title=title, dark=dark, large=large, **more)
-    layout = untyped.layout(made)
+    framed_figure = theme.frame(figure, title=title, dark=dark, large=large, **more)
+    layout = untyped.layout(framed_figure)
     if layout.xaxis.rangeslider.visible:
-        made.update_layout(height=layout.height + 60, margin_b=44)
-    if any(t.showlegend is not False for t in untyped.traces(made)):
-        theme.raised(made, 26)
-    return made
+        framed_figure.update_layout(height=layout.height + 60, margin_b=44)
+    if any(t.showlegend is not False for t in untyped.traces(framed_figure)):
+        theme.raised(framed_figure, 26)
+    return framed_figure

@@ -54,8 +54,8 @@ def info(profile: Profile) -> KindMap:
 
 def headline(info: KindMap) -> str:
     """The take-away: the kind of layer that adds up to most, or the worst cell."""
-    known = {k: v for k, v in info.cells.items() if v.value is not None}
-    if not known:
+    cells = {k: v for k, v in info.cells.items() if v.value is not None}
+    if not cells:
         return "No layer is measured yet"
     profile = info.profile
     if profile.unit == "dB" or profile.metric == "cosine" or len(info.columns) < 2:
@@ -97,8 +97,8 @@ def figure(
     _targets(figure, grid, profile)
     if chosen:
         _frame(figure, grid, chosen)
-    found = places.blocks([v.unit for v in profile.values])
-    shared = places.prefix(found)
+    blocks = places.blocks([v.unit for v in profile.values])
+    shared = places.prefix(blocks)
     figure.update_xaxes(
         tickvals=list(range(len(info.columns))), ticktext=_endings(info.columns),
         title="kind of layer, by its name in the block", tickangle=0, showgrid=False,

@@ -72,11 +72,11 @@ def headline(info: LayerProfile) -> str:
         return "No layer is measured yet"
     worst = first.worst[0]
     so_far = " so far" if info.partial and first.mode in ("alone", "left_out") else ""
-    told = frame.amount(worst.value, first)
+    damage = frame.amount(worst.value, first)
     if first.mode == "local":
-        return f"{worst.layer} adds the largest error of its own: {told}"
+        return f"{worst.layer} adds the largest error of its own: {damage}"
     if first.mode == "accumulated":
-        return f"The output of {worst.layer} is furthest from float: {told}"
+        return f"The output of {worst.layer} is furthest from float: {damage}"
     if first.bad * worst.value <= 0 and first.unit != "dB":
         return "No single layer does damage that these images show" + so_far
     if first.metric == "top1" and (worst.low is None or worst.low <= 0):
@@ -86,8 +86,8 @@ def headline(info: LayerProfile) -> str:
     if first.whole and first.unit != "dB" and first.whole > 0:
         share = f", {frame.share(worst.value, first.whole)} of the whole network's"
     if first.mode == "alone":
-        return f"{worst.layer} does most damage alone{so_far}: {told}{share}"
-    return f"{worst.layer} in float wins back most{so_far}: {told}{share}"
+        return f"{worst.layer} does most damage alone{so_far}: {damage}{share}"
+    return f"{worst.layer} in float wins back most{so_far}: {damage}{share}"
 
 
 def figure(

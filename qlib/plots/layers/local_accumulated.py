@@ -43,14 +43,14 @@ class LocalAccumulated:
 
 def info(rows: Sequence[Row], *, kept: Sequence[str] = ()) -> LocalAccumulated | None:
     """Data of the figure: SQNR of ``output`` rows of ``layers.csv``; None where none are stored."""
-    found = {}
+    profiles = {}
     for mode in LOOKS:
         for data in SIDES:
-            made = damage.compared(rows, mode, "sqnr", data, kept=kept)
-            if made.known:
-                found[mode, data] = made
-    complete = {mode for mode, _ in found} == set(LOOKS)
-    return LocalAccumulated(found) if complete else None
+            profile = damage.compared(rows, mode, "sqnr", data, kept=kept)
+            if profile.known:
+                profiles[mode, data] = profile
+    complete = {mode for mode, _ in profiles} == set(LOOKS)
+    return LocalAccumulated(profiles) if complete else None
 
 
 def headline(info: LocalAccumulated) -> str:

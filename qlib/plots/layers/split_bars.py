@@ -55,14 +55,14 @@ def info(rows: Sequence[Row], *, metric: str = "top1", method: str = "") -> Spli
 
     Numbers of the whole network; ``rows`` as in ``profile.csv``, ``metric`` of `METRICS`.
     """
-    found = _damage.ends(rows, metric)
+    by_split = _damage.ends(rows, metric)
     bars = []
-    for split, row in found.items():
+    for split, row in by_split.items():
         ends = [None, None]
         if metric == "top1":
             ends = [_damage.number(row, f"top1_{end}") for end in ("low", "high")]
         bars.append(Bar(split, float(row[metric]), *ends))
-    n = next((int(row.get("n") or 0) for row in found.values()), 0)
+    n = next((int(row.get("n") or 0) for row in by_split.values()), 0)
     return SplitBars(metric, method, tuple(bars), n)
 
 
@@ -80,13 +80,13 @@ def side(info: SplitBars) -> str:
 
 def headline(info: SplitBars) -> str:
     """The take-away: which side does the damage."""
-    said = {
+    sentences = {
         "inputs": "Rounding the inputs does most of it",
         "weights": "Rounding the weights does most of it",
         "both": "Weights and inputs both do damage",
         "none": "Neither weights nor inputs cost anything here",
     }
-    return said.get(side(info), "Weights or inputs: not measured yet")
+    return sentences.get(side(info), "Weights or inputs: not measured yet")
 
 
 def figure(info: SplitBars, *, dark: bool = False, large: bool = False) -> go.Figure:
@@ -159,9 +159,9 @@ def _intervals(info: SplitBars, ends: dict, dark: bool) -> dict:
 
 def alt(info: SplitBars) -> str:
     """The figure in words, with its numbers."""
-    told = [f"{NAMES[b.split]}: {_told(info, b)}" for b in info.bars]
+    bars = [f"{NAMES[b.split]}: {_told(info, b)}" for b in info.bars]
     return (
         f"{METRICS[info.metric][0]} of the whole network on {info.n} images. "
-        + "; ".join(told)
+        + "; ".join(bars)
         + "."
     )

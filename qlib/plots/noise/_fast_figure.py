@@ -84,10 +84,10 @@ def framed(
 
 def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """Both sets of parts joined; where both set an option, the second one's value counts."""
-    found = dict(one)
+    joined = dict(one)
     for key, value in other.items():
-        old = found.get(key)
+        old = joined.get(key)
         if isinstance(value, Mapping) and isinstance(old, Mapping):
             value = merged(old, value)
-        found[key] = value
-    return found
+        joined[key] = value
+    return joined

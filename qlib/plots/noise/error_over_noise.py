@@ -234,7 +234,7 @@ def alt(info: ErrorOverNoise) -> str:
         return f"{start}: {headline(info)}; there are no curves to compare."
     reach, share = info.best
     now = [info.at(c) for c in (info.calib, info.test, info.predicted)]
-    found = [
+    searches = [
         f"{words} {x:.2f} steps" if x is not None else f"{words} failed"
         for x, words in ((info.closed_form, "by expectation"), (info.search, "the paper's search"))
     ]
@@ -242,5 +242,5 @@ def alt(info: ErrorOverNoise) -> str:
         f"{start}, as a multiple of that without noise. {headline(info)}. At "
         f"{curves.steps(info.reach)}: {now[0]:.3f} on calibration rows, {now[1]:.3f} on held-out "
         f"rows, {now[2]:.3f} predicted for the inputs. Least measured: {share:.3f} at {reach:.2f} "
-        f"steps. Best reach {found[0]}, {found[1]}."
+        f"steps. Best reach {searches[0]}, {searches[1]}."
     )

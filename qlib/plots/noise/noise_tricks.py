@@ -56,8 +56,8 @@ def headline(info: NoiseTricks) -> str:
     """The take-away: how much of the plain error each trick takes off or adds."""
     if info.values[0] <= 0:
         return "Plain rounding makes no error here: no trick can take any off"
-    told = [f"{SAID[s]} {_change(info.gain(k))}" for k, s in enumerate(STAGES) if k]
-    return f"Of the plain error: {', '.join(told)}"
+    changes = [f"{SAID[s]} {_change(info.gain(k))}" for k, s in enumerate(STAGES) if k]
+    return f"Of the plain error: {', '.join(changes)}"
 
 
 def _change(gain: float) -> str:
@@ -124,12 +124,12 @@ def _marks(parts: Parts, info: NoiseTricks) -> None:
 
 def alt(info: NoiseTricks) -> str:
     """The figure in words, with its numbers."""
-    told = [
+    stages = [
         f"{NAMES[s][0]} {number(a, 3)} % ({number(b, 3)} %)"
         for s, a, b in zip(STAGES, info.values, info.others, strict=True)
     ]
     other = IMAGES["calib" if info.images == "test" else "test"]
     return (
         f"Output error of {info.layer} at {info.bits} bits in percent of its energy, "
-        f"{IMAGES[info.images]} rows ({other} rows): {', '.join(told)}. {headline(info)}."
+        f"{IMAGES[info.images]} rows ({other} rows): {', '.join(stages)}. {headline(info)}."
     )

@@ -165,9 +165,9 @@ def groups(info: WhoGains) -> dict[str, list[Dot]]:
     """Layers grouped by their role in the block; of many roles the rarest are merged."""
     counts = Counter(dot.role for dot in info.dots)
     kept = sorted(role for role, _ in counts.most_common(len(SYMBOLS) - 1))
-    found = {role: [d for d in info.dots if d.role == role] for role in kept}
-    rest = [d for d in info.dots if d.role not in found]
-    return found | ({"others": rest} if rest else {})
+    by_role = {role: [d for d in info.dots if d.role == role] for role in kept}
+    rest = [d for d in info.dots if d.role not in by_role]
+    return by_role | ({"others": rest} if rest else {})
 
 
 def _dots(parts: Parts, info: WhoGains) -> None:

@@ -73,11 +73,11 @@ def info(
     """
     groups = []
     for method, found in rows.items():
-        known = tuple(
+        arrows = tuple(
             Arrow(**vars(g)) for g in learned.gains(found, nearest, data) if g.weight and g.output
         )
-        if known:
-            groups.append(Group(method, (titles or {}).get(method, method), known))
+        if arrows:
+            groups.append(Group(method, (titles or {}).get(method, method), arrows))
     against = "this layer at nearest" if nearest is None else "the nearest network"
     return ErrorArrows(tuple(groups), layer, against)
 

@@ -53,10 +53,10 @@ def info(
     """
     groups, places = [], {}
     for method, found in rows.items():
-        known = tuple(g for g in learned.gains(found) if g.flipped is not None)
-        places |= {g.layer: g.unit for g in known if g.layer not in places}
-        if known:
-            groups.append(Group(method, (titles or {}).get(method, method), known))
+        gains = tuple(g for g in learned.gains(found) if g.flipped is not None)
+        places |= {g.layer: g.unit for g in gains if g.layer not in places}
+        if gains:
+            groups.append(Group(method, (titles or {}).get(method, method), gains))
     return Flips(tuple(groups), tuple(places), tuple(places.values()), layer)
 
 

@@ -85,8 +85,8 @@ def info(events: Iterable[Mapping[str, Any]], *, finished: bool = False) -> Loss
         loss = _number(event.get("loss"))
         if loss is not None and loss > 0:
             fits[-1][2].append((now, loss, _number(event.get("penalty"))))
-    made = tuple(Fit(u, r, *zip(*_thin(rows), strict=True)) for u, r, rows in fits if rows)
-    return LossCurve(made, index, of, finished)
+    fitted = tuple(Fit(u, r, *zip(*_thin(rows), strict=True)) for u, r, rows in fits if rows)
+    return LossCurve(fitted, index, of, finished)
 
 
 def _number(value: Any) -> float | None:

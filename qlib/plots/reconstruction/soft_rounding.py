@@ -73,21 +73,21 @@ def info(
 
     Of a unit fitted in several rounds the first round with snapshots is taken.
     """
-    found = [e for e in events if e.get("phase") == "reconstruct" and _counts(e.get("soft"))]
-    name = fitted_as(layer, unit, (e["unit"] for e in found))
-    made: list[Snapshot] = []
-    for event in (e for e in found if e["unit"] == name):
+    reports = [e for e in events if e.get("phase") == "reconstruct" and _counts(e.get("soft"))]
+    name = fitted_as(layer, unit, (e["unit"] for e in reports))
+    snapshots: list[Snapshot] = []
+    for event in (e for e in reports if e["unit"] == name):
         now = int(event.get("step") or 0)
-        if made and now <= made[-1].step:
+        if snapshots and now <= snapshots[-1].step:
             break
         counts = _counts(event["soft"])
         total = sum(counts)
         shares = tuple(c / total for c in counts)
-        made.append(Snapshot(now, shares, number(event.get("flipped"))))
-    at = len(made) - 1
-    if made and step is not None:
-        at = min(range(len(made)), key=lambda i: abs(made[i].step - step))
-    return SoftRounding(name, method, tuple(made), at)
+        snapshots.append(Snapshot(now, shares, number(event.get("flipped"))))
+    at = len(snapshots) - 1
+    if snapshots and step is not None:
+        at = min(range(len(snapshots)), key=lambda i: abs(snapshots[i].step - step))
+    return SoftRounding(name, method, tuple(snapshots), at)
 
 
 def _counts(value: Any) -> Sequence[float]:

@@ -114,12 +114,12 @@ def headline(info: Waterfall) -> str:
     if gain <= 0:
         return "No ingredient makes the network better here"
     step = info.steps[best]
-    told = f"{step.title}'s step is the largest: {amount(info, gain)}"
+    sentence = f"{step.title}'s step is the largest: {amount(info, gain)}"
     if step.p is None:
-        return told
+        return sentence
     if info.clear(best):
-        return f"{told} (paired {p_text(step.p)})"
-    return f"{told}, but {info.n:,} images do not prove it (paired {p_text(step.p)})"
+        return f"{sentence} (paired {p_text(step.p)})"
+    return f"{sentence}, but {info.n:,} images do not prove it (paired {p_text(step.p)})"
 
 
 def plain(text: str) -> str:

@@ -51,11 +51,11 @@ def short(layer: str, unit: str) -> str:
 
 def blocks(units: Sequence[str]) -> list[Block]:
     """Neighbouring layers of the same unit together, in order."""
-    found = []
+    grouped = []
     for unit, places in groupby(range(len(units)), key=units.__getitem__):
         inside = list(places)
-        found.append(Block(unit, inside[0], inside[-1]))
-    return found
+        grouped.append(Block(unit, inside[0], inside[-1]))
+    return grouped
 
 
 def names(found: Sequence[Block]) -> list[str]:
@@ -103,9 +103,9 @@ def lanes(wanted: Sequence[tuple[float, str]], count: int, width: float = WIDTH)
     for kept in range(len(wanted), 0, -1):
         # from the right: there a label's leader stands before all lower texts, and crosses none
         pixels = sorted((((p + 0.5) * pixel, text) for p, text in wanted[:kept]), reverse=True)
-        found = _search(pixels, (), width)
-        if found is not None:
-            return [Label(b.at / pixel - 0.5, b.text, b.lane, b.left) for b in found]
+        placed = _search(pixels, (), width)
+        if placed is not None:
+            return [Label(b.at / pixel - 0.5, b.text, b.lane, b.left) for b in placed]
     return []
 
 

@@ -33,9 +33,9 @@ def draw(shown: Shown, known: Sequence[Finished]) -> None:
             )  # fmt: skip
             _steps(shown)
         bar.chip(shown.entry)
-    said = {"m": shown.model, "b": shown.label}
+    params = {"m": shown.model, "b": shown.label}
     at = {k: v for k, v in view.place(shown.track, known).items() if v}
-    bar.tools(said | at)
+    bar.tools(params | at)
 
 
 def _network(shown: Shown, known: Sequence[Finished]) -> None:

@@ -135,10 +135,12 @@ def columns() -> dict:
 
 def readout(shown: Shown) -> None:
     """Show the chosen widths in a row of numbers, and what all widths take together."""
-    told = text.readout(shown)
+    numbers = text.readout(shown)
     with st.container(key="b-numbers"):
-        if told:
-            for cell, (name, value, other, term) in zip(st.columns(len(told)), told, strict=True):
+        if numbers:
+            for cell, (name, value, other, term) in zip(
+                st.columns(len(numbers)), numbers, strict=True
+            ):
                 cell.metric(
                     f"{name}, {shown.label}", value, other or None, delta_color="off",
                     delta_arrow="off", help=word(term),

@@ -32,10 +32,10 @@ def section(entry: Finished) -> None:
     if mix is None:
         return
     name = entry.record.spec.key
-    (steps, said), (best, alt) = bits_mix.figures(mix, state.dark(), state.presenting())
+    (steps, steps_alt), (best, alt) = bits_mix.figures(mix, state.dark(), state.presenting())
     left, right = st.columns([5, 4], gap="medium")
     with left:
-        st.plotly_chart(steps, key="b-steps", config=theme.config(f"{name}_units"), alt=said)
+        st.plotly_chart(steps, key="b-steps", config=theme.config(f"{name}_units"), alt=steps_alt)
     with right:
         st.plotly_chart(
             best, key=FRONT, on_select=front_clicked, selection_mode="points",

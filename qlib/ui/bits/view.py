@@ -135,18 +135,18 @@ def find() -> Shown | None:
 
     What the address asks for, or what comes nearest; None without any run.
     """
-    known, asked = context.entries(), address.asked()
+    entries, asked = context.entries(), address.asked()
     named = {k: v for k, v in asked.items() if k in ("m", "q", "run")}
-    choice = resolve.choose(named, known, state.titles())
+    choice = resolve.choose(named, entries, state.titles())
     if choice is None:
         return None
     model = choice.spec.model
-    siblings = tuple(e for e in known if e.record.spec.model == model)
+    siblings = tuple(e for e in entries if e.record.spec.model == model)
     here = choice.entry if asked.get("run") == choice.entry.key else None
     tracks, left = tracks_of(siblings, here)
     track = _track(tracks, choice, asked)
-    pair, said = _pair(asked.get("b"), choice.entry if here else None)
-    return Shown(model, tracks, track, pair, siblings, left, (*choice.notes, *said))
+    pair, note = _pair(asked.get("b"), choice.entry if here else None)
+    return Shown(model, tracks, track, pair, siblings, left, (*choice.notes, *note))
 
 
 def _track(tracks: Mapping[str, Track], choice: resolve.Choice, asked: Mapping[str, str]) -> Track:
@@ -213,10 +213,10 @@ def measured(entry: Finished) -> dict[Pair, Mapping[str, Any]]:
     record = entry.record
     own = (record.spec.weight_bits, record.spec.act_bits)
     shared = {k: record.metrics[k] for k in ("top1_float", "n") if k in record.metrics}
-    found: dict[Pair, Mapping[str, Any]] = {own: record.metrics}
+    by_pair: dict[Pair, Mapping[str, Any]] = {own: record.metrics}
     for row in record.bit_widths:
-        found[int(row["weight_bits"]), int(row["act_bits"])] = shared | row
-    return found
+        by_pair[int(row["weight_bits"]), int(row["act_bits"])] = shared | row
+    return by_pair
 
 
 def _states(reference: RunSpec) -> dict[str, dict[Pair, str]]:

@@ -69,7 +69,7 @@ def show(entries: Sequence[Finished], *, dark: bool, large: bool) -> None:
 
 def table(found: Sequence[Profile]) -> pd.DataFrame:
     """One row per layer, one column per run: SQNR of the layer's output in dB."""
-    made: dict[str, list[Any]] = {"Layer": [v.layer for v in found[0].values]}
+    columns: dict[str, list[Any]] = {"Layer": [v.layer for v in found[0].values]}
     for profile in found:
-        made[profile.title] = [v.value for v in profile.values]
-    return pd.DataFrame(made)
+        columns[profile.title] = [v.value for v in profile.values]
+    return pd.DataFrame(columns)

@@ -58,14 +58,14 @@ def names(records: Sequence[RunRecord], titles: Titles) -> dict[str, str]:
 
     By run key: the method, and of bits, backbone and key what differs; a single run's bits.
     """
-    told = {r.spec.key: titles.get(r.spec.method, r.spec.method) for r in records}
+    by_key = {r.spec.key: titles.get(r.spec.method, r.spec.method) for r in records}
     for part in (bits_label, lambda r: r.spec.model):
-        found = {r.spec.key: part(r) for r in records}
-        if len(set(found.values())) > 1 or (len(records) == 1 and part is bits_label):
-            told = {key: f"{told[key]} {found[key]}" for key in told}
-    if len(set(told.values())) < len(told):
-        told = {key: f"{name} {key[-10:-4]}" for key, name in told.items()}
-    return told
+        parts = {r.spec.key: part(r) for r in records}
+        if len(set(parts.values())) > 1 or (len(records) == 1 and part is bits_label):
+            by_key = {key: f"{by_key[key]} {parts[key]}" for key in by_key}
+    if len(set(by_key.values())) < len(by_key):
+        by_key = {key: f"{name} {key[-10:-4]}" for key, name in by_key.items()}
+    return by_key
 
 
 def rank(records: Sequence[RunRecord], preds: Mapping[str, Preds]) -> Ranking:

@@ -122,17 +122,17 @@ def differences(records: Sequence[RunRecord], names: Sequence[str]) -> None:
     """Show the fields of the specifications that differ; settings as rows or as columns."""
     left, right = st.columns([4, 1], vertical_alignment="bottom")
     left.subheader("What differs", anchor=False)
-    found = comparable.differences(records)
-    if not found:
+    fields = comparable.differences(records)
+    if not fields:
         st.caption("The chosen runs have the same specification.")
         return
-    labels = [forms.label(field.removeprefix(comparable.SETTING)) for field in found]
-    made = pd.DataFrame(list(found.values()), index=labels, columns=list(names))
-    made.index.name = "Setting"
+    labels = [forms.label(field.removeprefix(comparable.SETTING)) for field in fields]
+    data = pd.DataFrame(list(fields.values()), index=labels, columns=list(names))
+    data.index.name = "Setting"
     if right.toggle("Runs as rows", key="turned", bind=URL):
-        made = made.T
-        made.index.name = "Run"
-    st.dataframe(made.reset_index(), hide_index=True, alt="Settings that differ between the runs")
+        data = data.T
+        data.index.name = "Run"
+    st.dataframe(data.reset_index(), hide_index=True, alt="Settings that differ between the runs")
 
 
 def broken() -> None:

@@ -115,13 +115,13 @@ def _others(view: context.View) -> tuple[str, ...]:
 def others(view: context.View) -> dict[str, store.Finished]:
     """Title → run of each other method that is stored for this backbone at these bits."""
     titles, bits = state.titles(), answers.bits_label(view.record)
-    found: dict[str, store.Finished] = {}
+    by_title: dict[str, store.Finished] = {}
     for entry in view.siblings:
         method = entry.record.spec.method
         same = answers.bits_label(entry.record) == bits and method != view.record.spec.method
         if same and (entry.folder / tensors.FILE).exists():
-            found.setdefault(titles.get(method, method), entry)
-    return found
+            by_title.setdefault(titles.get(method, method), entry)
+    return by_title
 
 
 def tensor(

@@ -65,10 +65,10 @@ def seen(record: RunRecord, hists: Mapping[str, TensorHist]) -> dict[str, Seen]:
 def runs(view: context.View, choice: Choice, shown: Seen) -> list[Run]:
     """The run shown and the runs laid over it that have the same tensor."""
     title = state.titles().get(view.record.spec.method, view.record.spec.method)
-    found = [Run(view.record.spec.method, title, shown.hist, shown.grids)]
-    known = controls.others(view)
+    shown_runs = [Run(view.record.spec.method, title, shown.hist, shown.grids)]
+    others = controls.others(view)
     for name in choice.others:
-        entry = known[name]
+        entry = others[name]
         try:
             record = state.record(entry.folder)
             other = seen(record, state.hist(entry.folder)).get(shown.hist.name)
@@ -76,14 +76,14 @@ def runs(view: context.View, choice: Choice, shown: Seen) -> list[Run]:
             st.warning(str(error), icon=":material/broken_image:")
             continue
         if other:
-            found.append(Run(entry.record.spec.method, name, other.hist, other.grids))
-    return found
+            shown_runs.append(Run(entry.record.spec.method, name, other.hist, other.grids))
+    return shown_runs
 
 
 def main(choice: Choice, shown: Sequence[Run]) -> tuple[go.Figure, str, str]:
     """Draw the main figure; returns it, its words, and a name for files.
 
-    The main figure, its words, and a name for files; says where a stage does not exist.
+    The page says where a stage does not exist.
     """
     look = {"dark": state.dark(), "large": state.presenting()}
     hist, stage = shown[0].hist, choice.stage

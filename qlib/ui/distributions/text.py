@@ -110,11 +110,11 @@ def numbers(seen: Seen) -> list[tuple[str, str, str]]:
     """(name, value, term of the glossary) of the tensor's few numbers."""
     hist = seen.hist
     low, high = (number(float(v), 2) for v in hist.percentiles[[0, -1]])
-    found = [("Range", f"{low} to {high}", "tensor range")]
+    facts = [("Range", f"{low} to {high}", "tensor range")]
     if tensor.has_grid(hist):
         used = int((hist.codes > 0).sum())
         about = "≈ " if seen.grids > 1 else ""
-        found += [
+        facts += [
             ("Scale (step)", about + number(hist.scale), "scale"),
             ("Zero-point", about + number(hist.zero_point), "zero-point"),
             ("Clipped", percent(hist.clipped), "clipping"),
@@ -123,11 +123,11 @@ def numbers(seen: Seen) -> list[tuple[str, str, str]]:
         ]
     elif hist.tensor == "output":
         off, spread = tensor.rmse(hist), tensor.spread(hist)
-        found += [
+        facts += [
             ("Spread", number(spread, 2), "spread"),
             ("Error (RMS)", number(off, 2), "accumulated error"),
         ]
-    return [*found, ("Outlier ratio", f"{hist.outlier_ratio:.1f}", "outlier ratio")]
+    return [*facts, ("Outlier ratio", f"{hist.outlier_ratio:.1f}", "outlier ratio")]
 
 
 def table(hists: Mapping[str, Seen]) -> pd.DataFrame:

@@ -86,24 +86,24 @@ def look() -> dict[str, bool]:
 
 def cell(shown: Shown) -> Saved:
     """Show the figure of the inside of one rounding cell."""
-    found, ask = shown.layer, shown.ask
-    info = inside_one_cell.info(found, ask.reach)
+    layer, ask = shown.layer, shown.ask
+    info = inside_one_cell.info(layer, ask.reach)
     alt, figure = inside_one_cell.alt(info), inside_one_cell.figure(info, **look())
     with st.container(key="n-cell-box"):
         draw("n-cell", figure, alt, f"{shown.name}_cell")
-        st.caption(text.cell_note(found, ask.reach, info.share, ask.draw))
+        st.caption(text.cell_note(layer, ask.reach, info.share, ask.draw))
     table = partial(saved.cell, info)
     return Saved("inside_one_cell", figure, alt, table, f"found, {ask.reach}")
 
 
 def curves(shown: Shown) -> Saved:
     """Show the figure of the output error over the reach."""
-    found, ask = shown.layer, shown.ask
-    info = error_over_noise.info(found, ask.reach, ask.draw)
+    layer, ask = shown.layer, shown.ask
+    info = error_over_noise.info(layer, ask.reach, ask.draw)
     alt, figure = error_over_noise.alt(info), error_over_noise.figure(info, **look())
     with st.container(key="n-curve-box"):
         draw("n-curve", figure, alt, f"{shown.name}_error", data.clicked_reach)
-        st.caption(text.curve_note(shown.profile, found, ask.reach, ask.draw))
+        st.caption(text.curve_note(shown.profile, layer, ask.reach, ask.draw))
     table = partial(saved.curves, info)
     return Saved("error_over_noise", figure, alt, table, f"found, {ask.reach}, {ask.draw!r}")
 
@@ -159,14 +159,14 @@ def histogram(shown: Shown) -> Saved | None:
 
 def effect_line(shown: Shown) -> str:
     """The chosen layer's numbers at the chosen reach (Markdown)."""
-    found, ask = shown.layer, shown.ask
+    layer, ask = shown.layer, shown.ask
     sides = [
-        (words, _noise.left(found, ask.reach, ask.draw, images))
+        (words, _noise.left(layer, ask.reach, ask.draw, images))
         for images, words in (("calib", "calibration"), ("test", "held-out"))
         if not (ask.draw == _noise.NORMAL and images == "test")
     ]
-    told = " · ".join(f"{words} **{_noise.times(share)}**" for words, share in sides)
+    shares = " · ".join(f"{words} **{_noise.times(share)}**" for words, share in sides)
     return (
-        f"**`{found.layer}`** · {ask.bits} bits · {_noise.steps(ask.reach)} · output error {told} "
-        f"· rounding **{found.rounding:.2f}** × step²/12"
+        f"**`{layer.layer}`** · {ask.bits} bits · {_noise.steps(ask.reach)} · output error "
+        f"{shares} · rounding **{layer.rounding:.2f}** × step²/12"
     )

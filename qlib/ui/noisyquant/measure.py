@@ -69,10 +69,10 @@ def _offer(found: Found, again: bool) -> None:
 
 def cost(found: Found) -> str:
     """The time that earlier analyses of the same network took here, in words."""
-    known = [e.record for shelf in (state.own(), state.demo()) for e in shelf.analyses]
+    records = [e.record for shelf in (state.own(), state.demo()) for e in shelf.analyses]
     same = [
         float(r.seconds["total"])
-        for r in known
+        for r in records
         if (r.spec.model, r.spec.analysis, r.spec.device)
         == (found.spec.model, noise_profile.NOISE, found.spec.device)
     ]

@@ -43,11 +43,11 @@ def panel(view: View, shown: Shown | None, others: Mapping[str, Finished]) -> No
 def live(record: RunRecord) -> Job | None:
     """The running job with the network, the method and the bits of a run."""
     try:
-        found = jobs.list_jobs(store.runs_dir())
+        queued = jobs.list_jobs(store.runs_dir())
     except InvalidSpec:  # the runs folder cannot be written: there is no queue
         return None
     mine = _kind(record)
-    working = (j for j in found if j.state in ("running", "cancelling"))
+    working = (j for j in queued if j.state in ("running", "cancelling"))
     return next((j for j in working if _kind(j) == mine), None)
 
 

@@ -39,8 +39,8 @@ def begin() -> None:
     asked = address.asked()
     if asked.keys() & {"q", "run"}:
         return
-    known = context.entries()
-    choice = resolve.choose(asked | {"q": "best"}, known, state.titles())
+    entries = context.entries()
+    choice = resolve.choose(asked | {"q": "best"}, entries, state.titles())
     if choice is not None:
         address.put({"q": choice.spec.method})
 
@@ -48,12 +48,12 @@ def begin() -> None:
 def peers(view: View) -> dict[str, Finished]:
     """Comparable runs by method, the view's own first: same conditions and bits."""
     bits = answers.bits_label(view.record)
-    found = {view.record.spec.method: view.entry}
+    by_method = {view.record.spec.method: view.entry}
     for entry in sorted(view.siblings, key=lambda e: e.record.spec.method):
         same = answers.bits_label(entry.record) == bits
         if same and not comparable.unlike([view.record, entry.record]):
-            found.setdefault(entry.record.spec.method, entry)
-    return found
+            by_method.setdefault(entry.record.spec.method, entry)
+    return by_method
 
 
 def learned(entry: Finished) -> bool:

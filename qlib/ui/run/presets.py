@@ -86,10 +86,10 @@ def cards() -> None:
 
 def method_now() -> str:
     """The method that the form shows now, for the cards above it."""
-    known = discover("methods")
+    methods = discover("methods")
     chosen = st.session_state.get("method")
-    by_title = {owner.title: key for key, owner in known.items()}
-    if chosen in known:
+    by_title = {owner.title: key for key, owner in methods.items()}
+    if chosen in methods:
         return chosen
     return by_title.get(st.query_params.get("method", ""), pickers.METHOD)
 

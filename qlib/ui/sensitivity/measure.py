@@ -74,8 +74,8 @@ def _offer(found: Found, again: bool) -> None:
 def seconds(found: Found) -> list[float]:
     """Durations of finished profiles of the same backbone on the same device."""
     spec = found.view.record.spec
-    known = [e.record for e in state.analyses().values()]
-    same = [r for r in known if (r.spec.model, r.spec.device) == (spec.model, spec.device)]
+    records = [e.record for e in state.analyses().values()]
+    same = [r for r in records if (r.spec.model, r.spec.device) == (spec.model, spec.device)]
     return [float(r.seconds["total"]) for r in same]
 
 

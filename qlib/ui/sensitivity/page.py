@@ -157,7 +157,7 @@ def _partner(view: View, method: str, mode: str) -> Finished | None:
 
 def profiles(found: Found, ask: Ask) -> list[Profile]:
     """The run's own profile, then those of the other methods; runs that cannot answer are told."""
-    made = [one(found, ask)]
+    own_and_others = [one(found, ask)]
     for method in ask.others:
         entry = _partner(found.view, method, ask.mode)
         if entry is None:  # it went after it was chosen
@@ -170,8 +170,8 @@ def profiles(found: Found, ask: Ask) -> list[Profile]:
             st.warning(str(error), icon=":material/broken_image:")
             continue
         other = View(entry, record, found.view.layer, found.view.data, found.view.siblings)
-        made.append(one(Found(other, rows), ask))
-    return [p for p in made if p.values]
+        own_and_others.append(one(Found(other, rows), ask))
+    return [p for p in own_and_others if p.values]
 
 
 def one(found: Found, ask: Ask) -> Profile:
@@ -271,10 +271,10 @@ def helpers(found: Found, ask: Ask, first: Profile) -> None:
 
 def split_frame(rows: Sequence[Row]) -> pd.DataFrame:
     """The whole network's numbers, one row per split."""
-    found = damage.ends(rows, "kl")
+    by_split = damage.ends(rows, "kl")
     columns = ("kl", "top1", "top1_low", "top1_high", "agreement", "sqnr_db")
     return pd.DataFrame(
-        [{"rounded": split_bars.NAMES[s]} | {c: r[c] for c in columns} for s, r in found.items()]
+        [{"rounded": split_bars.NAMES[s]} | {c: r[c] for c in columns} for s, r in by_split.items()]
     )
 
 

@@ -139,8 +139,8 @@ def tick(
         if TICK in change:
             now = now | {layers[int(row)]} if change[TICK] else now - {layers[int(row)]}
     session["s-base"]["now"] = now
-    known = [name for name in layers if name in now]
-    session[KEEP] = [name for name in session[KEEP] if name in now and name not in layers] + known
+    kept = [name for name in layers if name in now]
+    session[KEEP] = [name for name in session[KEEP] if name in now and name not in layers] + kept
 
 
 # ---- the run ---------------------------------------------------------------------------------

@@ -34,8 +34,8 @@ def start_answer(record: RunRecord, title: str) -> str:
         f"{how}, `{spec.model}` is right on **{m['top1']:.1f} %** of {int(m['n']):,} images "
         f"(95 %: {interval(record)})"
     )
-    told = f"{first}; in float it was {m['top1_float']:.1f} %."
-    return f"{told} **{_loss(m)}**"
+    sentence = f"{first}; in float it was {m['top1_float']:.1f} %."
+    return f"{sentence} **{_loss(m)}**"
 
 
 def _loss(m: Mapping[str, float]) -> str:

@@ -66,10 +66,10 @@ def view(*, layers: bool = True, data: bool = False) -> View | None:
         problem = ""
     except InvalidSpec as error:
         record, names, first, problem = choice.entry.record, [], None, str(error)
-    layer, said = resolve.nearest_layer(asked.get("layer"), names, first) if names else ("", "")
+    layer, note = resolve.nearest_layer(asked.get("layer"), names, first) if names else ("", "")
     shown = asked["d"] if asked.get("d") in bar.DATA else "test"
     why = state.problem_of(asked.get("run"))
-    tell(why, *choice.notes, said, _images_said(asked.get("d")) if data else "")
+    tell(why, *choice.notes, note, _images_said(asked.get("d")) if data else "")
     with st.sidebar, st.container(key="context", gap="small"):
         bar.run(choice, known, picked)
         if names:
@@ -103,9 +103,9 @@ def _link(
 
 def tell(*notes: str) -> None:
     """Show what of the address, or of the last change, is not there; nothing for empty notes."""
-    said = [note for note in (*notes, *st.session_state.pop(_TOLD, ())) if note]
-    if said:
-        st.info(" ".join(said), icon=":material/link_off:")
+    lines = [note for note in (*notes, *st.session_state.pop(_TOLD, ())) if note]
+    if lines:
+        st.info(" ".join(lines), icon=":material/link_off:")
 
 
 def _none_yet() -> None:
@@ -118,9 +118,9 @@ def _none_yet() -> None:
 
 def entries() -> list[store.Finished]:
     """All readable quantization runs: stored ones first, then the newest."""
-    found = state.everything()
+    by_key = state.everything()
     stored = {e.key for e in state.demo().good}
-    newest = sorted(found.values(), key=lambda e: str(e.record.created), reverse=True)
+    newest = sorted(by_key.values(), key=lambda e: str(e.record.created), reverse=True)
     return sorted(newest, key=lambda e: (e.key not in stored, _special(e.record)))
 
 

@@ -67,9 +67,9 @@ def file_name(view: str, records: Sequence[RunRecord]) -> str:
         {s.method for s in specs},
         {f"W{s.weight_bits}A{s.act_bits}" for s in specs},
     ]
-    told = [next(iter(p)) if len(p) == 1 else "several" for p in parts if p]
+    words = [next(iter(p)) if len(p) == 1 else "several" for p in parts if p]
     view = re.sub(r"[^A-Za-z0-9.-]+", "-", view).strip("-")
-    return "_".join([*told, view, date.today().isoformat()])
+    return "_".join([*words, view, date.today().isoformat()])
 
 
 def config(view: str, records: Sequence[RunRecord], *, box: bool = False) -> dict[str, Any]:
@@ -77,16 +77,16 @@ def config(view: str, records: Sequence[RunRecord], *, box: bool = False) -> dic
 
     ``box``: points can be chosen by dragging a box.
     """
-    made = theme.config(file_name(view, records))
+    settings = theme.config(file_name(view, records))
     if box:
-        made["modeBarButtonsToRemove"] = ["lasso2d", "autoScale2d"]
-    return made
+        settings["modeBarButtonsToRemove"] = ["lasso2d", "autoScale2d"]
+    return settings
 
 
 def csv(frame: pd.DataFrame, records: Sequence[RunRecord]) -> bytes:
     """CSV of a table under ``#`` lines that say where the numbers come from."""
-    told = [json.dumps(report.about(r), default=str) for r in records]
-    lines = [f"# {report.SIMULATED}", *(f"# {line}" for line in told)]
+    runs = [json.dumps(report.about(r), default=str) for r in records]
+    lines = [f"# {report.SIMULATED}", *(f"# {line}" for line in runs)]
     return ("\n".join(lines) + "\n" + frame.to_csv(index=False)).encode()
 
 

@@ -15,15 +15,15 @@ from qlib.ui.shared import context, lessons, resolve, state
 
 def panel(entry: Finished, *, open_: bool = False) -> None:
     """Show at most five findings of a run in an expander; nothing where there are none."""
-    found = _all(entry)[: findings.MOST]
-    if not found:
+    shown = _all(entry)[: findings.MOST]
+    if not shown:
         return
-    many = "1 finding" if len(found) == 1 else f"{len(found)} findings"
+    many = "1 finding" if len(shown) == 1 else f"{len(shown)} findings"
     with st.expander(
         f"{many} about this run", icon=":material/lightbulb:", expanded=open_, key="findings"
     ):
         known = context.entries()
-        for finding in found:
+        for finding in shown:
             _line(finding, entry, known)
 
 

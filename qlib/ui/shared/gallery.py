@@ -30,13 +30,13 @@ class Side:
 
 def pool(runs: Sequence[Preds]) -> dict[str, np.ndarray]:
     """Stored pictures by image id, from any of these runs: pixels (h, w, 3)."""
-    found: dict[str, np.ndarray] = {}
+    pixels: dict[str, np.ndarray] = {}
     for preds in runs:
         if "thumbs" in preds and "thumb_index" in preds:
             places = np.asarray(preds["thumb_index"])
             names = np.asarray(preds["ids"])[places]
-            found |= {str(n): p for n, p in zip(names, preds["thumbs"], strict=False)}
-    return found
+            pixels |= {str(n): p for n, p in zip(names, preds["thumbs"], strict=False)}
+    return pixels
 
 
 def sides(preds: Preds, pictures: Mapping[str, np.ndarray], most: int = MOST) -> tuple[Side, Side]:

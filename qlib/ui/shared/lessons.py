@@ -81,12 +81,12 @@ def _leave() -> None:
 def unknown() -> None:
     """Show that the lesson of the address does not exist, and which ones do."""
     name = st.query_params.get(address.LESSON)
-    found = every()[0]
+    usable = every()[0]
     if not name or current()[0]:
         return
-    others = ", ".join(f"*{lesson.title}* (`{lesson.name}`)" for lesson in found)
+    others = ", ".join(f"*{lesson.title}* (`{lesson.name}`)" for lesson in usable)
     st.info(
-        f"There is no lesson `{name}`" + (f"; there are {others}." if found else "."),
+        f"There is no lesson `{name}`" + (f"; there are {others}." if usable else "."),
         icon=":material/link_off:",
     )
 
@@ -96,10 +96,10 @@ def unknown() -> None:
 
 def listing() -> None:
     """Show a link per lesson with its promise; files that cannot be used are named."""
-    found, problems = every()
+    usable, problems = every()
     # a row of columns at a time: the cards of a row are equally high
-    cells = [cell for _ in range(0, len(found), A_ROW) for cell in st.columns(A_ROW)]
-    for place, (lesson, cell) in enumerate(zip(found, cells, strict=False)):
+    cells = [cell for _ in range(0, len(usable), A_ROW) for cell in st.columns(A_ROW)]
+    for place, (lesson, cell) in enumerate(zip(usable, cells, strict=False)):
         with cell, st.container(border=True, height="stretch", gap="xsmall", key=f"card-{place}"):
             st.page_link(
                 FOLLOW,

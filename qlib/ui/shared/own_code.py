@@ -18,8 +18,10 @@ OPT_IN = "QLIB_OWN_CODE"  # 1: whoever started the app allows it to every visito
 
 
 def check(spec: RunSpec) -> None:
-    """Raises:
-    InvalidSpec: the network of this specification is code, and this visitor may not run code here.
+    """Refuse a network that is a Python file, to visitors who may not run code here.
+
+    Raises:
+        InvalidSpec: the network is code, and this visitor may not run code here.
     """
     if own_code.is_own(spec.model) and not allowed():
         raise InvalidSpec(

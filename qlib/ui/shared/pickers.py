@@ -43,10 +43,10 @@ def unfilled(name: str, known: list[str]) -> tuple[str | None, str]:
 
 def model() -> tuple[str, str | None]:
     """Show the picker of a backbone; returns its key, and a weights file if one is named."""
-    known = _first(specs.model_keys(), MODEL)
+    keys = _first(specs.model_keys(), MODEL)
     picked = st.selectbox(
         "Backbone",
-        known,
+        keys,
         key="model",
         bind=URL,
         on_change=match_data,
@@ -73,10 +73,10 @@ def model() -> tuple[str, str | None]:
 
 def dataset() -> str:
     """Show the picker of test images (also calibrated with, unless others are named)."""
-    known = _first(specs.dataset_keys(), DATA)
+    keys = _first(specs.dataset_keys(), DATA)
     picked = st.selectbox(
         "Images",
-        known,
+        keys,
         key="data",
         bind=URL,
         help="Where the images come from. Calibration and test images never overlap.",
@@ -103,13 +103,13 @@ def match_data() -> None:
 
 def method() -> str:
     """Show the picker of a method; the baseline first, then by title."""
-    known = discover("methods")
-    order = sorted(known, key=lambda k: (k != BASELINE, known[k].title.casefold()))
-    start = METHOD if METHOD in known else order[0]
+    methods = discover("methods")
+    order = sorted(methods, key=lambda k: (k != BASELINE, methods[k].title.casefold()))
+    start = METHOD if METHOD in methods else order[0]
     picked = st.pills(
         "Method",
         order,
-        format_func=lambda k: known[k].title,
+        format_func=lambda k: methods[k].title,
         default=start,
         required=True,
         wrap=True,
@@ -117,7 +117,7 @@ def method() -> str:
         bind=URL,
         help="How values are rounded, and what is learned to make up for it.",
     )
-    owner = known[picked or start]
+    owner = methods[picked or start]
     st.caption(f"{owner.promise} Takes {owner.cost} on a laptop. {owner.paper}.")
     return picked or start
 
@@ -144,10 +144,10 @@ def observer(side: str, key: str, help: str) -> str:
 
 def allocator(key: str, help: str) -> str:
     """Show the picker of an allocator of bits to layers; nothing where there is only one."""
-    known = discover("allocators")
-    if len(known) == 1:
-        return next(iter(known))
-    order, title = _first(list(known), "same"), lambda name: known[name].title
+    allocators = discover("allocators")
+    if len(allocators) == 1:
+        return next(iter(allocators))
+    order, title = _first(list(allocators), "same"), lambda name: allocators[name].title
     return st.selectbox("Bits of layers", order, format_func=title, key=key, bind=URL, help=help)
 
 

@@ -163,16 +163,16 @@ def entry_for(siblings: Sequence[Finished], method: str, bits: str) -> Finished 
 
 def layers_of(record: RunRecord) -> list[str]:
     """The names of the layers of a record (with its rows), in execution order."""
-    told = [row["layer"] for row in record.layers if row["tensor"] == "output"]
-    rows = told or [row["layer"] for row in record.layers if row["tensor"] != "boundary"]
+    outputs = [row["layer"] for row in record.layers if row["tensor"] == "output"]
+    rows = outputs or [row["layer"] for row in record.layers if row["tensor"] != "boundary"]
     return list(dict.fromkeys(rows))
 
 
 def worst_layer(rows: Sequence[Mapping[str, Any]]) -> str | None:
     """The layer of the tensor that rounding hurts most (lowest SQNR): the one to look at first."""
-    told = [r for r in rows if r["tensor"] != "boundary" and r.get("sqnr_db") is not None]
-    told = [r for r in told if r["tensor"] != "output"]
-    return min(told, key=lambda r: r["sqnr_db"])["layer"] if told else None
+    tensors = [r for r in rows if r["tensor"] != "boundary" and r.get("sqnr_db") is not None]
+    tensors = [r for r in tensors if r["tensor"] != "output"]
+    return min(tensors, key=lambda r: r["sqnr_db"])["layer"] if tensors else None
 
 
 def nearest_layer(wanted: str | None, known: Sequence[str], first: str | None) -> tuple[str, str]:

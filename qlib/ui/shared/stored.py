@@ -46,15 +46,15 @@ def choose(entries: Sequence[store.Finished]) -> Choice | None:
 def comparable(entries: Sequence[store.Finished], shown: store.Finished) -> list[RunRecord]:
     """One run per method and width of the shown run's backbone, all on its test images."""
     record = shown.record
-    found: dict[tuple[str, int], RunRecord] = {}
+    by_method: dict[tuple[str, int], RunRecord] = {}
     others = same_bits(entries)
     own = [e for e in others if e.folder == shown.folder]  # one network: its line is of it alone
     for other in (shown, *own, *others):
         its = other.record
         same = its.spec.model == record.spec.model
         if same and its.data.get("test_hash") == record.data.get("test_hash"):
-            found.setdefault((its.spec.method, its.spec.weight_bits), its)
-    return list(found.values())
+            by_method.setdefault((its.spec.method, its.spec.weight_bits), its)
+    return list(by_method.values())
 
 
 def controls(entries: Sequence[store.Finished], choice: Choice) -> None:

@@ -45,22 +45,22 @@ def read(events: Sequence[Mapping[str, Any]], *, learns: bool) -> Timeline:
     phase = last["phase"]
     fitted = [e for e in events if e["phase"] == "reconstruct"]
     rounds = _rounds(fitted)
-    known = {"seconds": last.get("t", 0.0), "mb": last.get("mb", 0.0), "round": len(rounds)}
+    position = {"seconds": last.get("t", 0.0), "mb": last.get("mb", 0.0), "round": len(rounds)}
     if phase == "reconstruct":
-        return _fitting(stages, last, rounds[-1], known)
+        return _fitting(stages, last, rounds[-1], position)
     share = _ratio(last.get("step"), last.get("steps"))
     if phase == "evaluate":
         baseline = learns and not fitted and last.get("unit") in ("float", BASELINE)
         stage = stages.index("Calibrate" if baseline else "Evaluate")
-        return Timeline(stages, stage, share, f"Testing the {_who(last)}", **known)
+        return Timeline(stages, stage, share, f"Testing the {_who(last)}", **position)
     if phase == "calibrate":
         text = f"Choosing ranges: {last.get('note') or 'activations'}"
         if fitted:  # between two rounds
-            return Timeline(stages, stages.index("Reconstruct"), 0.0, text, **known)
-        return Timeline(stages, 1, _ratio(last.get("index"), last.get("of")), text, **known)
+            return Timeline(stages, stages.index("Reconstruct"), 0.0, text, **position)
+        return Timeline(stages, 1, _ratio(last.get("index"), last.get("of")), text, **position)
     if phase == "save":
-        return Timeline(stages, len(stages) - 1, 1.0, "Writing the results", **known)
-    return Timeline(stages, 0, 0.0, "Loading network and images", **known)
+        return Timeline(stages, len(stages) - 1, 1.0, "Writing the results", **position)
+    return Timeline(stages, 0, 0.0, "Loading network and images", **position)
 
 
 def _who(event: Mapping[str, Any]) -> str:
