@@ -24,7 +24,7 @@ LOADED = ("model", "data", "weights", "calib", "calib_data", "test", "seed", "de
 
 
 class Bench:
-    """What the specifications with the same `LOADED` fields as ``spec`` have in common."""
+    """A loaded network and its images, for all specifications with the same `LOADED` fields."""
 
     def __init__(self, spec: RunSpec) -> None:
         self.loaded = _loaded(spec)
@@ -34,7 +34,7 @@ class Bench:
         self._nearest: dict[str, float] = {}
 
     def fits(self, spec: RunSpec) -> bool:
-        """Can ``spec`` be measured here, without loading anything?"""
+        """Whether ``spec`` can be measured here, without loading anything."""
         return _loaded(spec) == self.loaded
 
     def quantize(self, spec: RunSpec) -> dict[str, float]:
@@ -64,11 +64,11 @@ class Bench:
         return self.experiment.predict(self.experiment.model, "")
 
     def accuracy(self) -> dict[str, float]:
-        """Of the model in its present state: see `qlib.measure.metrics.accuracy`."""
+        """Accuracy of the model in its present state: see `qlib.measure.metrics.accuracy`."""
         return metrics.accuracy(self.experiment.labels, self.answers(), self.reference)
 
     def measured(self, spec: RunSpec) -> tuple[Mapping[str, float], Mapping[str, float]]:
-        """What a run of ``spec`` would tell: accuracy, with "top1_nearest", and seconds."""
+        """Quantize by ``spec`` and measure: accuracy, with "top1_nearest", and seconds."""
         plain = replace(checked(spec), method="nearest", settings={}, tune_norms=False,
                         tune_biases=0)  # fmt: skip
         if plain.key not in self._nearest:

@@ -51,7 +51,7 @@ def row(name: str, method: str, threads: int) -> dict[str, object]:
 
 
 def summary(rows: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:
-    """The rows themselves, in words."""
+    """The rows of the table in words."""
     return [
         {
             "network": row["network"],

@@ -37,15 +37,17 @@ class Subject:
     units: Sequence[str]  # blocks whose steps are looked at: they, or their layers
 
     def calibration(self) -> Calibration:
+        """Fresh calibration data of the subject's images."""
         observer = discover("observers")["mse"]()
         generator = torch.Generator().manual_seed(0)
         return Calibration(self.images, generator, observer, observer)
 
     def looks_at(self, title: str) -> bool:
-        """Is this one of `units`, or a layer of one?"""
+        """Whether ``title`` names one of `units`, or a layer of one."""
         return any(f"{title}.".startswith(f"{unit}.") for unit in self.units)
 
     def plan(self) -> BitPlan:
+        """The bits of each tensor: W4A4, weights per channel."""
         weights = Scheme(4, granularity=PER_CHANNEL)
         return discover("allocators")["same"]().allocate(self.model, weights, Scheme(4))
 
@@ -105,6 +107,7 @@ class Watch:
             self._last = (event.unit, time.perf_counter())
 
     def medians(self) -> dict[str, float]:
+        """Median seconds of a step, by the title of its unit."""
         return {title: statistics.median(found) for title, found in self.seconds.items()}
 
 
@@ -134,10 +137,10 @@ def step_rows(subject: Subject, kinds: Mapping[str, "Kind"]) -> Iterator[dict[st
 
 def summary(rows: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:
     """A line for each kind of step: how many plain passes it takes, median and range of rounds."""
-    found: dict[str, dict[str, list[float]]] = {}
+    seconds: dict[str, dict[str, list[float]]] = {}
     for row in rows:
         ratio = float(row["step_ms"]) / float(row["pass_ms"])
-        found.setdefault(row["step"], {}).setdefault(row["network"], []).append(ratio)
+        seconds.setdefault(row["step"], {}).setdefault(row["network"], []).append(ratio)
     return [
         {
             "a step of": step,
@@ -146,13 +149,13 @@ def summary(rows: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:
                 for network, r in ratios.items()
             },
         }
-        for step, ratios in found.items()
+        for step, ratios in seconds.items()
     ]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A method, settings beside its defaults, and what it multiplies in while it learns.
+    """A method with settings that differ from its defaults, and the precision it multiplies in.
 
     ``unit``: what it learns at once, "block" or "layer".
     """
@@ -163,7 +166,7 @@ class Kind:
     unit: str = "block"
 
     def seconds(self, subject: Subject) -> dict[str, float]:
-        """Of one step, by the title of each unit; the method runs as it always does."""
+        """Seconds of a step, by the title of each unit; the method runs as it always does."""
         settings = {"steps": STEPS, "batch": subject.batch, **self.settings}
         watch, data = Watch(), subject.calibration()
         data.arithmetic = self.arithmetic

@@ -27,11 +27,12 @@ class Table:
                 csv.writer(out).writerow(self.columns)
 
     def rows(self) -> list[dict[str, str]]:
-        """What is stored so far, as texts."""
+        """The rows stored so far, as texts."""
         with self.file.open(newline="") as text:
             return list(csv.DictReader(text))
 
     def add(self, row: Mapping[str, object]) -> None:
+        """Append a row to the file."""
         with self.file.open("a", newline="") as out:
             csv.DictWriter(out, self.columns).writerow({**row, "machine": hardware()})
 
@@ -55,7 +56,7 @@ def hardware() -> str:
 
 
 def machine() -> str:
-    """One line: hardware, threads, versions."""
+    """A line about the machine: hardware, threads, versions."""
     import torch
 
     return (

@@ -33,7 +33,7 @@ CIFAR_STEPS = 1000
 
 
 def digits(seeds: Sequence[int], methods: Sequence[str], steps: int | None) -> Iterator[RunSpec]:
-    """The embedded networks, 600 held-out images, all settings at their defaults."""
+    """Specifications for the embedded networks: 600 held-out images, all settings at defaults."""
     for model in DIGITS:
         for seed in seeds:
             for bits in ((8, 8), (4, 4)) if seed == 0 and "nearest" in methods else ():
@@ -190,11 +190,12 @@ def _place(row: dict[str, str], rows: list[dict[str, str]]) -> tuple[int, int, i
 
 
 def mean(rows: list[dict[str, str]], column: str) -> float:
+    """Mean of a column of numbers."""
     return statistics.fmean(float(row[column]) for row in rows)
 
 
 def cell(rows: list[dict[str, str]]) -> str:
-    """Of one line at one width; empty where nothing was measured."""
+    """Text of one line of the table at one width; empty where nothing was measured."""
     if not rows:
         return ""
     top1, n = mean(rows, "top1"), int(rows[0]["n"])

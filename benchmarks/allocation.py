@@ -49,12 +49,14 @@ class Network:
     blocks: list[UnitRow]
 
     def measure(self, choice: Choice) -> dict[str, float]:
+        """Accuracy on test images with an assignment of bits."""
         switching.set_bits(self.experiment.model, choice.bits)
         logits = self.experiment.predict(self.experiment.model, "mixed")
         return metrics.accuracy(self.experiment.labels, logits, self.reference)
 
     @torch.no_grad()
     def calibration_kl(self, choice: Choice) -> float:
+        """KL divergence to float on calibration images with an assignment of bits."""
         switching.set_bits(self.experiment.model, choice.bits)
         return metrics.kl_divergence(
             self.calibration, self.experiment.model(self.experiment.data.images)

@@ -32,7 +32,7 @@ Change = tuple[str, str, dict[str, Any], dict[str, Any]]  # axis, name, settings
 
 
 def changes() -> Iterator[Change]:
-    """The base first, then one change each.
+    """The variants to measure: the base first, then one change each.
 
     Rates other than the base's are those of the method that a choice comes from. Those of ``sgd``
     and ``sign-sgd`` are the best of three on ``digits-mobilenet`` (seed 7, 200 steps, its held-out

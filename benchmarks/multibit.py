@@ -31,7 +31,7 @@ COLUMNS = (*IDENTITY, "n", "top1", "low", "high", "agreement", "kl", "seconds", 
 
 @dataclass(frozen=True)
 class Network:
-    """What is quantized, on which images, and how long is learned."""
+    """One network to quantize: on which images, and how long is learned."""
 
     model: str
     data: str
@@ -45,7 +45,9 @@ class Network:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the picture: a method, its settings, and the widths that one run of it gives.
+    """One line of the results: how networks of several widths are made.
+
+    One line of the picture: a method, its settings, and the widths that one run of it gives.
 
     ``widths``: (weight bits, activation bits) of the run; ``switched``: what it is measured at.
     ``statistics``: new channel statistics at every width, from the calibration images.
@@ -60,6 +62,7 @@ class Line:
 
 
 def networks(only: list[str], shared: Path | None) -> Iterator[Network]:
+    """The networks to measure, of those asked for and available."""
     if "digits" in only:
         for model in DIGITS:
             yield Network(model, "digits", 300, norms=model != "digits-vit")
@@ -89,7 +92,7 @@ def networks(only: list[str], shared: Path | None) -> Iterator[Network]:
 
 
 def lines() -> Iterator[Line]:
-    """The picture: one model for all widths, one for each, and what switching costs without care.
+    """The compared lines: one model for all widths, one for each, and careless switching.
 
     A QDrop run at 8 bits that is switched is PTMQ drawing 8 bits alone: equal to the bit.
     """
@@ -125,7 +128,7 @@ def ablations() -> Iterator[Line]:
 
 
 def choices() -> Iterator[Line]:
-    """What the paper leaves open, one change at a time."""
+    """Variants of what the paper leaves open, one change at a time."""
     some = tuple((b, b) for b in (8, 5, 4, 3))
     changes: list[dict[str, Any]] = [{}]
     changes += [{"start": start} for start in ("middle", "highest", "mean")]
@@ -185,7 +188,7 @@ def _measure(network: Network, todo: list[Line], seed: int, table: Table) -> Non
 
 
 class Lines:
-    """Lines for one network and one draw of calibration images; loaded once."""
+    """Measures lines for one network and one draw of calibration images; loaded once."""
 
     def __init__(self, network: Network, seed: int) -> None:
         self.network, self.seed, self.steps = network, seed, network.steps
@@ -205,6 +208,7 @@ class Lines:
         return sum(self.bench.quantize(spec).values())
 
     def rows(self, line: Line) -> Iterator[dict[str, object]]:
+        """Quantize as the line says; a row of results for each of its widths."""
         import torch
 
         from qlib.network import switching

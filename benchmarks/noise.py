@@ -69,7 +69,7 @@ def spec_of(shared: Path, bits: int = 6, calib: int = 32) -> RunSpec:
 
 @dataclass
 class Bench:
-    """The network with its images, and what is known of answers so far."""
+    """The loaded network with its images, and answers that were already computed."""
 
     experiment: Experiment
     shared: Path
@@ -78,6 +78,7 @@ class Bench:
 
     @property
     def model(self) -> QuantModel:
+        """The network that is quantized."""
         return self.experiment.model
 
     def answers(self, key: object) -> Tensor:
@@ -257,7 +258,7 @@ def _line(key: tuple[str, ...], found: list[Mapping[str, str]]) -> dict[str, obj
 
 
 def told(rows: Sequence[Mapping[str, str]]) -> str:
-    """How well the expected error of a layer's input tells that of its output."""
+    """Rows on how well the expected error of a layer's input predicts that of its output."""
     if not rows:
         return "No layer has noise."
     x, y = (np.array([float(r[c]) for r in rows]) for c in ("predicted", "measured"))

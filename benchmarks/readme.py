@@ -36,7 +36,7 @@ Lines = list[dict[str, object]]
 
 
 def measured() -> tuple[Lines, dict[str, Lines]]:
-    """What `filled` takes, from the stored rows."""
+    """The tables that `filled` takes, from the stored rows."""
     whole = {"noise": noise, "multibit": multibit, "multibit_ablations": multibit}
     whole["design_space"] = design_space
     others = {name: (of.COLUMNS, of.summary) for name, of in whole.items()} | reconstruction.TABLES

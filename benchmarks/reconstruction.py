@@ -84,7 +84,7 @@ def _stored(name: str, rows: Iterable[dict[str, object]]) -> list[dict[str, obje
 
 
 def calibration_seconds() -> float:
-    """All ranges of weights and activations, the MSE observer, W4A4."""
+    """Seconds to find all ranges of weights and activations: MSE observer, W4A4."""
     subject = resnet(images=1024)
     data, plan = subject.calibration(), subject.plan()
     start = time.perf_counter()
@@ -111,7 +111,7 @@ def depth_rows() -> list[dict[str, object]]:
 
 
 def memory_rows(threads: int) -> Iterator[dict[str, object]]:
-    """Each in a process of its own, whose peak is its own."""
+    """Rows of peak memory, each measured in a process of its own."""
     for name in _memory.SUBJECTS:
         for method in ("qdrop", "flexround", "adaquant", "nupes"):
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -119,7 +119,7 @@ def memory_rows(threads: int) -> Iterator[dict[str, object]]:
 
 
 def goal_rows(shared: Path) -> Iterator[dict[str, object]]:
-    """W3A3 on real images: calibration and learning by the clock, and what they give."""
+    """Rows for W3A3 on real images: seconds of calibration and learning, and accuracy."""
     from benchmarks._bench import Bench
     from benchmarks.accuracy import cifar
 

@@ -46,7 +46,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str] | None = None, prog: str = PROG) -> int:
-    """0 done; 2 wrong input, one sentence on standard error; 130 cancelled."""
+    """Run the command line and return its exit code.
+
+    0 done; 2 wrong input, one sentence on standard error; 130 cancelled.
+    """
     try:
         args = _parser(prog).parse_args(argv)
         return args.do(args)
@@ -247,7 +250,7 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def start(prog: str = PROG) -> int:
-    """`main` as a process of its own, which tidies up when it is told to end."""
+    """Run `main` as a process of its own, which tidies up when it is told to end."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells switch it off in scripts
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # tidy up, then go
     return main(prog=prog)

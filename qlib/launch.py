@@ -10,7 +10,9 @@ COMMAND = "quant-explorer"
 
 
 def main() -> int:
-    """``quant-explorer [app [OPTIONS OF STREAMLIT]]`` or ``quant-explorer VERB …``.
+    """The entry point of ``quant-explorer``.
+
+    ``quant-explorer [app [OPTIONS OF STREAMLIT]]`` or ``quant-explorer VERB …``.
 
     Returns:
         the exit code of ``python -m qlib``; the app takes this process over.
@@ -25,5 +27,5 @@ def main() -> int:
 
 
 def app_command(options: Sequence[str] = ()) -> list[str]:
-    """What starts the app, from any folder: its settings lie beside it, where Streamlit looks."""
+    """The command that starts the app from any folder; its settings lie beside it."""
     return [sys.executable, "-m", "streamlit", "run", str(APP), *options]

@@ -1,4 +1,4 @@
-"""One job = one process: ``python -m qlib.worker RUNS/.jobs/KEY`` does what its spec.json says."""
+"""The process of a background job: ``python -m qlib.worker RUNS/.jobs/KEY`` runs its spec.json."""
 
 import faulthandler
 import shutil
@@ -22,7 +22,7 @@ Runner = Callable[[RunSpec, Report, Path], object]
 
 
 class Reporter:
-    """A job's report: writes the event down, and stops the run when someone asked for it.
+    """A job's report callback: stores each event, and stops the run when someone asked for it.
 
     Raises:
         Cancelled: the flag file is there.
@@ -41,7 +41,7 @@ class Reporter:
             self.look()
 
     def look(self) -> None:
-        """Raise `Cancelled` if someone asked to stop."""
+        """Raise `Cancelled` when someone asked the job to stop."""
         if self._flag.exists():
             raise Cancelled
 
@@ -98,7 +98,7 @@ def _ended(error: Exception, last: Event | None, job: Job) -> tuple[str, str]:
 
 
 def sentence(error: Exception, last: Event | None, spec: RunSpec, folder: Path) -> str:
-    """A one-sentence reason for people why a run failed; `InvalidSpec` keeps its own words."""
+    """Why a run failed, in one sentence for people: `InvalidSpec`'s own, others put into words."""
     if isinstance(error, InvalidSpec):
         return str(error)
     where = "" if last is None else f" during {' '.join(filter(None, (last.phase, last.unit)))}"

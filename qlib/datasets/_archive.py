@@ -76,13 +76,13 @@ def archive(path: Path) -> Files:
         ) from None
     members = opened.infolist()
     _check_size(path, members)
-    found = {_safe(path, m.filename): m for m in members if not m.is_dir()}
+    members_by_name = {_safe(path, m.filename): m for m in members if not m.is_dir()}
     lock = Lock()
 
     def read(name: str) -> bytes:
         try:
             with lock:
-                return opened.read(found[name])
+                return opened.read(members_by_name[name])
         except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError) as error:
             raise InvalidSpec(
                 f"{path}: {name} cannot be read ({error}); make the zip again."
@@ -90,7 +90,7 @@ def archive(path: Path) -> Files:
         except Exception as error:  # zlib, lzma and bz2 have errors of their own
             raise InvalidSpec(f"{path}: {name} is damaged ({error}); make the zip again.") from None
 
-    return Files(str(path), sorted(n for n in found if _is_image(n)), read)
+    return Files(str(path), sorted(n for n in members_by_name if _is_image(n)), read)
 
 
 def decode(content: bytes, name: str) -> "Image":

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
 
 def from_array(pixels: "np.ndarray", labels: Sequence[int], prefix: str) -> Images:
-    """``pixels`` uint8 (n, h, w) or (n, h, w, 3); the ids are ``prefix/00000`` and so on."""
+    """Images from one array in memory.
+
+    ``pixels`` uint8 (n, h, w) or (n, h, w, 3); the ids are ``prefix/00000`` and so on.
+    """
     import numpy as np
     from PIL import Image
 

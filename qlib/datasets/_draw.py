@@ -35,7 +35,9 @@ def subset(images: Images, rows: Sequence[int]) -> Images:
 def draw_calibration(
     images: Images, n: int, seed: int, where: str, *, balanced: bool = False
 ) -> Images:
-    """``n`` of ``images`` in the order of the draw; ``balanced``: one class after the other.
+    """Draw ``n`` images for calibration.
+
+    ``n`` of ``images`` in the order of the draw; ``balanced``: one class after the other.
 
     Raises:
         InvalidSpec: fewer than ``n`` are there, or they have no labels to balance by.
@@ -70,7 +72,7 @@ def in_turns(order: Sequence[int], labels: "Sequence[int] | np.ndarray") -> list
 
 
 def draw_test(images: Images, n: int | None, where: str) -> Images:
-    """All of ``images``, or the same random ``n`` every time, in their own order.
+    """All of ``images`` for testing, or the same random ``n`` every time, in their own order.
 
     Raises:
         InvalidSpec: fewer than ``n`` are there.

@@ -11,12 +11,14 @@ from qlib.core.records import InvalidSpec
 
 
 def data_home() -> Path:
-    """``$QLIB_DATA``, or ``~/.cache/qlib``: where downloaded data sets live."""
+    """Where downloaded data sets live: ``$QLIB_DATA``, or ``~/.cache/qlib``."""
     return Path(os.environ.get("QLIB_DATA") or "~/.cache/qlib").expanduser()
 
 
 def fetch(make: Callable[..., Any], name: str, url: str, expected: str) -> Any:
-    """``make(root=, download=)`` with the data in place.
+    """A data set, downloaded when it is missing.
+
+    ``make(root=, download=)`` with the data in place.
 
     ``expected`` names, inside the root, what a hand-made copy must look like.
 

@@ -7,7 +7,7 @@ from qlib.core.records import InvalidSpec
 
 @cache
 def wordnet_ids() -> tuple[str, ...]:
-    """``n01440764`` and so on, in the order of the class indices."""
+    """WordNet ids (``n01440764`` and so on) in the order of the class indices."""
     from timm.data.imagenet_info import ImageNetInfo
 
     return tuple(ImageNetInfo().label_names())
@@ -15,7 +15,7 @@ def wordnet_ids() -> tuple[str, ...]:
 
 @cache
 def class_names() -> tuple[str, ...]:
-    """``tench`` and so on, by class index; longer where several classes share the short one."""
+    """Names (``tench`` …) by class index; longer where several classes share the short one."""
     from timm.data.imagenet_info import ImageNetInfo
 
     info = ImageNetInfo()
@@ -35,12 +35,12 @@ def class_index(folders: list[str], where: str) -> dict[str, int]:
     Raises:
         InvalidSpec: a folder is not one of the 1,000 ids.
     """
-    known = {wordnet_id: i for i, wordnet_id in enumerate(wordnet_ids())}
-    unknown = [name for name in folders if name not in known]
+    index_of_id = {wordnet_id: i for i, wordnet_id in enumerate(wordnet_ids())}
+    unknown = [name for name in folders if name not in index_of_id]
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise InvalidSpec(
             f"{where} has a folder {unknown[0]!r}{more} that is none of ImageNet's 1,000 WordNet "
             "ids; folders must be named like n01440764. Use folder:PATH for other classes."
         )
-    return {name: known[name] for name in folders}
+    return {name: index_of_id[name] for name in folders}

@@ -86,7 +86,7 @@ class Tree:
 
 
 def source_path(name: str) -> Path:
-    """``folder:PATH`` -> the path.
+    """The path in a name such as ``folder:PATH``.
 
     Raises:
         InvalidSpec: nothing after the colon.

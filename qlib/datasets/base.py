@@ -26,7 +26,7 @@ class Images:
         return len(self.ids)
 
     def image(self, index: int) -> "Image":
-        """One image by its position."""
+        """The image at ``index``, opened now."""
         return self.open(index)
 
 
@@ -46,7 +46,7 @@ class Dataset(ABC):
 
     @classmethod
     def owns(cls, name: str) -> bool:
-        """Whether this class answers to the key ``name``."""
+        """Whether this source reads the dataset called ``name``."""
         return name in cls.variants()
 
     @abstractmethod

@@ -16,12 +16,16 @@ FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 
 
 class Cifar(Dataset):
-    """Calibration images come from the 50,000 for training, test images are the other 10,000."""
+    """CIFAR-10 or CIFAR-100.
+
+    Calibration images come from the 50,000 for training, test images are the other 10,000.
+    """
 
     title: ClassVar[str] = "CIFAR-10 and CIFAR-100"
 
     @classmethod
     def variants(cls) -> tuple[str, ...]:
+        """See `Dataset.variants`."""
         return tuple(FOLDERS)
 
     def __init__(self, name: str) -> None:
@@ -30,14 +34,17 @@ class Cifar(Dataset):
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """Class names by index, see `Dataset.classes`."""
         return tuple(self._held_out.classes)
 
     def calibration(self, n: int, seed: int, *, balanced: bool = False) -> Images:
+        """See `Dataset.calibration`."""
         part = self._part(train=True)
         images = from_array(part.data, part.targets, f"{self._name}/train")
         return draw_calibration(images, n, seed, self._name, balanced=balanced)
 
     def test(self, n: int | None = None) -> Images:
+        """See `Dataset.test`."""
         part = self._held_out
         images = from_array(part.data, part.targets, f"{self._name}/test")
         return draw_test(images, n, self._name)

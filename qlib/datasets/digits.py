@@ -12,12 +12,16 @@ HELD_OUT_PER_CLASS = 60  # 600 test images; the other 1,197 train and calibrate
 
 
 class Digits(Dataset):
-    """1,797 images. Held out are, of each class, the 60 first by `shuffled`: fixed for ever."""
+    """Handwritten digits of scikit-learn.
+
+    1,797 images. Held out are, of each class, the 60 first by `shuffled`: fixed for ever.
+    """
 
     title: ClassVar[str] = "Digits (embedded, 8×8)"
 
     @classmethod
     def variants(cls) -> tuple[str, ...]:
+        """See `Dataset.variants`."""
         return ("digits",)
 
     def __init__(self, name: str = "digits") -> None:
@@ -41,12 +45,15 @@ class Digits(Dataset):
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """Class names by index, see `Dataset.classes`."""
         return tuple("0123456789")
 
     def calibration(self, n: int, seed: int, *, balanced: bool = False) -> Images:
+        """See `Dataset.calibration`."""
         return draw_calibration(self.training(), n, seed, "digits", balanced=balanced)
 
     def test(self, n: int | None = None) -> Images:
+        """See `Dataset.test`."""
         return draw_test(self._images(self._test), n, "digits")
 
     def training(self) -> Images:

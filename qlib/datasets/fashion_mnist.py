@@ -16,12 +16,16 @@ SERVER = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
 
 
 class FashionMnist(Dataset):
-    """Calibration images come from the 60,000 for training, test images are the other 10,000."""
+    """Fashion-MNIST.
+
+    Calibration images come from the 60,000 for training, test images are the other 10,000.
+    """
 
     title: ClassVar[str] = "Fashion-MNIST"
 
     @classmethod
     def variants(cls) -> tuple[str, ...]:
+        """See `Dataset.variants`."""
         return (NAME,)
 
     def __init__(self, name: str = NAME) -> None:
@@ -29,13 +33,16 @@ class FashionMnist(Dataset):
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """Class names by index, see `Dataset.classes`."""
         return tuple(self._held_out.classes)
 
     def calibration(self, n: int, seed: int, *, balanced: bool = False) -> Images:
+        """See `Dataset.calibration`."""
         images = self._images(self._part(train=True), "train")
         return draw_calibration(images, n, seed, NAME, balanced=balanced)
 
     def test(self, n: int | None = None) -> Images:
+        """See `Dataset.test`."""
         return draw_test(self._images(self._held_out, "test"), n, NAME)
 
     def _images(self, part: Any, which: str) -> Images:

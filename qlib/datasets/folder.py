@@ -10,7 +10,7 @@ PREFIX = "folder:"
 
 
 class Folder(Dataset):
-    """Classes are the sub-folders in alphabetical order.
+    """Images in a folder or zip; classes are its sub-folders in alphabetical order.
 
     ``train/`` beside ``test/`` or ``val/`` separates calibration from test images. Without them
     the images drawn by `calibration` are left out of `test` of the same object, and an object
@@ -21,10 +21,12 @@ class Folder(Dataset):
 
     @classmethod
     def variants(cls) -> tuple[str, ...]:
+        """See `Dataset.variants`."""
         return (PATTERN,)
 
     @classmethod
     def owns(cls, name: str) -> bool:
+        """Whether ``name`` begins with this source's key."""
         return name.startswith(PREFIX) and name != PATTERN
 
     def __init__(self, name: str) -> None:
@@ -32,12 +34,15 @@ class Folder(Dataset):
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """Class names by index, see `Dataset.classes`."""
         return tuple(self._tree.folders)
 
     def calibration(self, n: int, seed: int, *, balanced: bool = False) -> Images:
+        """See `Dataset.calibration`."""
         return self._tree.calibration(n, seed, balanced=balanced)
 
     def test(self, n: int | None = None) -> Images:
+        """See `Dataset.test`."""
         return self._tree.test(n)
 
 

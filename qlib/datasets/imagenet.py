@@ -14,7 +14,9 @@ PREFIX = "imagenet:"
 
 
 class ImageNet(Dataset):
-    """Labels are ImageNet's class indices, however few of the 1,000 classes are there.
+    """ImageNet, or a part of it.
+
+    Labels are ImageNet's class indices, however few of the 1,000 classes are there.
 
     Calibration and test images are kept apart as in ``folder:PATH``.
     """
@@ -23,10 +25,12 @@ class ImageNet(Dataset):
 
     @classmethod
     def variants(cls) -> tuple[str, ...]:
+        """See `Dataset.variants`."""
         return (PATTERN,)
 
     @classmethod
     def owns(cls, name: str) -> bool:
+        """Whether ``name`` begins with this source's key."""
         return name.startswith(PREFIX) and name != PATTERN
 
     def __init__(self, name: str) -> None:
@@ -34,10 +38,13 @@ class ImageNet(Dataset):
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """Class names by index, see `Dataset.classes`."""
         return class_names()
 
     def calibration(self, n: int, seed: int, *, balanced: bool = False) -> Images:
+        """See `Dataset.calibration`."""
         return self._tree.calibration(n, seed, balanced=balanced)
 
     def test(self, n: int | None = None) -> Images:
+        """See `Dataset.test`."""
         return self._tree.test(n)

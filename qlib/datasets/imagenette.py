@@ -20,12 +20,16 @@ FOLDER = "imagenette2-320"
 
 
 class Imagenette(Dataset):
-    """9,469 images to calibrate with and 3,925 to test with, apart in ``train/`` and ``val/``."""
+    """Imagenette, ten classes of ImageNet.
+
+    9,469 images to calibrate with and 3,925 to test with, apart in ``train/`` and ``val/``.
+    """
 
     title: ClassVar[str] = "Imagenette (10 ImageNet classes)"
 
     @classmethod
     def variants(cls) -> tuple[str, ...]:
+        """See `Dataset.variants`."""
         return (NAME,)
 
     def __init__(self, name: str = NAME) -> None:
@@ -33,12 +37,15 @@ class Imagenette(Dataset):
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """Class names by index, see `Dataset.classes`."""
         return class_names()
 
     def calibration(self, n: int, seed: int, *, balanced: bool = False) -> Images:
+        """See `Dataset.calibration`."""
         return self._tree.calibration(n, seed, balanced=balanced)
 
     def test(self, n: int | None = None) -> Images:
+        """See `Dataset.test`."""
         return self._tree.test(n)
 
 

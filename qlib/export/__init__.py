@@ -1,1 +1,1 @@
-"""What leaves the app: an offline report, a notebook that makes a view again."""
+"""Exports for use outside the app: an offline report, a notebook that remakes a view, summaries."""

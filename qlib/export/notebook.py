@@ -1,4 +1,4 @@
-"""A notebook that makes a view again: the runs' specifications, the runs, the figure's calls.
+"""Export of a view as a notebook that makes it again: specifications, runs, the figure's calls.
 
 Written as nbformat 4.5 by hand: the format is plain JSON, and the app needs no further package.
 """
@@ -112,7 +112,7 @@ for row in worst[:10]:
 def text(
     view: str, records: Sequence[RunRecord], recipe: str = "", figure: "go.Figure | None" = None
 ) -> str:
-    """The ``.ipynb`` file. ``view`` as in `qlib.ui.shared.export.menu`.
+    """The text of the ``.ipynb`` file. ``view`` as in `qlib.ui.shared.export.menu`.
 
     ``recipe``: Python that makes the figure from ``records``, ``folders``, ``specs`` and
     ``titles``, for views that `RECIPES` does not know. Without one, the exported ``figure``
@@ -129,10 +129,10 @@ def text(
         _words(f"## The view: {view.replace('_', ' ')}"),
         *(_code(source) for source in _view(view, recipe, figure)),
     ]  # fmt: skip
-    made = [cell | {"id": f"cell-{i}"} for i, cell in enumerate(cells)]
+    numbered = [cell | {"id": f"cell-{i}"} for i, cell in enumerate(cells)]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     body = {
-        "cells": made,
+        "cells": numbered,
         "metadata": {"kernelspec": kernel, "language_info": {"name": "python"}},
         "nbformat": 4,
         "nbformat_minor": 5,

@@ -1,4 +1,4 @@
-"""One HTML file that opens without a network: figures, tables, and what the numbers come from."""
+"""Export of figures, tables and their sources as one HTML file that needs no internet."""
 
 import html
 import json
@@ -31,7 +31,9 @@ class Part:
 
 
 def page(title: str, parts: Sequence[Part], records: Sequence[RunRecord], day: str) -> str:
-    """The whole file. ``day``: when it is written, for the reader; ``records``: the runs shown.
+    """The report as HTML text.
+
+    The whole file. ``day``: when it is written, for the reader; ``records``: the runs shown.
 
     The browser is told to load nothing from anywhere. All texts are escaped: run folders may come
     from other people.
@@ -56,7 +58,7 @@ def page(title: str, parts: Sequence[Part], records: Sequence[RunRecord], day: s
 
 
 def about(record: RunRecord) -> dict:
-    """Everything that a number of this run must carry with it."""
+    """The description of a run that its numbers must carry with them."""
     m = record.metrics
     return {
         "run": record.spec.key,

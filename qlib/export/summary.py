@@ -15,7 +15,7 @@ Row = Mapping[str, Any]  # of an analysis
 
 
 def as_json(record: RunRecord, run_dir: Path) -> dict[str, Any]:
-    """What ``run --json`` prints; numbers that are not finite become null.
+    """The JSON object of a run that ``run --json`` prints; non-finite numbers become null.
 
     A sensitivity run has ``worst`` too: the layers that alone do the most damage, the worst first.
     A noise run has ``helped``: for each number of bits the layers that noise helps most.
@@ -31,15 +31,15 @@ def as_json(record: RunRecord, run_dir: Path) -> dict[str, Any]:
 
 
 def as_text(record: RunRecord, run_dir: Path) -> str:
-    """What ``run``, ``sensitivity``, ``noise`` and ``show`` print for people."""
+    """Lines for people about a run, as ``run``, ``sensitivity``, ``noise`` and ``show`` print."""
     spec = record.spec
-    found = {"sensitivity": _layer_by_layer, "noise": _noise}.get(spec.analysis, _measured)
+    body = {"sensitivity": _layer_by_layer, "noise": _noise}.get(spec.analysis, _measured)
     settings = ", ".join(f"{name} {value}" for name, value in spec.settings.items())
     lines = [
         f"{spec.model} on {spec.data}: {_recipe(spec)}, seed {spec.seed}",
         f"settings   {settings or 'none'}; {spec.calib} calibration images",
         *_bits(record),
-        *found(record),
+        *body(record),
         f"time       {', '.join(f'{name} {value:.1f} s' for name, value in record.seconds.items())}"
         f"; peak memory {record.peak_mb:.0f} MB",
         *(_worst(record.layers) if not spec.analysis else ()),

@@ -1,1 +1,1 @@
-"""What the app tells about a run by itself: lessons, findings, and the facts they quote."""
+"""Explanations that the app gives by itself: lessons, findings, and the numbers they quote."""

@@ -15,7 +15,7 @@ TENSORS = ("weight", "input", "left", "right", "output")
 
 
 class Numbers:
-    """Numbers by name, as attributes that a subclass declares.
+    """Base of groups of numbers that texts quote by attribute name.
 
     Raises:
         InvalidSpec: when one is read that this run does not have; the sentence names it.
@@ -41,7 +41,7 @@ def _declared(cls: type) -> frozenset[str]:
 
 
 class Named(Generic[T]):
-    """Things of one kind by name.
+    """A mapping of names to things of one kind.
 
     Raises:
         InvalidSpec: when one is asked for that is not there.
@@ -57,7 +57,9 @@ class Named(Generic[T]):
 
 
 class TensorFacts(Numbers):
-    """A row of ``layers.csv``; of a tensor with a stored histogram also what that tells.
+    """Numbers of one tensor.
+
+    A row of ``layers.csv``; of a tensor with a stored histogram also what that tells.
 
     ``outlier_ratio``, ``low`` and ``high`` (smallest and largest value) are from the histogram.
     """
@@ -184,7 +186,7 @@ class CountFacts(Numbers):
 
 
 class AtBits(Numbers, Generic[T]):
-    """One thing at each bit-width that was measured."""
+    """Values by bit-width, for each width that was measured."""
 
     b2: T
     b3: T
@@ -196,7 +198,7 @@ class AtBits(Numbers, Generic[T]):
 
 
 class NoiseFacts(AtBits[NoisyFacts]):
-    """What noise does to the step's layer, and as ``noise["NAME"]`` to another."""
+    """Effect of noise on the step's layer, and as ``noise["NAME"]`` on another."""
 
     count: AtBits[CountFacts]
     layers: Named[AtBits[NoisyFacts]]
@@ -242,7 +244,7 @@ class Facts(LayerFacts):
     runs: Named["Facts"]
 
     def beside(self, runs: "Mapping[str, Facts]") -> "Facts":
-        """The same, with further runs to compare with."""
+        """The same facts with further runs to compare with."""
         return Facts(self._owner, {**self._found, "runs": Named("other run", runs)})
 
 
@@ -254,7 +256,7 @@ def of(
     profile: Rows = (),
     noise: NoiseProfile | None = None,
 ) -> Facts:
-    """All names of one run; ``record`` with its rows of layers.
+    """All facts of one run; ``record`` with its rows of layers.
 
     ``hist``: tensors as `qlib.store.tensors.load` gives them; ``profile``: rows of a sensitivity
     run; ``noise``: the noise analysis that serves the run.

@@ -1,4 +1,4 @@
-"""What in a run deserves a look: one small rule each, with a remedy and the view that shows it.
+"""Findings: rules that spot what in a run deserves a look, with a remedy and a link to see it.
 
 Rules read what a run leaves (record, rows of layers, histograms, predictions, sensitivity profile)
 and answer with a `Finding` or None; what a run has not got, a rule passes over. No torch.
@@ -31,7 +31,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence with numbers, what to do, and where to look (address of a page, parameters).
+    """One noteworthy fact of a run: sentence with numbers, remedy, and where to look.
 
     ``weight``: how far beyond its limit, as a factor; the worst are told first.
     """
@@ -69,13 +69,13 @@ def of(
         clipped(rows),
         noise_helps(record, noise),
     ]
-    told = sorted((f for f in found if f), key=lambda f: -f.weight)
+    ranked = sorted((f for f in found if f), key=lambda f: -f.weight)
     last = unproven(record)
-    return [*told, last] if last else told
+    return [*ranked, last] if last else ranked
 
 
 def clipped(rows: Sequence[Row]) -> Finding | None:
-    """More than 1 % of a tensor's values lie outside its grid."""
+    """Rule: more than 1 % of a tensor's values lie outside its grid."""
     worst, many = _worst(_grids(rows), "clipped", CLIPPED)
     if worst is None:
         return None
@@ -90,9 +90,9 @@ def clipped(rows: Sequence[Row]) -> Finding | None:
 
 
 def outliers(hist: Mapping[str, Any]) -> Finding | None:
-    """A tensor's largest value lies more than ten times beyond its 99.9 % mark."""
-    known = [h for h in hist.values() if h.bits]
-    worst = max(known, key=lambda h: h.outlier_ratio, default=None)
+    """Rule: a tensor's largest value lies more than ten times beyond its 99.9 % mark."""
+    quantized = [h for h in hist.values() if h.bits]
+    worst = max(quantized, key=lambda h: h.outlier_ratio, default=None)
     if worst is None or worst.outlier_ratio <= OUTLIERS:
         return None
     where = _name(worst.layer, worst.tensor)
@@ -109,7 +109,7 @@ def outliers(hist: Mapping[str, Any]) -> Finding | None:
 
 
 def coarse(rows: Sequence[Row]) -> Finding | None:
-    """A tensor's error is larger than rounding alone can make it."""
+    """Rule: a tensor's error is larger than rounding alone can make it."""
     worst, many = _worst(_grids(rows), "rmse_step", COARSE)
     if worst is None:
         return None
@@ -125,9 +125,9 @@ def coarse(rows: Sequence[Row]) -> Finding | None:
 
 
 def overfit(rows: Sequence[Row]) -> Finding | None:
-    """The error on images that the method did not see is half as large again, or more."""
-    known = [r for r in _outputs(rows) if r.get("acc_mse") and r.get("acc_mse_test") is not None]
-    ratio = {r["layer"]: r["acc_mse_test"] / r["acc_mse"] for r in known}
+    """Rule: the error on images unseen by the method is at least half as large again."""
+    measured = [r for r in _outputs(rows) if r.get("acc_mse") and r.get("acc_mse_test") is not None]
+    ratio = {r["layer"]: r["acc_mse_test"] / r["acc_mse"] for r in measured}
     layer = max(ratio, key=ratio.__getitem__, default=None)
     if layer is None or ratio[layer] <= OVERFIT:
         return None
@@ -143,7 +143,7 @@ def overfit(rows: Sequence[Row]) -> Finding | None:
 
 
 def jump(rows: Sequence[Row]) -> Finding | None:
-    """One block loses more than 6 dB of what the blocks before it had kept.
+    """Rule: one block loses more than 6 dB of what the blocks before it had kept.
 
     Blocks with fewer bits than the one before lose by design and are passed over.
     """
@@ -169,7 +169,7 @@ def jump(rows: Sequence[Row]) -> Finding | None:
 
 
 def worse_than_nearest(record: RunRecord, preds: Mapping[str, np.ndarray] | None) -> Finding | None:
-    """What was learned is worse than nearest rounding, by the same images and not by chance."""
+    """Rule: learning did worse than nearest rounding, on the same images and not by chance."""
     if record.spec.method == BASELINE or not preds or f"{BASELINE}_top5" not in preds:
         return None
     pair = paired.count(paired.right(preds, "quant"), paired.right(preds, BASELINE))
@@ -187,7 +187,7 @@ def worse_than_nearest(record: RunRecord, preds: Mapping[str, np.ndarray] | None
 
 
 def lopsided(profile: Sequence[Row]) -> Finding | None:
-    """Rounding the activations alone costs more than three times what the weights alone cost."""
+    """Rule: rounding activations alone costs over three times what weights alone cost."""
     top1 = {r["split"]: r["top1"] for r in profile if r["mode"] == "all"}
     if not {"none", "weights", "inputs"} <= set(top1):
         return None
@@ -205,7 +205,7 @@ def lopsided(profile: Sequence[Row]) -> Finding | None:
 
 
 def unproven(record: RunRecord) -> Finding | None:
-    """The accuracy's interval is wider than the difference to the float network."""
+    """Rule: the accuracy's interval is wider than the difference to the float network."""
     m = record.metrics
     gap = abs(m["top1_float"] - m["top1"])
     half = (m["top1_high"] - m["top1_low"]) / 2
@@ -223,7 +223,7 @@ def unproven(record: RunRecord) -> Finding | None:
 
 
 def noise_helps(record: RunRecord, noise: NoiseProfile | None) -> Finding | None:
-    """Fixed noise would lower a layer's output error by a tenth or more at the run's bits."""
+    """Rule: fixed noise would lower a layer's output error by a tenth or more at these bits."""
     bits = record.spec.act_bits
     here = [x for x in noise.layers if x.bits == bits] if noise else []
     left = {x.layer: x.left(x.closed_form, "test") for x in here if x.closed_form > 0}

@@ -57,11 +57,11 @@ def submit(spec: RunSpec, runs: Path, *, command: Sequence[str] = WORKER) -> Job
     if store.find(spec, [runs]):
         return status(spec.key, runs, command=command)
     with queue.moving(runs):
-        known = queue.settle(runs, command)
-        old = next((job for job in known if job.key == spec.key), None)
+        jobs = queue.settle(runs, command)
+        old = next((job for job in jobs if job.key == spec.key), None)
         if old is None or old.over:
-            _forget(known, time.time())
-            latest = max((job.submitted for job in known), default=0.0)
+            _forget(jobs, time.time())
+            latest = max((job.submitted for job in jobs), default=0.0)
             _queue_up(runs, spec, max(time.time(), latest + 1e-3))
             queue.settle(runs, command)
     return status(spec.key, runs, command=command)
@@ -78,7 +78,7 @@ def _queue_up(runs: Path, spec: RunSpec, now: float) -> None:
 
 
 def status(key: str, runs: Path, *, command: Sequence[str] = WORKER) -> Job:
-    """The job now: notices a dead process, kills one that would not stop, moves the queue.
+    """The state of a job now: notices a dead process, ends one that would not stop, starts others.
 
     Raises:
         InvalidSpec: there is neither a job nor a finished run of this key.
@@ -164,7 +164,7 @@ def broken(runs: Path) -> list[str]:
 
 
 def problem(key: str, runs: Path) -> str:
-    """Why the job folder of this key cannot be used; "" where it can, or there is none."""
+    """Why a job folder cannot be used; "" where it can, or there is none."""
     return queue.problem(runs, key) if NAME.fullmatch(key) else ""
 
 

@@ -1,4 +1,4 @@
-"""What a run will cost, told from finished runs of the same network; honest when there are none."""
+"""Estimated cost of a run, from finished runs of the same network; none where there are none."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,9 @@ WORTH = 0.05  # share of the time from which a knob is worth naming
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds from low to high, and 10⁶ bytes; None is "not known". ``basis`` says why.
+    """Expected time and memory of a run.
+
+    Seconds from low to high, and 10⁶ bytes; None is "not known". ``basis`` says why.
 
     ``knobs``: what takes most of the time, largest first, as sentences.
     """
@@ -31,21 +33,21 @@ class Estimate:
 
 
 def estimate(spec: RunSpec, records: Sequence[RunRecord]) -> Estimate:
-    """Scale what finished runs took to a checked specification.
+    """Estimate the cost of a checked specification by scaling what finished runs took.
 
     Calibration grows with its images, measuring with the test images, reconstruction with steps
     and batch; the number of units is the network's and the method's own, so runs of the same
     method count first, and those of others only with a wider range.
     """
     same_work = (spec.model, spec.device, spec.analysis)
-    known = [r for r in records if (r.spec.model, r.spec.device, r.spec.analysis) == same_work]
-    if not known and spec.analysis == "sensitivity":
+    alike = [r for r in records if (r.spec.model, r.spec.device, r.spec.analysis) == same_work]
+    if not alike and spec.analysis == "sensitivity":
         return _from_passes(spec, records)
-    if not known:
+    if not alike:
         return Estimate(None, None, None, None, _unknown(spec, ""))
-    disk = known[0].metrics.get("weight_mb_float", 0.0) / 4 + REST_MB  # a code is a byte
-    same = [r for r in known if r.spec.method == spec.method and _comparable(spec, r.spec)]
-    others = [r for r in known if _steps(r.spec) and _steps(spec)]
+    disk = alike[0].metrics.get("weight_mb_float", 0.0) / 4 + REST_MB  # a code is a byte
+    same = [r for r in alike if r.spec.method == spec.method and _comparable(spec, r.spec)]
+    others = [r for r in alike if _steps(r.spec) and _steps(spec)]
     used = sorted(same or others, key=lambda r: str(r.created), reverse=True)[:LATEST]
     if not used:
         return Estimate(

@@ -20,7 +20,10 @@ WORDS = {
 
 
 class Progress:
-    """A report for people at a command line. Writes to ``out`` (standard error) only."""
+    """Prints a run's progress as text.
+
+    A report for people at a command line. Writes to ``out`` (standard error) only.
+    """
 
     def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._out, self._clock, self._start = out, clock, clock()
@@ -41,7 +44,7 @@ class Progress:
         self._out.flush()
 
     def close(self) -> None:
-        """Leave the terminal's line empty for what comes next."""
+        """Clear the terminal's line for what comes next."""
         if self._live:
             self._out.write("\r\x1b[K")
             self._out.flush()

@@ -1,4 +1,4 @@
-"""The queue on disk: job folders under one lock, who runs, who waits, who died. Plumbing of `jobs`.
+"""The job queue on disk: job folders under one lock; which job runs, waits or died.
 
 A job folder is ``RUNS/.jobs/KEY`` with ``spec.json`` (what to run), ``job.json`` (its state),
 ``events.jsonl``, ``log.txt``, the flag ``CANCEL``, and ``out``: the run folder in the making.
@@ -31,7 +31,9 @@ STORED = ("state", "message", "submitted", "started", "ended", "pid", "created")
 
 @dataclass(frozen=True)
 class Job:
-    """One job. Times are seconds since the epoch; ``message`` says why it failed or crashed.
+    """One job of the queue.
+
+    One job. Times are seconds since the epoch; ``message`` says why it failed or crashed.
 
     ``state``: queued | running | cancelling | done | failed | cancelled | crashed.
     ``place``: 1 for the next to start, 0 when not waiting. ``last``: its newest event, as
@@ -53,22 +55,22 @@ class Job:
 
     @property
     def over(self) -> bool:
-        """Whether the job has ended, well or not."""
+        """Whether the job has ended, in whatever way."""
         return self.state in ENDED
 
     @property
     def run_dir(self) -> Path | None:
-        """The folder of the finished run; None until the job is done."""
+        """The folder of the finished run; None before the job is done."""
         return self.folder.parents[1] / self.key if self.state == "done" else None
 
     @property
     def log(self) -> Path:
-        """The file with what the process printed."""
+        """The path of the job's log."""
         return self.folder / LOG
 
     @property
     def proc(self) -> Proc | None:
-        """The process that runs the job; None where there is none."""
+        """The job's process; None before it was started."""
         return None if self.pid is None else Proc(self.pid, self.created or 0.0)
 
 
@@ -86,7 +88,7 @@ def slots() -> int:
 
 @contextmanager
 def moving(runs: Path) -> Iterator[None]:
-    """All moves of state happen in here, one process and thread at a time.
+    """The lock around all state changes: one process and thread at a time.
 
     Raises:
         InvalidSpec: the runs folder cannot be written.
@@ -144,7 +146,7 @@ def read_all(runs: Path) -> list[Job]:
 
 
 def write(job: Job) -> Job:
-    """Store a job in its folder's ``job.json``, and return it."""
+    """Store the job in its folder."""
     with writing(job.folder):
         body = {name: getattr(job, name) for name in STORED} | {"format": VERSION}
         write_json(job.folder / "job.json", body)
@@ -152,7 +154,7 @@ def write(job: Job) -> Job:
 
 
 def end(job: Job, state: str, message: str = "") -> Job:
-    """Store that a job has ended, in which state and with which message."""
+    """Store that the job ended in ``state``, now."""
     return write(replace(job, state=state, message=message, ended=time.time(), place=0))
 
 
@@ -231,7 +233,7 @@ def _start(job: Job, command: Sequence[str]) -> Job:
 
 
 def claim(folder: Path) -> Job | None:
-    """The job of ``folder``, now this process's; None when it is not to be run (any more).
+    """Take the job of ``folder`` for this process; None when it is not to be run (any more).
 
     The starter stores the worker's process, but may die before it can: so the worker tells too,
     and of two that were started for one job the second one goes home.
@@ -251,7 +253,7 @@ def claim(folder: Path) -> Job | None:
 
 
 def close(job: Job, state: str, message: str, command: Sequence[str]) -> None:
-    """The worker's last act: store how it ended, and start whoever waits."""
+    """Store how the worker's job ended, and start whoever waits."""
     with moving(job.folder.parents[1]):
         now = read(job.folder.parents[1], job.key)
         if now is not None and now.pid == job.pid and not now.over:

@@ -27,7 +27,7 @@ Bits = int | Mapping[str, int] | None
 
 @dataclass(frozen=True)
 class Answer:
-    """What the network said.
+    """The live network's guesses.
 
     ``top5``: (n, up to 5) classes, best first; ``prob``: their probabilities, 0 to 1, float32;
     ``images``: (n,) positions among the held-out images. ``top1`` and its Wilson 95 % ends, in
@@ -56,7 +56,7 @@ class Opened:
 
 
 class Live:
-    """The process, and the questions put to it; may be used from many threads.
+    """The process with the loaded network; may be asked from many threads.
 
     Example::
 
@@ -72,7 +72,7 @@ class Live:
 
     @property
     def alive(self) -> bool:
-        """Whether the process still runs."""
+        """Whether the process runs."""
         return self._running is not None
 
     @property
@@ -81,25 +81,25 @@ class Live:
 
     @property
     def pid(self) -> int | None:
-        """The number of the process."""
+        """The process id; None before the first start."""
         return self._child.process.pid if self._child else None
 
     @property
     def warm(self) -> bool:
-        """Whether it runs and has loaded a run: another one then takes a moment, not seconds."""
+        """Whether the process has loaded some run: another one then takes a moment, not seconds."""
         running = self._running
         opened = running.opening.values() if running else ()
         return any(slot.there.is_set() for slot in [*opened])
 
     @property
     def stage(self) -> Stage | None:
-        """What it loads now; None while it does not run."""
+        """The loading step under way; None while the process does not run."""
         running = self._running
         return running.stage if running else None
 
     @property
     def ended(self) -> str:
-        """Why it ended, in one sentence; "" while it runs and before it was started."""
+        """Why the process ended, in one sentence; "" while it runs or before its start."""
         return (self._child.ended or "") if self._child else ""
 
     def start(self, folder: Path) -> None:
@@ -117,7 +117,9 @@ class Live:
             running.open(folder)
 
     def opened(self, folder: Path, wait: float = 0.0) -> Opened | None:
-        """The loaded network; None while it loads or was not asked to. Waits ``wait`` seconds.
+        """The loaded network of a run folder.
+
+        The loaded network; None while it loads or was not asked to. Waits ``wait`` seconds.
 
         Raises:
             InvalidSpec: it cannot be loaded, or the process has ended.
@@ -168,16 +170,16 @@ class Live:
             "weights": weights,
         }
         slot = child.put(question, (asker, whole) if asker else None)
-        found = _waited(slot, PATIENCE["test" if whole else "shown"])
+        answer = _waited(slot, PATIENCE["test" if whole else "shown"])
         return Answer(
             bits=bits,
-            images=tuple(found["images"]),
-            top5=np.array(found["top5"], dtype=np.int32),
-            prob=np.array(found["prob"], dtype=np.float32),
-            seconds=found["seconds"],
-            peak_mb=found["peak_mb"],
+            images=tuple(answer["images"]),
+            top5=np.array(answer["top5"], dtype=np.int32),
+            prob=np.array(answer["prob"], dtype=np.float32),
+            seconds=answer["seconds"],
+            peak_mb=answer["peak_mb"],
             weights=weights,
-            **{k: found[k] for k in ("top1", "top1_low", "top1_high") if k in found},
+            **{k: answer[k] for k in ("top1", "top1_low", "top1_high") if k in answer},
         )
 
     def close(self) -> None:
@@ -188,7 +190,7 @@ class Live:
 
 
 def missing() -> str:
-    """Why nothing can be computed here, in one sentence; "" where it can. Loads nothing."""
+    """Why live answers are impossible here, in one sentence; "" where possible. Loads nothing."""
     if find_spec("torch") is None:
         return "PyTorch is not installed here, so only stored results can be shown."
     return ""

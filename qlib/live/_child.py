@@ -26,12 +26,12 @@ class Stage:
 
 
 class Superseded(InvalidSpec):
-    """The same person asked something newer."""
+    """Raised for a question when the same person has asked something newer."""
 
 
 @dataclass
 class Slot:
-    """One question under way."""
+    """A question under way, and the place for its answer."""
 
     group: tuple[str, bool] | None
     there: threading.Event = field(default_factory=threading.Event)
@@ -39,14 +39,14 @@ class Slot:
     error: InvalidSpec | None = None
 
     def fill(self, answer: dict[str, Any]) -> None:
-        """Store the answer and wake who waits for it."""
+        """Set the answer (or refusal) and wake who waits."""
         if "refused" in answer:
             self.error = InvalidSpec(answer["refused"])
         self.answer = answer
         self.there.set()
 
     def fail(self, error: InvalidSpec) -> None:
-        """Store the error and wake who waits for an answer."""
+        """Set an error and wake who waits."""
         self.error = error
         self.there.set()
 

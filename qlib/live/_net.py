@@ -1,4 +1,4 @@
-"""A finished run's network, loaded to answer: which classes does it see, at which widths?"""
+"""A finished run's network, loaded to answer: its best classes, at any of its widths."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -49,7 +49,7 @@ class Network:
 
     @property
     def units(self) -> dict[str, int]:
-        """Units that can be switched, and the width that each has now."""
+        """The bit-width that each switchable unit has now."""
         return switching.current_bits(self.model)
 
     def set_bits(self, bits: Bits, weights: int | None = None) -> None:

@@ -47,7 +47,7 @@ class Desk:
         self._now: tuple[Message, Network] | None = None  # the long one whose batches are under way
 
     def listen(self, lines: TextIO) -> None:
-        """Run in a thread of its own: the end of the input is the end of the process."""
+        """Read questions in a thread of its own: the end of the input ends the process."""
         for line in lines:
             self._lines.put(json.loads(line))
         os._exit(0)
@@ -58,11 +58,11 @@ class Desk:
         self._out.flush()
 
     def stage(self, place: int) -> None:
-        """Tell which step of `STEPS` has begun."""
+        """Report the loading step that begins."""
         self.say(stage=STEPS[place], done=place, of=len(STEPS))
 
     def serve(self) -> None:
-        """Until nobody has asked for a while."""
+        """Answer questions until nobody has asked for a while."""
         try:
             while True:
                 waiting = self._short or self._long

@@ -15,6 +15,7 @@ class PadShortcut(nn.Module):
         self.stride, self.extra = stride, extra
 
     def forward(self, x: Tensor) -> Tensor:
+        """Shortcut of ``x`` (n, c, h, w): half the size, more channels."""
         x = x[:, :, :: self.stride, :: self.stride]  # (n, c, h, w) -> (n, c, h/s, w/s)
         side = self.extra // 2
         return F.pad(x, (0, 0, 0, 0, side, self.extra - side))  # -> (n, c + extra, h/s, w/s)
@@ -40,6 +41,7 @@ class ResidualBlock(nn.Module):
         self.act2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Output of the block for ``x`` (n, c, h, w)."""
         y = self.act1(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         return self.act2(y + self.shortcut(x))
@@ -73,6 +75,7 @@ class SmallResNet(nn.Module):
         self.linear = nn.Linear(widths[2], classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits (n, classes) of images ``x`` (n, 3, h, w)."""
         x = self.act1(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(self.flatten(self.pool(x)))

@@ -14,7 +14,7 @@ PREPROCESS = Preprocess(input_size=(1, 8, 8), mean=(0.305,), std=(0.376,))
 
 
 def vit() -> nn.Module:
-    """A vision transformer on 4x4 patches of 2x2 pixels."""
+    """A small vision transformer on 4x4 patches of 2x2 pixels."""
     from timm.models.vision_transformer import VisionTransformer
 
     return VisionTransformer(
@@ -29,14 +29,14 @@ def vit() -> nn.Module:
 
 
 def resnet() -> nn.Module:
-    """Residual blocks with projections where the width changes, as in the ImageNet networks."""
+    """A small ResNet with projections where the width changes, as in the ImageNet networks."""
     from qlib.models._resnet import SmallResNet
 
     return SmallResNet(2, (8, 16, 32), channels=1, projected=True)
 
 
 def mobilenet() -> nn.Module:
-    """MobileNetV2's inverted residuals (arXiv 1801.04381): depth-wise convolutions and ReLU6."""
+    """A small MobileNetV2 (arXiv 1801.04381): depth-wise convolutions and ReLU6."""
     from timm.models._efficientnet_builder import decode_arch_def
     from timm.models.efficientnet import EfficientNet
 

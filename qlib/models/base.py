@@ -46,7 +46,7 @@ class Model(ABC):
 
     @classmethod
     def owns(cls, name: str) -> bool:
-        """Whether this class answers to the key ``name``."""
+        """Whether this source builds the network called ``name``."""
         return name in cls.variants()
 
     @abstractmethod

@@ -18,12 +18,13 @@ VIT_INPUT = Preprocess((3, 32, 32), (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.
 
 
 class Cifar(Model):
-    """The architectures are here; the weights come from a file."""
+    """Networks for CIFAR-10: the architectures are here, the weights come from a file."""
 
     title: ClassVar[str] = "CIFAR-10 networks (weights from a file)"
 
     @classmethod
     def variants(cls) -> tuple[str, ...]:
+        """Keys of the architectures."""
         return (*DEPTHS, VIT)
 
     def build(self, name: str, weights: str | None) -> Built:

@@ -9,12 +9,13 @@ from qlib.models.base import Built, Model
 
 
 class Digits(Model):
-    """Built from ``assets/zoo``: no download, no file to find."""
+    """Networks for digits, from ``assets/zoo``: no download, no file to find."""
 
     title: ClassVar[str] = "Digits zoo (embedded)"
 
     @classmethod
     def variants(cls) -> tuple[str, ...]:
+        """Keys of the embedded networks."""
         return ("digits-vit", "digits-resnet", "digits-mobilenet")
 
     def build(self, name: str, weights: str | None) -> Built:

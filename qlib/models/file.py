@@ -29,16 +29,21 @@ ALLOWED = (
 
 
 class File(Model):
-    """``net.py:build`` calls ``build()`` of net.py: a module, or (module, preprocessing)."""
+    """A network from a Python file of one's own.
+
+    ``net.py:build`` calls ``build()`` of net.py: a module, or (module, preprocessing).
+    """
 
     title: ClassVar[str] = "your own code (a Python file)"
 
     @classmethod
     def variants(cls) -> tuple[str, ...]:
+        """The pattern of keys: a file and a function in it."""
         return (own_code.PATTERN,)
 
     @classmethod
     def owns(cls, name: str) -> bool:
+        """Whether ``name`` is a Python file and a function, such as ``net.py:build``."""
         return own_code.is_own(name)
 
     def build(self, name: str, weights: str | None) -> Built:
@@ -54,8 +59,8 @@ class File(Model):
                     f"{path.name} has no function {function!r}; write one that returns the "
                     "network, or name another one after the colon."
                 )
-            found = _called(build, path, f"{function}()")
-        net, preprocess = _unpacked(found, f"{path.name}:{function}")
+            returned = _called(build, path, f"{function}()")
+        net, preprocess = _unpacked(returned, f"{path.name}:{function}")
         if weights is not None:
             from qlib.models._weights import load_weights, read_weights
 

@@ -19,16 +19,18 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in the order in which 
 
 
 class Hub(Model):
-    """Published weights are downloaded once and kept in the hub's own cache."""
+    """Networks of timm; published weights are downloaded once, into the hub's own cache."""
 
     title: ClassVar[str] = "timm (any name)"
 
     @classmethod
     def variants(cls) -> tuple[str, ...]:
+        """The pattern of keys."""
         return (PATTERN,)
 
     @classmethod
     def owns(cls, name: str) -> bool:
+        """Whether ``name`` begins with ``timm:``."""
         return name.startswith(PREFIX) and name != PATTERN
 
     def build(self, name: str, weights: str | None) -> Built:

@@ -20,7 +20,7 @@ COLOURS = {1: "L", 3: "RGB"}  # channels -> Pillow's name of the pixel format
 def to_tensor(
     images: Images, preprocess: "Preprocess", start: int = 0, stop: int | None = None
 ) -> Tensor:
-    """Images ``start`` to ``stop`` (all, when left out), resized, cropped and normalised.
+    """Tensor of images ``start`` to ``stop`` (default: all), resized, cropped and normalised.
 
     Returns:
         float32 (n, channels, height, width).
@@ -40,7 +40,7 @@ def to_tensor(
 def batches(
     images: Images, preprocess: "Preprocess", size: int = 128
 ) -> Iterator[tuple[int, Tensor]]:
-    """``(position of the first image, tensor)`` for at most ``size`` images at a time.
+    """Batches as (position of the first image, tensor), at most ``size`` images each.
 
     Only one batch is in memory, however large the set is. Raises what `to_tensor` raises.
     """
@@ -49,7 +49,7 @@ def batches(
 
 
 def transform(preprocess: "Preprocess") -> "Callable[[Image], Tensor]":
-    """Image -> float32 (channels, height, width), exactly as timm evaluates its networks.
+    """The function image -> float32 (channels, height, width), as timm evaluates its networks.
 
     An image that has the right size already is not resampled.
 

@@ -37,18 +37,20 @@ FOLDER = Path(__file__).parent
 
 
 def files(folder: Path | None = None) -> list[Path]:
-    """The files that hold a lesson, by name; ``folder``: `FOLDER`."""
+    """Lesson files by name, in ``folder`` (`FOLDER` by default)."""
     found = (folder or FOLDER).glob("*.py")
     return sorted(p for p in found if p.stem != "base" and not p.stem.startswith("_"))
 
 
 def names(folder: Path | None = None) -> list[str]:
-    """The lessons that there are, by file name."""
+    """The names of all lessons, as their files are called."""
     return [path.stem for path in files(folder)]
 
 
 def load(name: str, folder: Path | None = None) -> Lesson:
-    """Run one lesson's file and return its lesson, the steps with the address of them all.
+    """The lesson of one file.
+
+    Run one lesson's file and return its lesson, the steps with the address of them all.
 
     Raises:
         InvalidSpec: there is none of this name, or its file cannot be run or makes no lesson.
@@ -61,8 +63,8 @@ def load(name: str, folder: Path | None = None) -> Lesson:
         steps = tuple(replace(step, set={**lesson.set, **step.set}) for step in lesson.steps)
         return replace(lesson, name=name, steps=steps)
     except Exception as error:  # whatever is wrong in it, the other lessons are shown
-        told = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-        raise InvalidSpec(f"The lesson {name}.py cannot be used: {told}.") from None
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise InvalidSpec(f"The lesson {name}.py cannot be used: {reason}.") from None
 
 
 def every(folder: Path | None = None) -> tuple[list[Lesson], list[str]]:
@@ -77,7 +79,7 @@ def every(folder: Path | None = None) -> tuple[list[Lesson], list[str]]:
 
 
 def hidden(text: str | Iterable[str]) -> list[str]:
-    """Keys to hide: of an address (``q,b``) or of a step; only what can be a key."""
+    """The keys to hide that a text names, of an address (``q,b``) or a step; others are dropped."""
     keys = text.split(",") if isinstance(text, str) else text
     kept = (key.strip() for key in keys)
     return [key for key in kept if key and key.replace("-", "").replace("_", "").isalnum()]

@@ -1,4 +1,4 @@
-"""What a lesson is made of: steps that set a view, ask for a guess, and tell what runs say."""
+"""The contract of a lesson: steps that set a view, ask for a guess, and explain runs' numbers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ Right = int | Callable[[Facts], Sequence[float]]
 
 @dataclass(frozen=True)
 class Step:
-    """One view with its text, and a question where there is one.
+    """One step of a lesson: a view with its text, and a question where there is one.
 
     ``page`` is the page's address, ``set`` the rest of it: ``m`` ``q`` ``b`` ``layer`` ``d`` and
     the page's own keys, written as the address writes them; it wins over the lesson's ``set``.
@@ -53,18 +53,20 @@ class Step:
             raise ValueError(wrong)
 
     def hidden(self, *, guessed: bool) -> tuple[str, ...]:
-        """What is hidden before and after the guess."""
+        """What the page hides before and after the guess."""
         return tuple(k for k in self.hide if not (guessed and k in self.show))
 
     @property
     def params(self) -> dict[str, str]:
-        """`set` as an address writes it."""
+        """The step's settings as address parameters."""
         return {key: _written(value) for key, value in self.set.items()}
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """A short ``title`` for the list and the card, one sentence that promises, and the steps.
+    """A lesson: a guided tour of several steps.
+
+    A short ``title`` for the list and the card, one sentence that promises, and the steps.
 
     ``order`` is its place in the list; ``set`` is the address of all steps; ``name``, its key in an
     address, is that of its file.
@@ -87,7 +89,10 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Told:
-    """A step's words with the numbers filled in; ``right``: a place in ``choices``, -1 for none."""
+    """A step's texts with the numbers of runs filled in.
+
+    A step's words with the numbers filled in; ``right``: a place in ``choices``, -1 for none.
+    """
 
     text: str
     question: str = ""
@@ -115,7 +120,9 @@ def _wrong(step: Step) -> str:
 
 
 def tell(step: Step, facts: Facts) -> Told:
-    """The step's words for the runs whose numbers are ``facts`` (see `qlib.guide.facts.of`).
+    """Fill the numbers of runs into a step's texts.
+
+    The step's words for the runs whose numbers are ``facts`` (see `qlib.guide.facts.of`).
 
     Raises:
         InvalidSpec: the words use a number that these runs do not have or that cannot be computed,

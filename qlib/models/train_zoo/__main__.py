@@ -45,7 +45,7 @@ RECIPES = {
 
 
 def main() -> None:
-    """Train, store, measure; a line per network on standard output."""
+    """Train, store and measure the networks; a line for each on standard output."""
     parser = argparse.ArgumentParser(prog="python -m qlib.models.train_zoo", description=__doc__)
     parser.add_argument("--only", choices=list(_zoo.NETWORKS), help="train one network")
     parser.add_argument("--out", type=Path, default=_zoo.FOLDER, help="where to store them")
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def train(name: str) -> nn.Module:
-    """The network after its last step, in eval mode. The same for the same `SEED`.
+    """Train one network; returned after its last step, in eval mode. The same for the same `SEED`.
 
     Initial weights are drawn by torch's global generator, which is left as it was.
     """

@@ -18,7 +18,7 @@ ROOM = 1.12  # factor of empty axis on either side
 
 
 def place(point: Point, cost: str) -> str | float | None:
-    """Where a point stands; None where the run did not store what the axis counts."""
+    """Position of a point on the axis; None where the run did not store what the axis counts."""
     return str(point.bits) if cost == "bits" else _cost(point, cost)
 
 
@@ -32,14 +32,14 @@ def ends(lines: Sequence[Line], cost: str) -> tuple[float, float]:
     Raises:
         ValueError: no point has such a cost.
     """
-    known = [c for x in lines for p in x.points if (c := _cost(p, cost))]
-    if not known:
+    costs = [c for x in lines for p in x.points if (c := _cost(p, cost))]
+    if not costs:
         raise ValueError(f"no stored run tells its {cost}")
-    return max(known), min(known)
+    return max(costs), min(costs)
 
 
 def layout(lines: Sequence[Line], bits: Sequence[int], cost: str, right: float) -> dict[str, Any]:
-    """The axis; ``right``: empty room after the last width, in widths."""
+    """Settings of the bit-width axis; ``right``: empty room after the last width, in widths."""
     if cost == "bits":
         ticks = [str(b) for b in bits]
         return {
@@ -56,7 +56,10 @@ def layout(lines: Sequence[Line], bits: Sequence[int], cost: str, right: float) 
 
 
 def upward(floor: float) -> dict[str, Any]:
-    """The axis of accuracy; one that does not begin at 0 says so, with a mark of the cut."""
+    """Settings of the vertical accuracy axis.
+
+    The axis of accuracy; one that does not begin at 0 says so, with a mark of the cut.
+    """
     if floor <= 0:
         return {"title": "top-1 accuracy (%)", "range": [0, 103], "tickvals": [0, 25, 50, 75, 100]}
     step = next(s for s in (1, 2, 5, 10, 20) if (100 - floor) / s <= 8)

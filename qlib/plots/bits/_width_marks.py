@@ -8,7 +8,7 @@ from qlib.plots.shared import theme
 
 
 def unfinished(figure: go.Figure, info: AccuracyBits) -> None:
-    """A cross at the foot for each width whose run did not finish; it has no cost to stand at."""
+    """Draw a cross at the foot for each width whose run did not finish: it has no cost."""
     missed = [(x, b) for x in info.lines for b in x.failed]
     if info.cost != "bits" or not missed:
         return
@@ -24,7 +24,7 @@ def unfinished(figure: go.Figure, info: AccuracyBits) -> None:
 
 
 def pointer(figure: go.Figure, info: AccuracyBits, dark: bool) -> None:
-    """The width that is looked at: a stripe, or rings where widths have no place in common."""
+    """Mark the chosen width: a stripe, or rings where widths have no place in common."""
     if info.cost == "bits":
         if info.current in info.bits:
             at = info.bits.index(info.current)
@@ -53,7 +53,7 @@ def pointer(figure: go.Figure, info: AccuracyBits, dark: bool) -> None:
 
 
 def rules(figure: go.Figure, info: AccuracyBits, dark: bool) -> None:
-    """Float and chance, from end to end."""
+    """Draw the float accuracy and chance as lines across the whole plot."""
     _rule(figure, info, info.float_top1, ("dash", theme.ink(dark)), "float model")
     if info.chance is not None and info.chance > info.floor:
         _rule(figure, info, info.chance, ("dot", theme.faint(dark)), "chance")
@@ -77,7 +77,7 @@ def _rule(
 
 
 def names(figure: go.Figure, info: AccuracyBits, dark: bool, gap: float, counts: bool) -> None:
-    """Names of the lines at their ends, kept apart."""
+    """Write the lines' names at their ends, kept apart."""
     ends = [(info.float_top1, f"float {info.float_top1:.1f} %", theme.ink(dark))]
     if info.chance is not None and info.chance > info.floor:
         ends.append((info.chance, f"chance {info.chance:g} %", theme.faint(dark)))

@@ -25,7 +25,9 @@ def info(
     failed: Mapping[str, Sequence[int]] | None = None,
     zoom: bool = False,
 ) -> AccuracyBits:
-    """Numbers of the runs of *one* model on one test set whose weights and activations agree.
+    """Data of the figure: accuracy over bit-widths, one line per method.
+
+    Numbers of the runs of *one* model on one test set whose weights and activations agree.
 
     A run of a network with switchable widths is a line by itself. Where two runs share method and
     bits the later one counts. ``titles`` names methods, ``current`` is the bit-width to point at,
@@ -60,7 +62,7 @@ def info(
 def figure(
     info: AccuracyBits, *, dark: bool = False, large: bool = False, counts: bool = False
 ) -> go.Figure:
-    """Lines with bands; float dashed, chance dotted; equal spacing between bit-widths.
+    """Draw accuracy over bit-widths, with intervals as bands; float dashed, chance dotted.
 
     A width that was not measured is a gap in its line. ``counts``: the names at the right also say
     how many models are stored. ``customdata`` of a point: bits, interval, method, key of its line.
@@ -80,11 +82,11 @@ def figure(
     pointer(figure, info, dark)
     figure.update_layout(showlegend=False, hovermode="closest")
     wide = 96 if counts else 74  # without counts it stands beside other things
-    made = theme.frame(figure, title=headline(info), dark=dark, large=large, width=wide)
+    framed = theme.frame(figure, title=headline(info), dark=dark, large=large, width=wide)
     if counts or info.cost != "bits":
         widest = max(len(x.name if counts else x.title) for x in info.lines)
-        made.update_layout(margin_r=round(max(widest, 14) * (10.5 if large else 7.1)) + 10)
-    return made
+        framed.update_layout(margin_r=round(max(widest, 14) * (10.5 if large else 7.1)) + 10)
+    return framed
 
 
 def _band(figure: go.Figure, line: Line, info: AccuracyBits) -> None:

@@ -17,7 +17,7 @@ LEAST = 1e-7  # nats: a logarithmic axis has no zero
 
 
 class Priced(Protocol):
-    """An assignment with its price, as `qlib.allocation.front.Choice`."""
+    """Type of an assignment of bits with its costs, as `qlib.allocation.front.Choice` has them."""
 
     kl: float
     weight_mb: float
@@ -26,7 +26,10 @@ class Priced(Protocol):
 
 @dataclass(frozen=True)
 class Mark:
-    """``code``: the assignment's digits, by which a click finds it."""
+    """One point of the figure: an assignment of bits to units with its cost and damage.
+
+    ``code``: the assignment's digits, by which a click finds it.
+    """
 
     cost: float
     kl: float
@@ -35,7 +38,10 @@ class Mark:
 
 @dataclass(frozen=True)
 class BitsFront:
-    """What the figure shows; ``equal``: bits → the assignment that gives all units as many."""
+    """Data of the figure: the front, equal bits, and the assignment chosen now.
+
+    What the figure shows; ``equal``: bits → the assignment that gives all units as many.
+    """
 
     by: str
     front: tuple[Mark, ...]
@@ -52,7 +58,10 @@ def info(
     method: str,
     by: str = "weight_mb",
 ) -> BitsFront:
-    """Assignments with their codes; ``by``: a key of `COSTS`."""
+    """Data of the figure, from the assignments of a front.
+
+    Assignments with their codes; ``by``: a key of `COSTS`.
+    """
     step = max(1, -(-len(front) // MOST))
     kept = [*front[::step], *([front[-1]] if (len(front) - 1) % step else [])]
     return BitsFront(
@@ -69,7 +78,7 @@ def _mark(choice: tuple[Priced, str], by: str) -> Mark:
 
 
 def rival(info: BitsFront) -> tuple[int, Mark] | None:
-    """Equal bits for all that cost no more than the assignment now: the most of them."""
+    """The assignment of equal bits that costs no more than the present one, with the most bits."""
     fits = {b: m for b, m in info.equal.items() if m.cost <= info.now.cost * (1 + 1e-9)}
     return (max(fits), fits[max(fits)]) if fits else None
 
@@ -91,7 +100,7 @@ def headline(info: BitsFront) -> str:
 
 
 def figure(info: BitsFront, *, dark: bool = False, large: bool = False) -> go.Figure:
-    """The front as a stepped line, equal bits as labelled diamonds, a ring around the present one.
+    """Draw the front as a stepped line, equal bits as diamonds, a ring around the present one.
 
     ``customdata`` of a point: its code.
     """

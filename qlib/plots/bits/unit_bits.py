@@ -22,12 +22,13 @@ class Unit:
 
     @property
     def fixed(self) -> bool:
+        """Whether the unit has a single possible bit-width."""
         return len(self.widths) == 1
 
 
 @dataclass(frozen=True)
 class UnitBits:
-    """What the figure shows: units in order of execution."""
+    """Data of the figure: the units in order of execution, each with its bit-width."""
 
     units: tuple[Unit, ...]
     method: str  # whose network it is, for its colour
@@ -35,19 +36,23 @@ class UnitBits:
 
     @property
     def free(self) -> tuple[Unit, ...]:
+        """The units that have several bit-widths to choose from."""
         return tuple(u for u in self.units if not u.fixed)
 
 
 def info(blocks: Sequence[Mapping[str, Any]], bits: Mapping[str, int], *, method: str) -> UnitBits:
-    """``blocks``: rows of `RunRecord.blocks`; ``bits``: a width for each unit that has several."""
-    found: dict[str, dict[int, float]] = {}
+    """Data of the figure: each unit of a network with the bit-width chosen for it.
+
+    ``blocks``: rows of `RunRecord.blocks`; ``bits``: a width for each unit that has several.
+    """
+    kl_by_unit: dict[str, dict[int, float]] = {}
     for row in blocks:
-        found.setdefault(row["unit"], {})[int(row["bits"])] = float(row["kl"])
+        kl_by_unit.setdefault(row["unit"], {})[int(row["bits"])] = float(row["kl"])
     units = []
-    for name, kls in found.items():
+    for name, kls in kl_by_unit.items():
         at = bits.get(name, next(iter(kls)))
         units.append(Unit(name, at, kls[at], tuple(sorted(kls, reverse=True))))
-    return UnitBits(tuple(units), method, _shared(list(found)))
+    return UnitBits(tuple(units), method, _shared(list(kl_by_unit)))
 
 
 def _shared(names: Sequence[str]) -> str:
@@ -78,7 +83,7 @@ def _named(info: UnitBits, bits: int) -> str:
 def figure(
     info: UnitBits, *, dark: bool = False, large: bool = False, level: int | None = None
 ) -> go.Figure:
-    """Steps; filled to the axis; units with one width are open.
+    """Draw the bit-width of each unit as steps; units with only one width are open.
 
     ``level``: equal bits for all, which cost no more; dashed, and named under the axis.
     """

@@ -28,7 +28,7 @@ class Point:
 
     @property
     def holds(self) -> bool:
-        """Whether the exact paired test tells no loss against the float network."""
+        """Whether the exact paired test shows no loss against the float network."""
         return not loss_told(self.lost, self.gained)
 
 
@@ -49,6 +49,7 @@ class Line:
 
     @property
     def key(self) -> str:
+        """The identifier of the line, as `line_key` gives it."""
         return self.look or self.method
 
     @property
@@ -66,7 +67,7 @@ class Line:
 
     @property
     def holds_to(self) -> int | None:
-        """The fewest bits up to which no loss is visible; None when there is one at once."""
+        """The fewest bits down to which no loss is visible; None when the most bits lose."""
         held = None
         for point in self.points:
             if not point.holds:
@@ -81,18 +82,20 @@ class Line:
 
     def runs(self, bits: Sequence[int]) -> list[list[Point]]:
         """The points in stretches without a missing width; ``bits``: those of the axis."""
-        known, found = {p.bits: p for p in self.points}, [[]]
+        by_bits, stretches = {p.bits: p for p in self.points}, [[]]
         for b in bits:
-            if b in known:
-                found[-1].append(known[b])
-            elif found[-1]:
-                found.append([])
-        return [stretch for stretch in found if stretch]
+            if b in by_bits:
+                stretches[-1].append(by_bits[b])
+            elif stretches[-1]:
+                stretches.append([])
+        return [stretch for stretch in stretches if stretch]
 
 
 @dataclass(frozen=True)
 class AccuracyBits:
-    """What the figure shows; ``bits`` is the axis, most bits first, or what ``cost`` stands for.
+    """Data of the accuracy-over-bits figure: lines, axis, float accuracy and chance.
+
+    What the figure shows; ``bits`` is the axis, most bits first, or what ``cost`` stands for.
 
     ``current``: the bit-width to point at; ``chosen``: the key of the line that is looked at;
     ``zoom``: the axis of accuracy is cut.
@@ -122,13 +125,13 @@ def line_key(record: RunRecord) -> str:
 
 
 def line_title(record: RunRecord, titles: Mapping[str, str]) -> str:
-    """What people call that line."""
+    """The title of a run's line in legends and sentences."""
     title = titles.get(record.spec.method, record.spec.method)
     return catalogue.line_title(record.spec, title) if record.bit_widths else title
 
 
 def equal(record: RunRecord) -> dict[int, Mapping[str, Any]]:
-    """Bits → measurements where weights and activations have the same bits."""
+    """Bits → measurement, where weights and activations have the same bits."""
     if record.bit_widths:
         rows = (r for r in record.bit_widths if r["weight_bits"] == r["act_bits"])
         return {int(r["act_bits"]): r for r in rows}
@@ -137,8 +140,10 @@ def equal(record: RunRecord) -> dict[int, Mapping[str, Any]]:
 
 
 def point(bits: int, m: Mapping[str, Any]) -> Point:
-    """Raises:
-    KeyError: a number is missing.
+    """The point of a measurement at one bit-width.
+
+    Raises:
+        KeyError: a number is missing.
     """
     return Point(
         bits, m["top1"], m["top1_low"], m["top1_high"], int(m["lost"]), int(m["gained"]),
@@ -151,23 +156,25 @@ def lines_of(
     titles: Mapping[str, str],
     failed: Mapping[str, Sequence[int]] | None = None,
 ) -> tuple[Line, ...]:
-    """The baseline first, then by name; where two runs share line and bits the later one counts.
+    """Group runs into lines of accuracy over bit-widths.
+
+    The baseline first, then by name; where two runs share line and bits the later one counts.
 
     ``failed``: line → widths whose run did not finish.
     """
     named: dict[str, RunRecord] = {}
     cells: dict[str, dict[int, Mapping[str, Any]]] = {}
     for record in records:
-        found, key = equal(record), line_key(record)
-        if found and (key not in named or record.bit_widths or not named[key].bit_widths):
+        points, key = equal(record), line_key(record)
+        if points and (key not in named or record.bit_widths or not named[key].bit_widths):
             whole = {} if record.bit_widths else cells.get(key, {})
-            named[key], cells[key] = record, whole | found
-    made = []
+            named[key], cells[key] = record, whole | points
+    lines = []
     for key in sorted(named, key=catalogue.baseline_first):
         record, of = named[key], cells[key]
         method = record.spec.method
         missed = tuple(b for b in (failed or {}).get(key, ()) if b not in of)
-        made.append(
+        lines.append(
             Line(
                 method,
                 line_title(record, titles),
@@ -177,4 +184,4 @@ def lines_of(
                 missed,
             )
         )
-    return tuple(made)
+    return tuple(lines)

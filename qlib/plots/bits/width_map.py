@@ -28,7 +28,10 @@ LEAST = 1e-5  # nats: a logarithmic scale has no zero
 
 @dataclass(frozen=True)
 class Cell:
-    """Accuracy with its 95 % interval, in percent; ``kl`` in nats, None where not stored."""
+    """One measured pair of bit-widths (weights, activations).
+
+    Accuracy with its 95 % interval, in percent; ``kl`` in nats, None where not stored.
+    """
 
     top1: float
     low: float
@@ -38,7 +41,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class WidthMap:
-    """What the figure shows: ``cells`` where it was measured; ``metric``: a key of `METRICS`.
+    """Data of the figure: accuracy (or another metric) for each pair of bit-widths.
+
+    What the figure shows: ``cells`` where it was measured; ``metric``: a key of `METRICS`.
 
     ``states``: why another cell has no number yet, a key of `STATES`.
     """
@@ -59,7 +64,9 @@ def info(
     *,
     metric: str = "top1",
 ) -> WidthMap:
-    """``cells``: measurements by (bits of weights, bits of activations), as in a run's metrics.
+    """Data of the figure, from the measurements of a run.
+
+    ``cells``: measurements by (bits of weights, bits of activations), as in a run's metrics.
 
     The map has a row and a column for each width of a cell, of a state and of ``chosen``.
     """
@@ -96,11 +103,11 @@ def weaker(info: WidthMap) -> tuple[str, int, float, float] | None:
 
 def headline(info: WidthMap) -> str:
     """The take-away: which side breaks first, or how much is known."""
-    found = weaker(info)
-    if found is None:
+    weakest = weaker(info)
+    if weakest is None:
         n, of = len(info.cells), len(info.weights) * len(info.acts)
         return f"{info.title}: {n} of {of} combinations measured"
-    side, bits, low, other = found
+    side, bits, low, other = weakest
     top = max((*info.weights, *info.acts))
     if side == "neither":
         return f"{info.title}: neither weights nor activations break first, inside the intervals"
@@ -112,7 +119,7 @@ def headline(info: WidthMap) -> str:
 def figure(
     info: WidthMap, *, dark: bool = False, large: bool = False, chosen: Pair | None = None
 ) -> go.Figure:
-    """Heat map, bright is accurate; cells without a number are hatched; ``chosen`` is framed.
+    """Draw a heat map, bright is accurate; unmeasured cells are hatched, ``chosen`` is framed.
 
     ``customdata`` of a point: bits of weights, bits of activations.
     """
@@ -250,11 +257,11 @@ def _said(info: WidthMap, pair: Pair) -> str:
 
 def alt(info: WidthMap) -> str:
     """The figure in words, with its numbers."""
-    told = [f"W{w}A{a} {_words(c, info.metric)}" for (w, a), c in sorted(info.cells.items())[::-1]]
-    empty = len(info.weights) * len(info.acts) - len(told)
+    cells = [f"W{w}A{a} {_words(c, info.metric)}" for (w, a), c in sorted(info.cells.items())[::-1]]
+    empty = len(info.weights) * len(info.acts) - len(cells)
     return (
         f"{METRICS[info.metric]} of {info.title} by bits of weights and activations: "
-        f"{', '.join(told)}. {empty} combinations are not measured."
+        f"{', '.join(cells)}. {empty} combinations are not measured."
     )
 
 

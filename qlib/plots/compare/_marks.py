@@ -11,7 +11,9 @@ SAME = 0.005  # costs that differ by less are drawn side by side
 
 @dataclass(frozen=True)
 class Mark:
-    """One run: ``low`` to ``high`` is the 95 % interval of ``top1`` in percent.
+    """One run as a point of cost and accuracy.
+
+    One run: ``low`` to ``high`` is the 95 % interval of ``top1`` in percent.
 
     ``place`` is where it is drawn: at ``cost``, or a little aside where runs cost the same.
     """
@@ -29,6 +31,7 @@ class Mark:
 
 
 def mark_of(record: RunRecord, cost: str, titles: Mapping[str, str]) -> Mark:
+    """The point of a run: its cost of one kind and its top-1 with interval."""
     m, spec = record.metrics, record.spec
     title, bits = titles.get(spec.method, spec.method), f"W{spec.weight_bits}A{spec.act_bits}"
     value = _cost(record, cost)
@@ -37,7 +40,7 @@ def mark_of(record: RunRecord, cost: str, titles: Mapping[str, str]) -> Mark:
 
 
 def aside(marks: Sequence[Mark], axis: Sequence[float]) -> tuple[Mark, ...]:
-    """Runs that cost the same stand side by side, so that no interval hides another.
+    """Shift runs of the same cost sideways, so that no interval hides another.
 
     The step is a part of the logarithmic axis, which holds all of ``axis``.
     """

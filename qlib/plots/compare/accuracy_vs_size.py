@@ -24,7 +24,9 @@ HOW = {
 
 @dataclass(frozen=True)
 class AccuracyVsSize:
-    """Points by rising cost; ``floats`` are the float models' (cost, top1), where known.
+    """Data of the figure: runs with their cost and accuracy.
+
+    Points by rising cost; ``floats`` are the float models' (cost, top1), where known.
 
     ``others`` are runs that are not compared, drawn faintly behind. ``apart``: of the keys of two
     runs, better first, whether a paired test tells them apart; without it their intervals count.
@@ -39,6 +41,7 @@ class AccuracyVsSize:
 
     @property
     def front(self) -> tuple[Mark, ...]:
+        """The runs that no other run beats in both cost and accuracy."""
         return tuple(m for m in self.marks if m.front)
 
 
@@ -51,7 +54,9 @@ def info(
     others: Sequence[RunRecord] = (),
     apart: Mapping[tuple[str, str], bool] | None = None,
 ) -> AccuracyVsSize:
-    """Numbers of the runs; ``cost`` is a key of `COSTS`, ``titles`` names methods.
+    """Data of the figure, from the records of finished runs.
+
+    Numbers of the runs; ``cost`` is a key of `COSTS`, ``titles`` names methods.
 
     ``fair`` is False when the runs were made under different conditions: then none is ahead.
     ``apart`` is the verdict of paired tests on pairs of run keys, where there is one.
@@ -96,12 +101,12 @@ def headline(info: AccuracyVsSize) -> str:
     if first is last:
         return f"{_label(first, marks)} costs least, and none of the {many} scores higher"
     times, gain = last.cost / first.cost, last.top1 - first.top1
-    told = f"{_label(last, marks)} {HOW[info.cost].format(_times(times), _label(first, marks))}"
-    told = f"{told}, for {_points(gain)} more"
+    sentence = f"{_label(last, marks)} {HOW[info.cost].format(_times(times), _label(first, marks))}"
+    sentence = f"{sentence}, for {_points(gain)} more"
     apart = info.apart.get((last.key, first.key))
     if apart is None:
-        return f"{told}, inside the intervals" if first.high >= last.low else told
-    return told if apart else f"{told}, which may be chance"
+        return f"{sentence}, inside the intervals" if first.high >= last.low else sentence
+    return sentence if apart else f"{sentence}, which may be chance"
 
 
 def _times(ratio: float) -> str:
@@ -123,7 +128,7 @@ def _amount(cost: str, value: float) -> str:
 
 
 def figure(info: AccuracyVsSize, *, dark: bool = False, large: bool = False) -> go.Figure:
-    """Scatter with interval bars; the front is a stepped line, points behind it are faded.
+    """Draw runs as points with intervals; the front is a stepped line, points behind it fade.
 
     With other runs behind, the compared ones wear a ring. ``customdata[0]`` is the run's key.
     """

@@ -21,27 +21,32 @@ class Row:
 
     @property
     def lost(self) -> int:
+        """How many images float has right and the quantized network wrong."""
         return self.pair.first
 
     @property
     def gained(self) -> int:
+        """How many images float has wrong and the quantized network right."""
         return self.pair.second
 
     @property
     def proven(self) -> bool:
-        """Whether more is lost than gained, by more than chance would give."""
+        """Whether the run loses more images than it gains, by more than chance would give."""
         return self.lost > self.gained and self.pair.p < LEVEL
 
 
 @dataclass(frozen=True)
 class FlipsBars:
-    """Runs in the order in which they are drawn, first on top."""
+    """Data of the figure: runs in the order in which they are drawn, first on top."""
 
     rows: tuple[Row, ...]
 
 
 def info(runs: Sequence[tuple[str, str, Pair, float]]) -> FlipsBars:
-    """``runs``: (key, title, float-against-quantized `Pair`, agreement in percent) of each run."""
+    """Data of the figure: images lost and gained by each run.
+
+    ``runs``: (key, title, float-against-quantized `Pair`, agreement in percent) of each run.
+    """
     return FlipsBars(tuple(Row(*run) for run in runs))
 
 
@@ -61,7 +66,7 @@ def headline(info: FlipsBars) -> str:
 
 
 def figure(info: FlipsBars, *, dark: bool = False, large: bool = False) -> go.Figure:
-    """Diverging bars: lost to the left, gained to the right. ``customdata[0]``: the run's key."""
+    """Draw images lost to the left, gained to the right. ``customdata[0]``: the run's key."""
     figure, rows = go.Figure(), info.rows
     most = {side: max((getattr(r, side) for r in rows), default=0) for side in ("lost", "gained")}
     widest = max(*most.values(), 1)

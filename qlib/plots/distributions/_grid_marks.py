@@ -23,13 +23,13 @@ def shapes(
         return []
     dotted = {"color": theme.faint(dark), "width": 1, "dash": "dot"}
     even = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "yref": "y2", "line": dotted}
-    found = [even | {"y0": tensor.EVEN, "y1": tensor.EVEN}]
+    drawn = [even | {"y0": tensor.EVEN, "y1": tensor.EVEN}]
     first, last = tensor.ends(hist)
     low, begin, end, high = axis.place([reach[0], first, last, reach[1]]).tolist()
     for a, b, edge in ((low, begin, begin), (end, high, end)):
         if one_grid and b > a:
-            found += [s for panel in PANELS for s in _beyond(panel, a, b, edge)]
-    return found
+            drawn += [s for panel in PANELS for s in _beyond(panel, a, b, edge)]
+    return drawn
 
 
 def _beyond(panel: str, a: float, b: float, edge: float) -> list[dict[str, Any]]:
@@ -53,18 +53,18 @@ def notes(
     dark: bool,
 ) -> list[dict[str, Any]]:
     """Percentiles below the counts (``ground`` is their share of the height), clipped shares."""
-    found = _percentiles(hist, axis, reach, ground, dark)
+    texts = _percentiles(hist, axis, reach, ground, dark)
     if not tensor.has_grid(hist):
-        return found
+        return texts
     if one_grid:
         below, above = tensor.outside(hist)
         first, last = tensor.ends(hist)
         if below > 0:
-            found.append(_clipped(below, first, axis, reach, "right", dark))
+            texts.append(_clipped(below, first, axis, reach, "right", dark))
         if above > 0:
-            found.append(_clipped(above, last, axis, reach, "left", dark))
+            texts.append(_clipped(above, last, axis, reach, "left", dark))
     even = {"x": 1, "xref": "paper", "xanchor": "left", "y": tensor.EVEN, "yref": "y2"}
-    return [*found, even | _plain("0.29", dark)]
+    return [*texts, even | _plain("0.29", dark)]
 
 
 def _plain(text: str, dark: bool) -> dict[str, Any]:

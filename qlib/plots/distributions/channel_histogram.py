@@ -13,7 +13,10 @@ from qlib.plots.shared.values import number, percent
 
 @dataclass(frozen=True)
 class ChannelHistogram:
-    """Counts (bins,) of channel ``channel`` on ``edges`` (bins + 1)."""
+    """Data of the figure: counts of one output channel before and after rounding.
+
+    Counts (bins,) of channel ``channel`` on ``edges`` (bins + 1).
+    """
 
     run: Run
     channel: int
@@ -24,7 +27,7 @@ class ChannelHistogram:
 
 
 def info(run: Run, channel: int, *, log: bool = True) -> ChannelHistogram:
-    """The counts of one of the recorded channels, by its number in the weight."""
+    """Data of the figure: one recorded channel, by its number in the weight."""
     channels = tensor.channels_of(run.hist)
     place = int(np.flatnonzero(channels.index == channel)[0])
     before, after = (
@@ -44,7 +47,7 @@ def headline(info: ChannelHistogram) -> str:
 
 
 def figure(info: ChannelHistogram, *, dark: bool = False, large: bool = False) -> go.Figure:
-    """Float values as a staircase; stems at the bins that rounded values fell into."""
+    """Draw float values as a staircase, with stems at the bins that rounded values fell into."""
     figure, ink = go.Figure(), theme.ink(dark)
     x, y = tensor.stairs(info.edges, info.float)
     figure.add_scatter(

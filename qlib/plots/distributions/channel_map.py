@@ -15,7 +15,9 @@ ROWS = 24  # with fewer channels every row is named
 
 @dataclass(frozen=True)
 class ChannelMap:
-    """Counts (C, bins) of the channels ``index`` (C,), on ``edges`` (bins + 1).
+    """Data of the figure: counts of values for each channel of a weight.
+
+    Counts (C, bins) of the channels ``index`` (C,), on ``edges`` (bins + 1).
 
     ``span`` (C,): from the lowest to the highest value of a channel, as far as bins tell it.
     """
@@ -29,7 +31,7 @@ class ChannelMap:
 
 
 def info(run: Run, *, stage: str = "float") -> ChannelMap:
-    """The channels before (``float``) or after rounding (``rounded``); the tensor has channels."""
+    """Data of the figure: channels before (``float``) or after rounding (``rounded``)."""
     channels = tensor.channels_of(run.hist)
     counts = np.asarray(getattr(channels, stage), dtype=np.float64)
     edges = np.asarray(channels.edges, dtype=np.float64)
@@ -49,7 +51,7 @@ def headline(info: ChannelMap) -> str:
 
 
 def figure(info: ChannelMap, *, dark: bool = False, large: bool = False) -> go.Figure:
-    """Heat map, channel × value, the logarithm of the count as colour; empty bins stay blank."""
+    """Draw a heat map of channel × value: colour is the logarithm of the count, empty is blank."""
     shown = np.where(info.counts > 0, np.log10(np.maximum(info.counts, 1)), np.nan)
     middle = (info.edges[1:] + info.edges[:-1]) / 2
     rows = np.arange(len(info.index))

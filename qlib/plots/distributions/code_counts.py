@@ -17,13 +17,17 @@ MOST = 0.9  # the share that the busiest codes are counted up to
 
 @dataclass(frozen=True)
 class CodeCounts:
-    """The first of ``sides`` is drawn as bars, the others as marks over them."""
+    """Data of the figure: how many values use each integer code, for one or more runs.
+
+    The first of ``sides`` is drawn as bars, the others as marks over them.
+    """
 
     sides: tuple[Side, ...]
     log: bool
 
     @property
     def main(self) -> Side:
+        """The run that is drawn as bars."""
         return self.sides[0]
 
     @property
@@ -39,7 +43,7 @@ class CodeCounts:
 
 
 def info(runs: Sequence[Run], *, log: bool = True) -> CodeCounts:
-    """Codes of a tensor with a grid; the first run is the one shown."""
+    """Data of the figure: code counts of one tensor; the first run is the one shown."""
     sides = tuple(tensor.side(run) for run in runs if tensor.has_grid(run.hist))
     return CodeCounts(sides, log)
 
@@ -53,7 +57,10 @@ def headline(info: CodeCounts) -> str:
 
 
 def figure(info: CodeCounts, *, dark: bool = False, large: bool = False) -> go.Figure:
-    """Bars over the codes; with one shared grid the ticks name the values that codes stand for."""
+    """Draw a bar for each integer code.
+
+    Bars over the codes; with one shared grid the ticks name the values that codes stand for.
+    """
     figure = go.Figure()
     main, hist = info.main, info.main.hist
     codes = np.arange(hist.qmin, hist.qmax + 1)

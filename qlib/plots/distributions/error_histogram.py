@@ -14,7 +14,10 @@ from qlib.plots.shared.values import number, percent
 
 @dataclass(frozen=True)
 class ErrorHistogram:
-    """The first of ``sides`` is the run shown. ``edges``: per side, in steps (see `Side.step`)."""
+    """Data of the figure: how often each rounding error occurs.
+
+    The first of ``sides`` is the run shown. ``edges``: per side, in steps (see `Side.step`).
+    """
 
     sides: tuple[Side, ...]
     edges: tuple[np.ndarray, ...]
@@ -23,6 +26,7 @@ class ErrorHistogram:
 
     @property
     def main(self) -> Side:
+        """The run that is shown; the others are laid over it."""
         return self.sides[0]
 
     @property
@@ -39,14 +43,14 @@ class ErrorHistogram:
 
     @property
     def largest(self) -> float:
-        """The size of the largest error, as far as bins tell it."""
+        """The size of the largest error, as exactly as the bins allow."""
         filled = np.nonzero(self.counts[0])[0]
         ends = self.edges[0][[filled[0], filled[-1] + 1]] if filled.size else np.zeros(2)
         return float(np.abs(ends).max())
 
 
 def info(runs: Sequence[Run], *, bins: int = 256, log: bool = True) -> ErrorHistogram:
-    """Errors of a tensor (rounded minus float); runs that left it in float are left out."""
+    """Data of the figure: errors (rounded minus float); runs that left it in float are left out."""
     sides = tuple(tensor.side(run, bins) for run in runs if not tensor.kept_float(run.hist))
     many = [len(s.hist.error) // bins for s in sides]
     edges = tuple(
@@ -67,7 +71,10 @@ def headline(info: ErrorHistogram) -> str:
 
 
 def figure(info: ErrorHistogram, *, dark: bool = False, large: bool = False) -> go.Figure:
-    """Staircase of errors with what even rounding and what a bell curve of that size would give."""
+    """Draw the counts of errors as a staircase.
+
+    Staircase of errors with what even rounding and what a bell curve of that size would give.
+    """
     figure = go.Figure()
     _references(figure, info, dark)
     for place, color in enumerate(tensor.colors(info.sides, dark)):

@@ -24,7 +24,10 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Rung:
-    """One tensor. ``percentiles`` as in `qlib.store.tensors`; ``clip`` is None without a grid."""
+    """The range of one tensor.
+
+    One tensor. ``percentiles`` as in `qlib.store.tensors`; ``clip`` is None without a grid.
+    """
 
     name: str
     layer: str
@@ -37,7 +40,10 @@ class Rung:
 
 @dataclass(frozen=True)
 class RangeLadder:
-    """Rungs of one kind of tensor from top to bottom; ``order``: ``network`` or ``outliers``."""
+    """Data of the figure: value ranges of all tensors of one kind.
+
+    Rungs of one kind of tensor from top to bottom; ``order``: ``network`` or ``outliers``.
+    """
 
     kind: str
     order: str
@@ -46,17 +52,22 @@ class RangeLadder:
 
     @property
     def worst(self) -> Rung:
+        """The tensor whose extremes lie furthest beyond its bulk."""
         return max(self.rungs, key=lambda r: r.ratio)
 
     @property
     def flagged(self) -> tuple[Rung, ...]:
+        """The tensors with outliers, far beyond their bulk."""
         return tuple(r for r in self.rungs if r.ratio >= FLAG)
 
 
 def info(
     hists: Sequence[TensorHist], *, kind: str = "input", order: str = "network"
 ) -> RangeLadder:
-    """The tensors of a kind (`KINDS`) among ``hists``, which are in network order."""
+    """Data of the figure: the range of each tensor of one kind.
+
+    The tensors of a kind (`KINDS`) among ``hists``, which are in network order.
+    """
     rungs = [_rung(h) for h in hists if h.tensor in KINDS[kind]]
     if order == "outliers":
         rungs.sort(key=lambda r: -r.ratio)
@@ -89,7 +100,10 @@ def headline(info: RangeLadder) -> str:
 
 
 def figure(info: RangeLadder, *, dark: bool = False, large: bool = False) -> go.Figure:
-    """Rungs on a bent value axis. Each has an unseen bar that can be clicked: [layer, tensor]."""
+    """Draw the range of each tensor as a horizontal bar.
+
+    Rungs on a bent value axis. Each has an unseen bar that can be clicked: [layer, tensor].
+    """
     figure = go.Figure()
     places = np.arange(len(info.rungs), dtype=np.float64)
     table = np.array([r.percentiles for r in info.rungs], dtype=np.float64).reshape(-1, 9)

@@ -40,7 +40,7 @@ class Side:
 
     @property
     def step(self) -> builtins.float:
-        """The unit of ``rmse``: the (median) step, or 1 without a grid."""
+        """The unit of the error ``rmse``: the (median) step of the grid, or 1 without a grid."""
         return float(self.hist.scale) if has_grid(self.hist) else 1.0
 
     @property
@@ -50,13 +50,13 @@ class Side:
 
     @property
     def landed(self) -> np.ndarray:
-        """How many values took each of the levels, lowest first."""
+        """Number of values rounded to each level, lowest level first."""
         return self.hist.codes[: self.hist.qmax - self.hist.qmin + 1]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that shows the tensor; ``grids`` as in `Side`."""
+    """A run whose tensor is shown; ``grids`` as in `Side`."""
 
     method: str
     title: str
@@ -82,12 +82,12 @@ def side(run: Run, bins: int = 256) -> Side:
 
 
 def fewer(counts: np.ndarray, many: int) -> np.ndarray:
-    """Sums of ``many`` neighbours; the length is a multiple of it."""
+    """Merge bins: sums of ``many`` neighbours; the length is a multiple of it."""
     return counts.reshape(-1, many).sum(1, dtype=np.float64)
 
 
 def channels_of(hist: TensorHist) -> Channels:
-    """The channels of a weight.
+    """The per-channel counts of a weight.
 
     Raises:
         ValueError: the tensor has none: only weights do.
@@ -103,7 +103,7 @@ def has_grid(hist: TensorHist) -> bool:
 
 
 def kept_float(hist: TensorHist) -> bool:
-    """A weight or input that the run left in float."""
+    """Whether a weight or input was left in float by the run."""
     return hist.tensor != "output" and not has_grid(hist)
 
 
@@ -124,7 +124,7 @@ def spread(hist: TensorHist) -> float:
 
 
 def outside(hist: TensorHist) -> tuple[float, float]:
-    """Shares clipped below and above the range; together exactly ``hist.clipped``.
+    """Shares of values clipped below and above; their sum is exactly ``hist.clipped``.
 
     How the whole divides is read from the bins, of which the one at each end counts in part.
     """
@@ -142,17 +142,17 @@ def outside(hist: TensorHist) -> tuple[float, float]:
 
 
 def ends(hist: TensorHist) -> tuple[float, float]:
-    """Values beyond these are clipped: half a step outside the lowest and the highest level."""
+    """The bounds of clipping: half a step outside the lowest and the highest level."""
     return hist.clip_lo - hist.scale / 2, hist.clip_hi + hist.scale / 2
 
 
 def colors(sides: Sequence["Side"], dark: bool) -> list[str]:
-    """One run in the accent colour, several in those of their methods."""
+    """The colour of each run: the accent colour for one, its method's colour for several."""
     return [accent(dark)] if len(sides) == 1 else [theme.style(s.method).color for s in sides]
 
 
 def dash(sides: Sequence["Side"], one: "Side") -> dict[str, str]:
-    """Runs laid over each other are told apart by their dashes too."""
+    """The dash pattern of a run's line, so that overlaid runs differ by more than colour."""
     return {"dash": theme.style(one.method).dash} if len(sides) > 1 else {}
 
 
@@ -169,24 +169,24 @@ def bulk_levels(hist: TensorHist) -> int:
 
 
 def stairs(edges: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Corners for a line of shape ``hv``: it starts and ends on the ground; 0 counts stay 0."""
+    """Points of a staircase through counts (``hv`` line): starts and ends at 0; 0 counts stay 0."""
     return edges, np.append(counts, counts[-1] if len(counts) else 0)
 
 
 def stems(x: np.ndarray, y: np.ndarray, ground: float) -> tuple[np.ndarray, np.ndarray]:
-    """One line with gaps from ``ground`` up to each point."""
+    """Points of one broken line with a stem from ``ground`` up to each point."""
     gap = np.full(len(x), np.nan)
     base = np.full(len(x), ground)
     return np.stack([x, x, gap], 1).ravel(), np.stack([base, y, gap], 1).ravel()
 
 
 def marked(counts: np.ndarray, log: bool) -> np.ndarray:
-    """Heights of marks: on a logarithmic axis nothing is marked where nothing is."""
+    """Heights of marks; on a logarithmic axis empty bins get none."""
     return np.where(counts > 0, counts, np.nan) if log else counts
 
 
 def floored(counts: np.ndarray, log: bool) -> np.ndarray:
-    """Counts for a count axis: on a logarithmic one an empty bin lies below what is shown."""
+    """Counts fit for a count axis: on a logarithmic one empty bins lie below what is shown."""
     return np.where(counts > 0, counts, GROUND) if log else counts
 
 
@@ -194,7 +194,7 @@ GROUND = 0.5  # below one value: the bottom of a logarithmic count axis
 
 
 def count_axis(most: float, log: bool, what: str = "values") -> dict:
-    """Settings of an axis that counts up to ``most``; it ends below one value when logarithmic."""
+    """Settings of an axis of counts up to ``most``; a logarithmic one starts below one value."""
     if not log:
         return {"title": f"count of {what}", "range": [0, 1.12 * most], "type": "linear"}
     top = np.log10(max(most, 10)) * 1.12
@@ -207,7 +207,7 @@ def count_axis(most: float, log: bool, what: str = "values") -> dict:
 
 
 def name_of(hist: TensorHist) -> str:
-    """``weights of blocks.0.mlp.fc1``."""
+    """The tensor's name for people: ``weights of blocks.0.mlp.fc1``."""
     return f"{NAMES.get(hist.tensor, hist.tensor)} of {hist.layer}"
 
 

@@ -17,7 +17,9 @@ MANY = 80  # levels from which on they are drawn thinner
 
 @dataclass(frozen=True)
 class TensorHistogram:
-    """The first of ``sides`` is the run shown; the others are laid over it.
+    """Data of the figure: a tensor's values before and after rounding, for one or more runs.
+
+    The first of ``sides`` is the run shown; the others are laid over it.
 
     ``stage``: ``float`` draws the values before rounding, ``rounded`` what each level got.
     """
@@ -29,6 +31,7 @@ class TensorHistogram:
 
     @property
     def main(self) -> Side:
+        """The run that is shown; the others are laid over it."""
         return self.sides[0]
 
     @property
@@ -38,7 +41,7 @@ class TensorHistogram:
 
     @property
     def reach(self) -> tuple[float, float]:
-        """The values that the axis covers: all runs' bins, a little room beside them."""
+        """The range of values on the axis: all runs' bins and a little room beside them."""
         low = min(float(s.edges[0]) for s in self.sides)
         high = max(float(s.edges[-1]) for s in self.sides)
         room = 0.015 * (high - low)
@@ -53,7 +56,7 @@ def info(
     log: bool = True,
     symlog: bool = False,
 ) -> TensorHistogram:
-    """The tensor of one run, or the same tensor of several runs; the first is the one shown."""
+    """Data of the figure: one tensor in one or more runs; the first is the one shown."""
     sides = tuple(tensor.side(run, bins) for run in runs)
     bulk = sides[0].hist.percentiles
     bend = bend_of([max(abs(bulk[3]), abs(bulk[5]))]) if symlog else 0.0
@@ -79,7 +82,7 @@ def headline(info: TensorHistogram) -> str:
 
 
 def figure(info: TensorHistogram, *, dark: bool = False, large: bool = False) -> go.Figure:
-    """Counts above, root mean squared error of each bin below, on one axis of values."""
+    """Draw counts above and the error of each bin below, on one axis of values."""
     figure, main, reach = go.Figure(), info.main, info.reach
     colors = tensor.colors(info.sides, dark)
     counts = tensor.count_axis(_top(info), info.log)

@@ -45,7 +45,7 @@ AXES = {
 
 @dataclass(frozen=True)
 class Value:
-    """One layer's number and its range; None: not known.
+    """One layer's damage and its range; None: not known.
 
     ``state``: "" | kept (in float) | missing (not measured) | absent (has nothing to round).
     """
@@ -61,7 +61,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Known(Value):
-    """A layer whose number is known."""
+    """A layer whose damage is known."""
 
     value: float
 
@@ -91,6 +91,7 @@ class Profile:
 
     @property
     def known(self) -> tuple[Known, ...]:
+        """The layers whose number is known."""
         return tuple(v for v in self.values if isinstance(v, Known))
 
     @property
@@ -99,6 +100,7 @@ class Profile:
         return tuple(sorted(self.known, key=lambda v: -self.bad * v.value))
 
     def flagged(self, value: Value) -> bool:
+        """Whether a value is bad enough to be marked."""
         if value.value is None or self.flag is None:
             return False
         # accuracy is counted in images: a loss that chance explains flags nobody
@@ -127,7 +129,7 @@ def measured(
     layers: Sequence[Row] = (),
     kept: Sequence[str] = (),
 ) -> Profile:
-    """What quantizing a layer alone does, or leaving it alone in float wins back.
+    """Profile of the damage of quantizing each layer alone, or of leaving it alone in float.
 
     ``rows`` as in ``profile.csv``. ``layers``: rows with ``layer``, ``unit`` and ``kind`` that
     name the network's layers in order, for those not measured yet; ``kept``: layers that the run
@@ -171,15 +173,15 @@ def compared(
     kept: Sequence[str] = (),
     n: int = 0,
 ) -> Profile:
-    """The error of each layer's output; ``rows`` as in ``layers.csv``, tensor ``output``."""
+    """Profile of each layer's output error; ``rows`` as in ``layers.csv``, tensor ``output``."""
     outputs = [r for r in rows if r.get("tensor") == "output"]
     start, end = {"local": "local", "accumulated": "acc"}[mode], "_test" * (data == "test")
     values = []
     for row in outputs:
-        found = _error(row, start, end, metric)
+        error = _error(row, start, end, metric)
         # a layer in float has no error of its own, yet passes on what reaches it
-        state = "kept" if row["layer"] in kept else "missing" if found is None else ""
-        values.append(_value(row["layer"], row["unit"], row["kind"], found, state=state))
+        state = "kept" if row["layer"] in kept else "missing" if error is None else ""
+        values.append(_value(row["layer"], row["unit"], row["kind"], error, state=state))
     return Profile(
         method, title, mode, metric, tuple(values), f"{mode} {AXES[metric]}", ERRORS[metric][1],
         bad=-1 if metric == "sqnr" else 1, flag=_limit(metric), n=n, data=data,
@@ -188,17 +190,17 @@ def compared(
 
 def ends(rows: Sequence[Row], metric: str) -> dict[str, Row]:
     """The rows of the whole network by split: none, weights, inputs, both; as far as measured."""
-    found = {r["split"]: r for r in rows if r["mode"] == "all" and number(r, metric) is not None}
-    return {s: found[s] for s in WHOLE if s in found}
+    by_split = {r["split"]: r for r in rows if r["mode"] == "all" and number(r, metric) is not None}
+    return {s: by_split[s] for s in WHOLE if s in by_split}
 
 
 def number(row: Row | None, name: str) -> float | None:
     """A finite number of a row, or None."""
     try:
-        found = float((row or {}).get(name, ""))
+        value = float((row or {}).get(name, ""))
     except (TypeError, ValueError):
         return None
-    return found if math.isfinite(found) else None
+    return value if math.isfinite(value) else None
 
 
 def _named(rows) -> dict[str, tuple[str, str]]:

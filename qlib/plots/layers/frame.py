@@ -27,11 +27,12 @@ class Axis:
     line: float = _places.LINE
 
     def drawn(self, value: float) -> float:
-        """Where a value stands: those below a logarithmic axis stay visible at its foot."""
+        """Position of a value on the axis; small ones stay visible on a logarithmic axis."""
         return max(value, self.low * 1.12) if self.log else value
 
     @property
     def settings(self) -> dict:
+        """The axis as Plotly's settings."""
         ends = [self.low, self.high]
         if not self.log:
             return {"range": ends, "zeroline": self.low < 0, "zerolinecolor": theme.GREY}
@@ -44,7 +45,7 @@ class Axis:
         }
 
     def lane(self, number: int, pixels: float = 0.0) -> float:
-        """The value at the foot of a lane of labels, ``pixels`` above it."""
+        """The value at the foot of a row of labels, ``pixels`` above it."""
         up = (number * self.line + 8 + pixels) / ROOM
         if self.log:
             length = math.log10(self.high / self.low)
@@ -53,7 +54,7 @@ class Axis:
 
 
 def axis(profiles: Sequence[Profile], lanes: int, *, large: bool = False) -> Axis:
-    """The axis that holds all values, their ranges, the flag line, and ``lanes`` of labels."""
+    """The value axis for all values, their ranges, the flag line and ``lanes`` rows of labels."""
     known = [v for p in profiles for v in p.known]
     values = [x for v in known for x in (v.value, v.low, v.high) if x is not None] or [1.0]
     flag = profiles[0].flag
@@ -76,14 +77,14 @@ def axis(profiles: Sequence[Profile], lanes: int, *, large: bool = False) -> Axi
 
 
 def amount(value: float, profile: Profile) -> str:
-    """A number with its unit, for people; its sign is that of the figure."""
+    """A number with its unit as text; its sign is that of the figure."""
     if profile.unit in ("points", "dB"):
         return f"{value:.1f} {profile.unit}".replace("-", "−")
     return f"{value:.2g} {profile.unit}".strip().replace("-", "−")
 
 
 def share(part: float, whole: float) -> str:
-    """A part of a whole for people: ``15 %``, ``<1 %``, ``−3 %``."""
+    """A part of a whole as text: ``15 %``, ``<1 %``, ``−3 %``."""
     percent = 100 * part / whole
     if 0 < percent < 1:
         return "<1 %"
@@ -91,12 +92,12 @@ def share(part: float, whole: float) -> str:
 
 
 def data(values: Sequence[Value], profile: Profile) -> list[list[str]]:
-    """What a mark carries: layer (a click sets it), kind, and its numbers in words."""
+    """Hover and click data of a mark: layer (a click sets it), kind, and its numbers in words."""
     return [[v.layer, v.kind, told(v, profile)] for v in values]
 
 
 def told(value: Value, profile: Profile) -> str:
-    """One layer's number with its range, or why there is none."""
+    """One layer's number and range as text, or why there is none."""
     if value.value is None:
         why = {"kept": "kept in float", "absent": "has none"}
         return why.get(value.state, "not measured")
@@ -111,18 +112,18 @@ def told(value: Value, profile: Profile) -> str:
 def hatch(
     figure: go.Figure, profile: Profile, place: Mapping[str, int], scale: Axis, dark: bool
 ) -> None:
-    """Columns for layers without a number: lines where kept in float, dots where not measured."""
+    """Draw columns for layers without a number: lines where kept in float, dots if unmeasured."""
     looks = (("kept", "/", "kept in float"), ("missing", ".", "not measured"))
     for state, shape, name in looks:
-        found = [v for v in profile.values if v.value is None and v.state == state]
-        if not found:
+        unknown = [v for v in profile.values if v.value is None and v.state == state]
+        if not unknown:
             continue
         figure.add_bar(
-            x=[place[v.layer] for v in found],
-            y=[scale.top - (0 if scale.log else min(0.0, scale.low))] * len(found),
-            base=None if scale.log else [min(0.0, scale.low)] * len(found),
+            x=[place[v.layer] for v in unknown],
+            y=[scale.top - (0 if scale.log else min(0.0, scale.low))] * len(unknown),
+            base=None if scale.log else [min(0.0, scale.low)] * len(unknown),
             width=0.9,
-            customdata=data(found, profile),
+            customdata=data(unknown, profile),
             name=name,
             showlegend=True,
             marker={
@@ -142,7 +143,7 @@ def label(
     scale: Axis,
     dark: bool,
 ) -> None:
-    """Names above their marks, each with a thin leader line down to it."""
+    """Write names above their marks, each with a thin leader line down to it."""
     xs, ys, notes = [], [], []
     for one in labels:
         foot = scale.lane(one.lane, pixels=12)
@@ -174,7 +175,7 @@ def label(
 
 
 def rule(figure: go.Figure, value: float, text: str, count: int, dark: bool) -> None:
-    """A dashed line across the figure, named in the legend."""
+    """Draw a dashed line across the figure, named in the legend."""
     figure.add_scatter(
         x=[-0.6, count - 0.4],
         y=[value, value],
@@ -187,7 +188,7 @@ def rule(figure: go.Figure, value: float, text: str, count: int, dark: bool) -> 
 
 
 def band(figure: go.Figure, place: float) -> None:
-    """The chosen layer's place, in every figure that was not clicked."""
+    """Draw the stripe behind the chosen layer."""
     figure.add_vrect(
         x0=place - 0.5,
         x1=place + 0.5,
@@ -206,7 +207,7 @@ def below(
     slider: bool = False,
     large: bool = False,
 ) -> None:
-    """The layers' axis: blocks with thin separators, or ranks."""
+    """The axis of layers: blocks with thin separators, or ranks."""
     count = len(layers)
     settings = {"range": [-0.6, count - 0.4], "showgrid": False}
     if order == "worst":
@@ -214,13 +215,13 @@ def below(
         settings |= {"tickvals": [r - 1 for r in ranks], "ticktext": [str(r) for r in ranks]}
         settings["title"] = "rank of the layer, worst first"
     else:
-        found = _places.blocks([v.unit for v in profile.values])
-        places, texts = _places.ticks(found, count, width(large))
-        shared = _places.prefix(found)
+        blocks = _places.blocks([v.unit for v in profile.values])
+        places, texts = _places.ticks(blocks, count, width(large))
+        shared = _places.prefix(blocks)
         said = f" (numbers: {shared}N)" if shared else ""
         settings |= {"tickvals": places, "ticktext": texts}
         settings["title"] = f"layers in network order, by block{said}"
-        rules = [_separator(block.first - 0.5) for block in found[1:]]
+        rules = [_separator(block.first - 0.5) for block in blocks[1:]]
         layout = untyped.layout(figure)
         layout.shapes = [*rules, *layout.shapes]
     if slider:
@@ -235,17 +236,17 @@ def _separator(x: float) -> dict:
 
 
 def width(large: bool) -> float:
-    """Pixels of the plot area's width, counted in the text of a desk."""
+    """Width of the plot area in pixels, in the text size of a desk."""
     return _places.WIDTH / (_places.LARGE if large else 1.0)
 
 
 def framed(figure: go.Figure, title: str, *, dark: bool, large: bool, **more) -> go.Figure:
-    """The house's frame with a legend in one row above the plot."""
+    """The figure with the common frame and a legend in one row above the plot."""
     figure.update_layout(legend=theme.LEGEND)
-    made = theme.frame(figure, title=title, dark=dark, large=large, **more)
-    layout = untyped.layout(made)
+    framed_figure = theme.frame(figure, title=title, dark=dark, large=large, **more)
+    layout = untyped.layout(framed_figure)
     if layout.xaxis.rangeslider.visible:
-        made.update_layout(height=layout.height + 60, margin_b=44)
-    if any(t.showlegend is not False for t in untyped.traces(made)):
-        theme.raised(made, 26)
-    return made
+        framed_figure.update_layout(height=layout.height + 60, margin_b=44)
+    if any(t.showlegend is not False for t in untyped.traces(framed_figure)):
+        theme.raised(framed_figure, 26)
+    return framed_figure

@@ -19,7 +19,10 @@ CELLS = 60  # with so few cells, each has its number written in it
 
 @dataclass(frozen=True)
 class KindMap:
-    """What the figure shows; a cell that is not in ``cells`` has no layer."""
+    """Data of the figure: damage by block and by kind of layer.
+
+    What the figure shows; a cell that is not in ``cells`` has no layer.
+    """
 
     profile: Profile
     rows: tuple[str, ...]
@@ -35,7 +38,7 @@ class KindMap:
 
 
 def info(profile: Profile) -> KindMap:
-    """The layers of a profile by unit and by name inside the unit."""
+    """Data of the figure: the layers of a profile by unit and by name inside the unit."""
     cells = {}
     counts: dict[str, int] = {}
     for v in profile.values:
@@ -51,8 +54,8 @@ def info(profile: Profile) -> KindMap:
 
 def headline(info: KindMap) -> str:
     """The take-away: the kind of layer that adds up to most, or the worst cell."""
-    known = {k: v for k, v in info.cells.items() if v.value is not None}
-    if not known:
+    cells = {k: v for k, v in info.cells.items() if v.value is not None}
+    if not cells:
         return "No layer is measured yet"
     profile = info.profile
     if profile.unit == "dB" or profile.metric == "cosine" or len(info.columns) < 2:
@@ -69,7 +72,7 @@ def headline(info: KindMap) -> str:
 def figure(
     info: KindMap, *, dark: bool = False, large: bool = False, chosen: str = ""
 ) -> go.Figure:
-    """Heat map, bright is bad; "–" where there is no number; a frame around the chosen layer."""
+    """Draw a heat map, bright is bad; "–" where unknown; a frame around the chosen layer."""
     profile, flip = info.profile, info.profile.bad < 0
     log = profile.logarithmic
     grid = [[info.cells.get((row, column)) for column in info.columns] for row in info.rows]
@@ -94,8 +97,8 @@ def figure(
     _targets(figure, grid, profile)
     if chosen:
         _frame(figure, grid, chosen)
-    found = places.blocks([v.unit for v in profile.values])
-    shared = places.prefix(found)
+    blocks = places.blocks([v.unit for v in profile.values])
+    shared = places.prefix(blocks)
     figure.update_xaxes(
         tickvals=list(range(len(info.columns))), ticktext=_endings(info.columns),
         title="kind of layer, by its name in the block", tickangle=0, showgrid=False,

@@ -15,7 +15,7 @@ MANY = 80  # layers from which a range slider helps
 
 @dataclass(frozen=True)
 class LayerProfile:
-    """What the figure shows: the profiles of one network's methods on one question.
+    """Data of the figure: damage of each layer, for one or more methods on one network.
 
     ``layers``: names in the order of the axis, network order or worst first.
     """
@@ -26,10 +26,12 @@ class LayerProfile:
 
     @property
     def first(self) -> Profile:
+        """The profile of the run that is shown."""
         return self.profiles[0]
 
     @property
     def partial(self) -> bool:
+        """Whether some layer's number is missing."""
         return any(v.state == "missing" for v in self.first.values)
 
     @property
@@ -44,7 +46,9 @@ class LayerProfile:
 
 
 def info(profiles: Sequence[Profile], *, order: str = "network") -> LayerProfile:
-    """Profiles with the same layers, mode and metric; ``order``: ``network`` or ``worst``.
+    """Data of the figure, from the profiles of one or more methods.
+
+    Profiles with the same layers, mode and metric; ``order``: ``network`` or ``worst``.
 
     Worst first goes by the first profile; layers without a number come last.
 
@@ -68,11 +72,11 @@ def headline(info: LayerProfile) -> str:
         return "No layer is measured yet"
     worst = first.worst[0]
     so_far = " so far" if info.partial and first.mode in ("alone", "left_out") else ""
-    told = frame.amount(worst.value, first)
+    damage = frame.amount(worst.value, first)
     if first.mode == "local":
-        return f"{worst.layer} adds the largest error of its own: {told}"
+        return f"{worst.layer} adds the largest error of its own: {damage}"
     if first.mode == "accumulated":
-        return f"The output of {worst.layer} is furthest from float: {told}"
+        return f"The output of {worst.layer} is furthest from float: {damage}"
     if first.bad * worst.value <= 0 and first.unit != "dB":
         return "No single layer does damage that these images show" + so_far
     if first.metric == "top1" and (worst.low is None or worst.low <= 0):
@@ -82,14 +86,17 @@ def headline(info: LayerProfile) -> str:
     if first.whole and first.unit != "dB" and first.whole > 0:
         share = f", {frame.share(worst.value, first.whole)} of the whole network's"
     if first.mode == "alone":
-        return f"{worst.layer} does most damage alone{so_far}: {told}{share}"
-    return f"{worst.layer} in float wins back most{so_far}: {told}{share}"
+        return f"{worst.layer} does most damage alone{so_far}: {damage}{share}"
+    return f"{worst.layer} in float wins back most{so_far}: {damage}{share}"
 
 
 def figure(
     info: LayerProfile, *, dark: bool = False, large: bool = False, chosen: str = ""
 ) -> go.Figure:
-    """Bars or dots per layer, flag line, worst layers named; ``chosen`` gets a band behind it."""
+    """Draw the damage of each layer.
+
+    Bars or dots per layer, flag line, worst layers named; ``chosen`` gets a band behind it.
+    """
     figure = go.Figure()
     place = {layer: i for i, layer in enumerate(info.layers)}
     named = [(place[v.layer], _name(v)) for v in info.top]

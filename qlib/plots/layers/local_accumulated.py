@@ -23,12 +23,16 @@ SIDES = {"calib": ("", -0.17, "calibration"), "test": ("-open", 0.17, "held-out"
 
 @dataclass(frozen=True)
 class LocalAccumulated:
-    """What the figure shows: (mode, data) → profile of SQNR; all have the same layers."""
+    """Data of the figure: each layer's own error and the error gathered up to it.
+
+    What the figure shows: (mode, data) → profile of SQNR; all have the same layers.
+    """
 
     profiles: dict[tuple[str, str], Profile]
 
     @property
     def layers(self) -> tuple[Value, ...]:
+        """The names of the layers, in network order."""
         return next(iter(self.profiles.values())).values
 
     def typical(self, mode: str) -> float:
@@ -38,15 +42,15 @@ class LocalAccumulated:
 
 
 def info(rows: Sequence[Row], *, kept: Sequence[str] = ()) -> LocalAccumulated | None:
-    """SQNR of every ``output`` row of ``layers.csv``; None where the run stored none."""
-    found = {}
+    """Data of the figure: SQNR of ``output`` rows of ``layers.csv``; None where none are stored."""
+    profiles = {}
     for mode in LOOKS:
         for data in SIDES:
-            made = damage.compared(rows, mode, "sqnr", data, kept=kept)
-            if made.known:
-                found[mode, data] = made
-    complete = {mode for mode, _ in found} == set(LOOKS)
-    return LocalAccumulated(found) if complete else None
+            profile = damage.compared(rows, mode, "sqnr", data, kept=kept)
+            if profile.known:
+                profiles[mode, data] = profile
+    complete = {mode for mode, _ in profiles} == set(LOOKS)
+    return LocalAccumulated(profiles) if complete else None
 
 
 def headline(info: LocalAccumulated) -> str:
@@ -63,7 +67,7 @@ def headline(info: LocalAccumulated) -> str:
 def figure(
     info: LocalAccumulated, *, dark: bool = False, large: bool = False, chosen: str = ""
 ) -> go.Figure:
-    """Lines from local to accumulated SQNR; filled on calibration images, open on held-out ones."""
+    """Draw lines from local to accumulated SQNR; filled on calibration images, open on others."""
     figure = go.Figure()
     place = {v.layer: i for i, v in enumerate(info.layers)}
     for data, (_, shift, _name) in SIDES.items():

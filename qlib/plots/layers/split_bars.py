@@ -21,7 +21,7 @@ PATTERNS = {"weights": "/", "inputs": "\\", "both": "x"}
 
 @dataclass(frozen=True)
 class Bar:
-    """One measurement of the whole network; ``low`` to ``high``: 95 % interval of top-1."""
+    """One measured accuracy of the whole network; ``low`` to ``high``: 95 % interval of top-1."""
 
     split: str
     value: float
@@ -31,7 +31,10 @@ class Bar:
 
 @dataclass(frozen=True)
 class SplitBars:
-    """What the figure shows: the bars there are, in the order of `NAMES`."""
+    """Data of the figure: the whole network with weights, inputs, both or nothing rounded.
+
+    What the figure shows: the bars there are, in the order of `NAMES`.
+    """
 
     metric: str
     method: str
@@ -48,15 +51,18 @@ class SplitBars:
 
 
 def info(rows: Sequence[Row], *, metric: str = "top1", method: str = "") -> SplitBars:
-    """Numbers of the whole network; ``rows`` as in ``profile.csv``, ``metric`` of `METRICS`."""
-    found = _damage.ends(rows, metric)
+    """Data of the figure, from the rows of a sensitivity profile.
+
+    Numbers of the whole network; ``rows`` as in ``profile.csv``, ``metric`` of `METRICS`.
+    """
+    by_split = _damage.ends(rows, metric)
     bars = []
-    for split, row in found.items():
+    for split, row in by_split.items():
         ends = [None, None]
         if metric == "top1":
             ends = [_damage.number(row, f"top1_{end}") for end in ("low", "high")]
         bars.append(Bar(split, float(row[metric]), *ends))
-    n = next((int(row.get("n") or 0) for row in found.values()), 0)
+    n = next((int(row.get("n") or 0) for row in by_split.values()), 0)
     return SplitBars(metric, method, tuple(bars), n)
 
 
@@ -74,17 +80,17 @@ def side(info: SplitBars) -> str:
 
 def headline(info: SplitBars) -> str:
     """The take-away: which side does the damage."""
-    said = {
+    sentences = {
         "inputs": "Rounding the inputs does most of it",
         "weights": "Rounding the weights does most of it",
         "both": "Weights and inputs both do damage",
         "none": "Neither weights nor inputs cost anything here",
     }
-    return said.get(side(info), "Weights or inputs: not measured yet")
+    return sentences.get(side(info), "Weights or inputs: not measured yet")
 
 
 def figure(info: SplitBars, *, dark: bool = False, large: bool = False) -> go.Figure:
-    """Four bars with intervals; what was lost against float stands on each. A click picks one."""
+    """Draw four bars with intervals, each labelled with its loss against float; clickable."""
     figure = go.Figure()
     style = theme.style(info.method)
     ends = {b.split: (b.low, b.high) for b in info.bars if b.low is not None}
@@ -153,9 +159,9 @@ def _intervals(info: SplitBars, ends: dict, dark: bool) -> dict:
 
 def alt(info: SplitBars) -> str:
     """The figure in words, with its numbers."""
-    told = [f"{NAMES[b.split]}: {_told(info, b)}" for b in info.bars]
+    bars = [f"{NAMES[b.split]}: {_told(info, b)}" for b in info.bars]
     return (
         f"{METRICS[info.metric][0]} of the whole network on {info.n} images. "
-        + "; ".join(told)
+        + "; ".join(bars)
         + "."
     )

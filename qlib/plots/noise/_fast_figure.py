@@ -1,4 +1,4 @@
-"""Figures that follow a slider: put together as plain data and checked once.
+"""Quickly built figures: assembled as plain data and validated once, so they follow a slider.
 
 Each call of a method on a Plotly figure checks the figure again, and margins that fit themselves
 make the browser draw it twice. Here the parts are collected first and the margins are given.
@@ -28,23 +28,25 @@ class Parts:
     layout: dict[str, Any] = field(default_factory=dict)
 
     def line(self, **trace: Any) -> None:
+        """Add a line or other scatter trace."""
         self.data.append({"type": "scatter"} | trace)
 
     def rule(
         self, *, x: float | None = None, y: float | None = None, dash: str = "solid", **line: Any
     ) -> None:
-        """A line over the whole plot at x or at y."""
+        """Add a line over the whole plot at x or at y."""
         across = {"xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y}
         upward = {"yref": "paper", "y0": 0, "y1": 1, "x0": x, "x1": x}
         self.shapes.append({"type": "line"} | (across if x is None else upward))
         self.shapes[-1]["line"] = {"dash": dash} | line
 
     def area(self, color: str, **place: Any) -> None:
-        """A rectangle below the data."""
+        """Add a rectangle below the data."""
         box = {"type": "rect", "layer": "below", "line": {"width": 0}}
         self.shapes.append(box | {"fillcolor": color} | place)
 
     def note(self, text: str, color: str = "", **place: Any) -> None:
+        """Add a text without an arrow."""
         font = {"size": theme.SMALL, "color": color or theme.ink(self.dark)}
         self.notes.append({"text": text, "showarrow": False, "font": font} | place)
 
@@ -81,11 +83,11 @@ def framed(
 
 
 def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Both, part by part; where both say something, the second one's word."""
-    found = dict(one)
+    """Both sets of parts joined; where both set an option, the second one's value counts."""
+    joined = dict(one)
     for key, value in other.items():
-        old = found.get(key)
+        old = joined.get(key)
         if isinstance(value, Mapping) and isinstance(old, Mapping):
             value = merged(old, value)
-        found[key] = value
-    return found
+        joined[key] = value
+    return joined

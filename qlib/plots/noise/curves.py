@@ -1,4 +1,4 @@
-"""What the figures about noise share: which curve is meant, and how its numbers are said."""
+"""Shared numbers of the noise figures: which error curve is meant, and how values are written."""
 
 import math
 
@@ -27,29 +27,29 @@ def curve(found: LayerNoise, draw: str = MEAN, images: str = "calib") -> Numbers
 
 
 def left(found: LayerNoise, reach: float, draw: str = MEAN, images: str = "calib") -> float:
-    """The share of the output's error that is left at a reach; NaN where it had none."""
+    """Share of the output's error that is left at a reach; NaN where there was none."""
     return float(np.interp(reach, found.reaches, curve(found, draw, images)))
 
 
 def searched(found: LayerNoise) -> float:
-    """The reach of least expected error; 0 where the search found no number."""
+    """The reach of least expected error that the search chose; 0 where it found no number."""
     return found.closed_form if math.isfinite(found.closed_form) else 0.0
 
 
 def failed(found: LayerNoise) -> bool:
-    """Whether there is nothing to search: no finite error, as where all values are equal."""
+    """Whether the layer has no finite error to search, as where all values are equal."""
     return not (math.isfinite(found.closed_form) and np.isfinite(found.calib).all())
 
 
 def effect(share: float) -> str:
-    """``helps``, ``hurts`` or ``even``."""
+    """Whether a share of error means that noise ``helps``, ``hurts`` or is ``even``."""
     if not math.isfinite(share) or abs(share - 1) <= EVEN:
         return "even"
     return "helps" if share < 1 else "hurts"
 
 
 def change(share: float) -> str:
-    """``18 % less``, ``12 % more``, ``2.3 times the``: what is left, against what there was."""
+    """The error left against the error before, in words: ``18 % less``, ``2.3 times the``."""
     if share >= 2:
         return f"{share:.1f} times the"
     percent = 100 * abs(share - 1)
@@ -58,7 +58,7 @@ def change(share: float) -> str:
 
 
 def steps(reach: float) -> str:
-    """``±0.85 steps``."""
+    """A reach of noise as text: ``±0.85 steps``."""
     return f"±{reach:.2f} steps"
 
 
@@ -69,7 +69,7 @@ def role(found: LayerNoise) -> str:
 
 
 def times(share: float) -> str:
-    """``0.82×``."""
+    """A share as a factor in text: ``0.82×``."""
     return f"{share:.0f}×" if share >= 10 else f"{share:.2f}×"
 
 

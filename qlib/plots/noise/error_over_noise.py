@@ -17,7 +17,9 @@ PREDICTED = theme.COLORS[2]
 
 @dataclass(frozen=True, eq=False)
 class ErrorOverNoise:
-    """Curves relative to the error without noise, over ``reaches`` in steps.
+    """Data of the figure: a layer's output error for each reach of the noise.
+
+    Curves relative to the error without noise, over ``reaches`` in steps.
 
     ``calib``: by the chosen ``draw``; ``low`` to ``high``: over the uniform draws, with ``calib``
     where that is another one. ``closed_form``, ``search``: the reaches that two searches choose;
@@ -49,12 +51,12 @@ class ErrorOverNoise:
         return float(self.reaches[place]), float(self.calib[place])
 
     def at(self, curve: Numbers) -> float:
-        """A curve at the reach that is looked at."""
+        """The value of a curve at the chosen reach."""
         return float(np.interp(self.reach, self.reaches, curve))
 
 
 def info(found: LayerNoise, reach: float, draw: str = curves.MEAN) -> ErrorOverNoise:
-    """One layer at one bit-width; ``draw`` as in `qlib.plots.noise.curves.curve`."""
+    """Data of the figure: one layer at one bit-width; ``draw`` as in `curves.curve`."""
     calib = curves.curve(found, draw)
     band = found.calib
     return ErrorOverNoise(
@@ -90,7 +92,10 @@ def headline(info: ErrorOverNoise) -> str:
 
 
 def figure(info: ErrorOverNoise, *, dark: bool = False, large: bool = False) -> go.Figure:
-    """Curves on a logarithmic axis, so that help and harm by the same factor look the same."""
+    """Draw measured and predicted error over the reach of the noise.
+
+    Curves on a logarithmic axis, so that help and harm by the same factor look the same.
+    """
     parts = Parts(dark)
     low, high = _span(info) if info.known else (0.5, 2.0)
     parts.layout = {
@@ -229,7 +234,7 @@ def alt(info: ErrorOverNoise) -> str:
         return f"{start}: {headline(info)}; there are no curves to compare."
     reach, share = info.best
     now = [info.at(c) for c in (info.calib, info.test, info.predicted)]
-    found = [
+    searches = [
         f"{words} {x:.2f} steps" if x is not None else f"{words} failed"
         for x, words in ((info.closed_form, "by expectation"), (info.search, "the paper's search"))
     ]
@@ -237,5 +242,5 @@ def alt(info: ErrorOverNoise) -> str:
         f"{start}, as a multiple of that without noise. {headline(info)}. At "
         f"{curves.steps(info.reach)}: {now[0]:.3f} on calibration rows, {now[1]:.3f} on held-out "
         f"rows, {now[2]:.3f} predicted for the inputs. Least measured: {share:.3f} at {reach:.2f} "
-        f"steps. Best reach {found[0]}, {found[1]}."
+        f"steps. Best reach {searches[0]}, {searches[1]}."
     )

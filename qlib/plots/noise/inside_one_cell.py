@@ -1,4 +1,4 @@
-"""Inside one rounding cell: the error at each position without and with noise, and who is there."""
+"""The rounding error at each position inside one rounding cell, without and with noise."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,9 @@ MASS = theme.COLORS[1]
 
 @dataclass(frozen=True, eq=False)
 class InsideOneCell:
-    """``at``: positions in steps, 0 on a level, ±½ midway between two; errors in step².
+    """Data of the figure: error and density of values over the positions in one rounding cell.
+
+    ``at``: positions in steps, 0 on a level, ±½ midway between two; errors in step².
 
     ``noisy``: expected over uniform noise of ``reach``, on a grid without ends. ``crossings``:
     positions where both are equal. ``phase``: (64,) where the layer's values are. ``before`` and
@@ -53,7 +55,7 @@ class InsideOneCell:
 
 
 def info(found: LayerNoise, reach: float) -> InsideOneCell:
-    """One layer at one bit-width under uniform noise of ``reach`` steps."""
+    """Data of the figure: one layer at one bit-width under uniform noise of ``reach`` steps."""
     at = np.linspace(-0.5, 0.5, POINTS)
     plain, noisy = at**2, _error(at, reach)
     bins = len(found.phase)
@@ -109,7 +111,7 @@ def headline(info: InsideOneCell) -> str:
 
 
 def figure(info: InsideOneCell, *, dark: bool = False, large: bool = False) -> go.Figure:
-    """Both errors over the cell, green where noise lowers it, hatched where not; values below."""
+    """Draw both errors over the cell (green: noise lowers it, hatched: not); values below."""
     parts = Parts(dark)
     parts.layout = {
         "xaxis": {

@@ -26,7 +26,9 @@ NOTHING = 0.005  # of the plain error: a smaller change is told as none
 
 @dataclass(frozen=True)
 class NoiseTricks:
-    """Output error in % of the output's energy after each of `STAGES`.
+    """Data of the figure: the error left after each step of the noise method.
+
+    Output error in % of the output's energy after each of `STAGES`.
 
     ``values``: on the ``images`` that are asked for; ``others``: on the other ones.
     """
@@ -38,13 +40,13 @@ class NoiseTricks:
     others: tuple[float, ...]
 
     def gain(self, at: int) -> float:
-        """What stage ``at`` takes off, as a share of the plain error; negative where it adds."""
+        """The error removed by stage ``at``, as a share of the plain error; may be negative."""
         plain = self.values[0]
         return (self.values[at - 1] - self.values[at]) / plain if plain > 0 else 0.0
 
 
 def info(found: LayerNoise, images: str = "calib") -> NoiseTricks:
-    """One layer at one bit-width."""
+    """Data of the figure: one layer at one bit-width."""
     columns = [tuple(100 * x for x in found.stages[:, k].tolist()) for k in (0, 1)]
     mine = columns[::-1] if images == "test" else columns
     return NoiseTricks(found.layer, found.bits, images, *mine)
@@ -54,8 +56,8 @@ def headline(info: NoiseTricks) -> str:
     """The take-away: how much of the plain error each trick takes off or adds."""
     if info.values[0] <= 0:
         return "Plain rounding makes no error here: no trick can take any off"
-    told = [f"{SAID[s]} {_change(info.gain(k))}" for k, s in enumerate(STAGES) if k]
-    return f"Of the plain error: {', '.join(told)}"
+    changes = [f"{SAID[s]} {_change(info.gain(k))}" for k, s in enumerate(STAGES) if k]
+    return f"Of the plain error: {', '.join(changes)}"
 
 
 def _change(gain: float) -> str:
@@ -122,12 +124,12 @@ def _marks(parts: Parts, info: NoiseTricks) -> None:
 
 def alt(info: NoiseTricks) -> str:
     """The figure in words, with its numbers."""
-    told = [
+    stages = [
         f"{NAMES[s][0]} {number(a, 3)} % ({number(b, 3)} %)"
         for s, a, b in zip(STAGES, info.values, info.others, strict=True)
     ]
     other = IMAGES["calib" if info.images == "test" else "test"]
     return (
         f"Output error of {info.layer} at {info.bits} bits in percent of its energy, "
-        f"{IMAGES[info.images]} rows ({other} rows): {', '.join(told)}. {headline(info)}."
+        f"{IMAGES[info.images]} rows ({other} rows): {', '.join(stages)}. {headline(info)}."
     )

@@ -20,7 +20,9 @@ BEFORE, AFTER = theme.COLORS[1], theme.COLORS[0]
 
 @dataclass(frozen=True, eq=False)
 class NoisyValues:
-    """Shares of the values per step.
+    """Data of the figure: distribution of a layer's input before and after noise.
+
+    Shares of the values per step.
 
     ``edges`` (B + 1), ``before`` (B,): as counted, around the peak; ``at``, ``after``: expected
     over uniform noise of ``reach`` steps. ``levels``: of the grid, in the window.
@@ -38,12 +40,15 @@ class NoisyValues:
 
     @property
     def flatter(self) -> float:
-        """The peak after, as a share of the peak before."""
+        """The highest density after noise, as a share of that before."""
         return float(self.after.max() / self.before.max())
 
 
 def info(found: LayerNoise, hist: TensorHist, reach: float) -> NoisyValues:
-    """``hist``: the layer's input as `qlib.store.tensors` has it, its bins as fine as they are."""
+    """Data of the figure, from a layer's stored counts.
+
+    ``hist``: the layer's input as `qlib.store.tensors` has it, its bins as fine as they are.
+    """
     counts = np.asarray(hist.float, dtype=np.float64)
     edges = np.asarray(hist.edges, dtype=np.float64) / found.step
     wide = edges[1] - edges[0]
@@ -86,7 +91,7 @@ def headline(info: NoisyValues) -> str:
 
 
 def figure(info: NoisyValues, *, dark: bool = False, large: bool = False) -> go.Figure:
-    """Filled staircase before, line after, a tick under each level."""
+    """Draw values before (filled) and after noise (line), with a tick under each level."""
     parts = Parts(dark)
     parts.layout = {
         "xaxis": {

@@ -21,7 +21,9 @@ LIMIT = 3.0  # reaches are drawn up to here, in halves of a step
 
 @dataclass(frozen=True)
 class Trial:
-    """The theorem at one place, in units of b, half a step; errors in b².
+    """Formula and simulation at one position and reach.
+
+    The theorem at one place, in units of b, half a step; errors in b².
 
     ``closed``: D by closed form (the theorem's where its ``condition`` x ≤ n ≤ 2b − x holds, else
     the exact expectation); ``drawn``: by simulation, with its standard ``error``.
@@ -42,7 +44,7 @@ class Trial:
 
 
 def trial(x: float, n: float, seed: int = 0) -> Trial:
-    """Closed form against a seeded simulation, for a value at distance ``x`` from the boundary."""
+    """Compare the closed form with a seeded simulation at distance ``x`` from the boundary."""
     condition = x <= n <= 2 - x and n > 0
     plain = (1 - x) ** 2
     closed = float(theorem.gain(x, n)) if condition else float(theorem.error(x, n)) - plain
@@ -70,7 +72,10 @@ def _signed(value: float) -> str:
 
 @cache
 def field() -> tuple[Numbers, Numbers, Numbers]:
-    """x (NX,), n (NN,) and D (NN, NX) in units of b; exact beyond the theorem's condition too."""
+    """Data of the map: the predicted change of the error over position and reach.
+
+    x (NX,), n (NN,) and D (NN, NX) in units of b; exact beyond the theorem's condition too.
+    """
     x, n = np.linspace(0, 1, NX), np.linspace(0, LIMIT, NN)
     return x, n, theorem.error(x[None], n[:, None]) - (1 - x[None]) ** 2
 

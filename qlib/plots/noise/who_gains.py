@@ -36,7 +36,10 @@ class Dot:
 
 @dataclass(frozen=True)
 class WhoGains:
-    """``reach``: of all layers in steps; None: each layer has the one that its search chose."""
+    """Data of the figure: each layer's rounding error, and what noise leaves of its output's.
+
+    ``reach``: of all layers in steps; None: each layer has the one that its search chose.
+    """
 
     dots: tuple[Dot, ...]
     bits: int
@@ -46,15 +49,17 @@ class WhoGains:
 
     @property
     def gain(self) -> tuple[Dot, ...]:
+        """Layers whose output error the noise lowers."""
         return tuple(d for d in self.dots if curves.effect(d.y) == "helps")
 
     @property
     def lose(self) -> tuple[Dot, ...]:
+        """Layers whose output error the noise raises."""
         return tuple(d for d in self.dots if curves.effect(d.y) == "hurts")
 
     @property
     def idle(self) -> tuple[Dot, ...]:
-        """Layers whose search chose no noise."""
+        """Layers for which the search chose no noise."""
         return tuple(d for d in self.dots if d.reach == 0)
 
 
@@ -65,7 +70,7 @@ def info(
     draw: str = curves.MEAN,
     images: str = "calib",
 ) -> WhoGains:
-    """All layers at one bit-width; those without an error to compare are left out.
+    """Data of the figure: all layers at one bit-width that have an error to compare.
 
     Without noise there is nothing to see: half a step stands for a ``reach`` of 0.
     """
@@ -95,7 +100,7 @@ def headline(info: WhoGains) -> str:
 def figure(
     info: WhoGains, *, dark: bool = False, large: bool = False, chosen: str = ""
 ) -> go.Figure:
-    """One mark a layer on logarithmic axes; theory is solid at half a step, where it is exact."""
+    """Draw one mark per layer on logarithmic axes; theory is solid at half a step: exact there."""
     parts = Parts(dark)
     xs, ys = _spans(info)
     parts.layout = {
@@ -157,12 +162,12 @@ def _theory(parts: Parts, info: WhoGains, xs: Ends) -> None:
 
 
 def groups(info: WhoGains) -> dict[str, list[Dot]]:
-    """Marks by what the layer does in its block; of many kinds the rarest go together."""
+    """Layers grouped by their role in the block; of many roles the rarest are merged."""
     counts = Counter(dot.role for dot in info.dots)
     kept = sorted(role for role, _ in counts.most_common(len(SYMBOLS) - 1))
-    found = {role: [d for d in info.dots if d.role == role] for role in kept}
-    rest = [d for d in info.dots if d.role not in found]
-    return found | ({"others": rest} if rest else {})
+    by_role = {role: [d for d in info.dots if d.role == role] for role in kept}
+    rest = [d for d in info.dots if d.role not in by_role]
+    return by_role | ({"others": rest} if rest else {})
 
 
 def _dots(parts: Parts, info: WhoGains) -> None:

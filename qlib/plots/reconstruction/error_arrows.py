@@ -40,7 +40,9 @@ class Group:
 
 @dataclass(frozen=True)
 class ErrorArrows:
-    """Groups of arrows, that of the method asked for first; ``layer`` is the chosen one.
+    """Data of the figure: each layer's errors before and after learning.
+
+    Groups of arrows, that of the method asked for first; ``layer`` is the chosen one.
 
     ``against``: what output errors are divided by, in words.
     """
@@ -51,6 +53,7 @@ class ErrorArrows:
 
     @property
     def main(self) -> tuple[Arrow, ...]:
+        """The arrows of the run that is shown."""
         return self.groups[0].gains if self.groups else ()
 
 
@@ -62,23 +65,25 @@ def info(
     titles: Mapping[str, str] | None = None,
     layer: str = "",
 ) -> ErrorArrows:
-    """Arrows of the methods of ``rows`` (method → rows of its ``layers.csv``), in that order.
+    """Data of the figure, from each method's table of layers.
+
+    Arrows of the methods of ``rows`` (method → rows of its ``layers.csv``), in that order.
 
     ``nearest`` and ``data``: what output errors are divided by, as in `learned.gains`.
     """
     groups = []
     for method, found in rows.items():
-        known = tuple(
+        arrows = tuple(
             Arrow(**vars(g)) for g in learned.gains(found, nearest, data) if g.weight and g.output
         )
-        if known:
-            groups.append(Group(method, (titles or {}).get(method, method), known))
+        if arrows:
+            groups.append(Group(method, (titles or {}).get(method, method), arrows))
     against = "this layer at nearest" if nearest is None else "the nearest network"
     return ErrorArrows(tuple(groups), layer, against)
 
 
 def headline(info: ErrorArrows) -> str:
-    """The take-away: in how many layers the trade was made."""
+    """The take-away: in how many layers a worse weight error bought a better output."""
     if not info.main:
         return "No layer was learned: every arrow would have no length"
     traded = sum(g.traded for g in info.main)
@@ -88,7 +93,10 @@ def headline(info: ErrorArrows) -> str:
 
 
 def figure(info: ErrorArrows, *, dark: bool = False, large: bool = False) -> go.Figure:
-    """Both axes logarithmic, 1 = nearest rounding; arrows start at (1, 1)."""
+    """Draw an arrow per layer from nearest to learned rounding.
+
+    Both axes logarithmic, 1 = nearest rounding; arrows start at (1, 1).
+    """
     figure = go.Figure()
     for place, group in reversed(list(enumerate(info.groups))):
         _arrows(figure, group, info.layer, dark, main=place == 0)

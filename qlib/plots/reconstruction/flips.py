@@ -25,7 +25,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Flips:
-    """The method asked for first; ``layers`` and ``units`` name the places on the axis."""
+    """Data of the figure: the share of moved weights in each layer.
+
+    The method asked for first; ``layers`` and ``units`` name the places on the axis.
+    """
 
     groups: tuple[Group, ...]
     layers: tuple[str, ...]
@@ -34,6 +37,7 @@ class Flips:
 
     @property
     def main(self) -> tuple[Gain, ...]:
+        """The layers of the method asked for."""
         return self.groups[0].gains if self.groups else ()
 
 
@@ -43,13 +47,16 @@ def info(
     titles: Mapping[str, str] | None = None,
     layer: str = "",
 ) -> Flips:
-    """Shares of the methods of ``rows`` (method → rows of its ``layers.csv``), in that order."""
+    """Data of the figure, from each method's table of layers.
+
+    Shares of the methods of ``rows`` (method → rows of its ``layers.csv``), in that order.
+    """
     groups, places = [], {}
     for method, found in rows.items():
-        known = tuple(g for g in learned.gains(found) if g.flipped is not None)
-        places |= {g.layer: g.unit for g in known if g.layer not in places}
-        if known:
-            groups.append(Group(method, (titles or {}).get(method, method), known))
+        gains = tuple(g for g in learned.gains(found) if g.flipped is not None)
+        places |= {g.layer: g.unit for g in gains if g.layer not in places}
+        if gains:
+            groups.append(Group(method, (titles or {}).get(method, method), gains))
     return Flips(tuple(groups), tuple(places), tuple(places.values()), layer)
 
 
@@ -64,7 +71,7 @@ def headline(info: Flips) -> str:
 
 
 def figure(info: Flips, *, dark: bool = False, large: bool = False) -> go.Figure:
-    """Bars for one method, marks for several; layers in order, named by their units."""
+    """Draw bars for one method, marks for several; layers in order, named by their units."""
     figure = go.Figure()
     for group in info.groups:
         (_bars if len(info.groups) == 1 else _marks)(figure, info, group, dark)

@@ -1,4 +1,4 @@
-"""What learned rounding did to each layer, from the rows of ``layers.csv``; no marks."""
+"""What learned rounding changed in each layer, computed from the rows of ``layers.csv``."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ from qlib.plots.shared import theme
 
 @dataclass(frozen=True)
 class Gain:
-    """One layer against nearest rounding.
+    """One layer's errors with learned rounding against those with nearest rounding.
 
     ``weight``: squared error of its weights, ``output``: of its output in the quantized network,
     both as multiples of what nearest rounding gives; ``flipped``: share of its weights whose code
@@ -31,7 +31,7 @@ class Gain:
 
     @property
     def traded(self) -> bool:
-        """A worse weight error bought a better output error."""
+        """Whether the weight error got worse while the output error got better."""
         if self.weight is None or self.output is None:
             return False
         return self.weight > 1 > self.output
@@ -42,7 +42,7 @@ def gains(
     nearest: Iterable[Mapping[str, Any]] | None = None,
     data: str = "calib",
 ) -> tuple[Gain, ...]:
-    """Every quantized layer with weights, in order of execution.
+    """The comparison with nearest rounding of every quantized layer with weights, in order.
 
     ``nearest``: rows of the network with every weight rounded to nearest on even steps, whose
     weight errors, and output errors on ``data`` (``calib`` or ``test``), are divided by. Without
@@ -99,7 +99,7 @@ def moved(found: Iterable[Gain]) -> float | None:
 
 
 def regridded(found: Iterable[Gain]) -> bool:
-    """Have weights another error than nearest rounding gives? Their levels lie elsewhere then."""
+    """Whether weights lie on other levels than nearest rounding uses."""
     return any(g.weight is not None and abs(g.weight - 1) > 1e-3 for g in found)
 
 
@@ -115,7 +115,7 @@ def _middle(ratios: Iterable[float | None]) -> float | None:
 
 
 def times(ratio: float) -> str:
-    """A ratio for people: ``12×``, ``1.5×``; two digits where it is near or below one."""
+    """A ratio as text: ``12×``, ``1.5×``; two digits where it is near or below one."""
     if ratio >= 10:
         return f"{ratio:.0f}×"
     return f"{ratio:.1f}×" if ratio >= 1.095 else f"{ratio:.2f}×"
@@ -128,7 +128,10 @@ def percent(share: float) -> str:
 
 
 def framed(figure: go.Figure, title: str, *, several: bool, dark: bool, large: bool) -> go.Figure:
-    """Half a page wide; with ``several`` methods their names stand above, the first one first."""
+    """The figure with the common frame.
+
+    Half a page wide; with ``several`` methods their names stand above, the first one first.
+    """
     row = {"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0, "traceorder": "reversed"}
     figure.update_layout(showlegend=several, legend=row, hovermode="closest")
     made = theme.frame(figure, title=theme.tied(title), dark=dark, width=58, large=large)

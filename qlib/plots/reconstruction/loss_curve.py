@@ -49,7 +49,10 @@ class Fit:
 
 @dataclass(frozen=True)
 class LossCurve:
-    """All fits so far, in their order; the place of the last one is ``index`` of ``of`` units."""
+    """Data of the figure: the loss over steps of every unit fitted so far.
+
+    All fits so far, in their order; the place of the last one is ``index`` of ``of`` units.
+    """
 
     fits: tuple[Fit, ...]
     index: int = 0
@@ -58,11 +61,12 @@ class LossCurve:
 
     @property
     def last(self) -> Fit | None:
+        """The fit that is running or ended last; None before the first one."""
         return self.fits[-1] if self.fits else None
 
 
 def info(events: Iterable[Mapping[str, Any]], *, finished: bool = False) -> LossCurve:
-    """Curves from a run's events (dicts as in ``events.jsonl``).
+    """Data of the figure, from a run's events (dicts as in ``events.jsonl``).
 
     A new fit begins with another unit or when the steps start again. Values that a logarithmic
     axis cannot show (zero, negative, not finite) are left out.
@@ -81,8 +85,8 @@ def info(events: Iterable[Mapping[str, Any]], *, finished: bool = False) -> Loss
         loss = _number(event.get("loss"))
         if loss is not None and loss > 0:
             fits[-1][2].append((now, loss, _number(event.get("penalty"))))
-    made = tuple(Fit(u, r, *zip(*_thin(rows), strict=True)) for u, r, rows in fits if rows)
-    return LossCurve(made, index, of, finished)
+    fitted = tuple(Fit(u, r, *zip(*_thin(rows), strict=True)) for u, r, rows in fits if rows)
+    return LossCurve(fitted, index, of, finished)
 
 
 def _number(value: Any) -> float | None:
@@ -122,7 +126,10 @@ def headline(info: LossCurve) -> str:
 
 
 def figure(info: LossCurve, *, dark: bool = False, height: int = 320) -> go.Figure:
-    """Loss on a logarithmic axis; below it, dashed, the penalty that makes rounding hard."""
+    """Draw loss against step for all units.
+
+    Loss on a logarithmic axis; below it, dashed, the penalty that makes rounding hard.
+    """
     figure = go.Figure()
     color = "#8A94FF" if dark else "#3848FA"
     last = None if info.finished else info.last

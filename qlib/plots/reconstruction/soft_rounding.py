@@ -19,7 +19,9 @@ SPLIT = 0.66  # where the heat map ends and the histogram begins
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Shares (sum 1) of the unit's weights in even bins of h, from 0 = down to 1 = up.
+    """How the rounding values h of a unit are distributed at one step.
+
+    Shares (sum 1) of the unit's weights in even bins of h, from 0 = down to 1 = up.
 
     ``flipped``: share of them that would go elsewhere than to the nearest level, or None.
     """
@@ -36,7 +38,10 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class SoftRounding:
-    """All snapshots of one unit's fit; ``at`` is the place of the chosen one."""
+    """Data of the figure: how the rounding values of a unit develop over its fit.
+
+    All snapshots of one unit's fit; ``at`` is the place of the chosen one.
+    """
 
     unit: str
     method: str
@@ -45,10 +50,12 @@ class SoftRounding:
 
     @property
     def chosen(self) -> Snapshot:
+        """The snapshot that is shown as bars."""
         return self.snapshots[self.at]
 
     @property
     def steps(self) -> tuple[int, ...]:
+        """The steps at which snapshots were taken."""
         return tuple(s.step for s in self.snapshots)
 
 
@@ -60,25 +67,27 @@ def info(
     method: str = "",
     step: int | None = None,
 ) -> SoftRounding:
-    """Snapshots of the fit of a layer or of its block; the one nearest to ``step``, else the last.
+    """Data of the figure, from a run's events.
+
+    Snapshots of the fit of a layer or of its block; the one nearest to ``step``, else the last.
 
     Of a unit fitted in several rounds the first round with snapshots is taken.
     """
-    found = [e for e in events if e.get("phase") == "reconstruct" and _counts(e.get("soft"))]
-    name = fitted_as(layer, unit, (e["unit"] for e in found))
-    made: list[Snapshot] = []
-    for event in (e for e in found if e["unit"] == name):
+    reports = [e for e in events if e.get("phase") == "reconstruct" and _counts(e.get("soft"))]
+    name = fitted_as(layer, unit, (e["unit"] for e in reports))
+    snapshots: list[Snapshot] = []
+    for event in (e for e in reports if e["unit"] == name):
         now = int(event.get("step") or 0)
-        if made and now <= made[-1].step:
+        if snapshots and now <= snapshots[-1].step:
             break
         counts = _counts(event["soft"])
         total = sum(counts)
         shares = tuple(c / total for c in counts)
-        made.append(Snapshot(now, shares, number(event.get("flipped"))))
-    at = len(made) - 1
-    if made and step is not None:
-        at = min(range(len(made)), key=lambda i: abs(made[i].step - step))
-    return SoftRounding(name, method, tuple(made), at)
+        snapshots.append(Snapshot(now, shares, number(event.get("flipped"))))
+    at = len(snapshots) - 1
+    if snapshots and step is not None:
+        at = min(range(len(snapshots)), key=lambda i: abs(snapshots[i].step - step))
+    return SoftRounding(name, method, tuple(snapshots), at)
 
 
 def _counts(value: Any) -> Sequence[float]:
@@ -99,7 +108,10 @@ def headline(info: SoftRounding) -> str:
 
 
 def figure(info: SoftRounding, *, dark: bool = False, large: bool = False) -> go.Figure:
-    """Heat map of step and h, share of weights as colour; beside it the chosen step's bars."""
+    """Draw rounding values over steps as a heat map, and those of one step as a histogram.
+
+    Heat map of step and h, share of weights as colour; beside it the chosen step's bars.
+    """
     figure = go.Figure()
     if info.snapshots:
         _map(figure, info, dark)

@@ -15,7 +15,10 @@ WINDOW = 9  # losses of a running median
 
 @dataclass(frozen=True)
 class Track:
-    """One method's fits of the chosen unit; a method may fit a unit in several rounds."""
+    """One method's fits of the chosen unit.
+
+    One method's fits of the chosen unit; a method may fit a unit in several rounds.
+    """
 
     method: str
     title: str
@@ -24,12 +27,15 @@ class Track:
 
     @property
     def penalised(self) -> bool:
+        """Whether the fit had a penalty that makes the rounding hard."""
         return any(p is not None for f in self.fits for p in f.penalty)
 
 
 @dataclass(frozen=True)
 class UnitLoss:
-    """Tracks, that of the method asked for first; ``others``: fits of its other units.
+    """Data of the figure: how several methods fitted one unit.
+
+    Tracks, that of the method asked for first; ``others``: fits of its other units.
 
     ``broken``: units of that method whose loss stopped being a number. ``smooth``: lines are
     running medians.
@@ -42,11 +48,12 @@ class UnitLoss:
 
     @property
     def main(self) -> Track | None:
+        """The method asked for; None where it has no fit of this unit."""
         return self.tracks[0] if self.tracks else None
 
     @property
     def losses(self) -> list[float]:
-        """All losses of the tracks."""
+        """All losses of all methods' fits."""
         return [x for t in self.tracks for f in t.fits for x in f.loss]
 
 
@@ -58,7 +65,9 @@ def info(
     titles: Mapping[str, str] | None = None,
     smooth: bool = False,
 ) -> UnitLoss:
-    """Curves of the methods of ``events`` (method → events of its run), in that order.
+    """Data of the figure, from the events of several runs.
+
+    Curves of the methods of ``events`` (method → events of its run), in that order.
 
     ``layer`` and the block ``unit`` that holds it: a method that fits layer by layer shows the
     layer's fit, one that fits blocks the block's.
@@ -82,7 +91,7 @@ def fitted_as(layer: str, unit: str, names: Iterable[str]) -> str:
 
 
 def broken(events: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Units with a step whose loss was infinite or not a number: those have no loss stored."""
+    """The units with a step whose loss was infinite or not a number: those have no loss stored."""
     found = (e for e in events if e.get("phase") == "reconstruct" and e.get("unit"))
     return tuple(dict.fromkeys(e["unit"] for e in found if e.get("loss") is None))
 

@@ -40,7 +40,7 @@ def figure(
     log: bool = True,
     penalty: bool = True,
 ) -> go.Figure:
-    """Loss against step; below it, dashed, the penalty that makes the rounding hard."""
+    """Draw the loss against step; below it, dashed, the penalty that makes the rounding hard."""
     figure = go.Figure()
     for fit in info.others:
         _behind(figure, fit)

@@ -25,7 +25,9 @@ HEIGHT = 300
 
 @dataclass(frozen=True)
 class Step:
-    """The value with everything up to this ingredient; ``low`` to ``high``: 95 %, where known.
+    """The metric after one more ingredient of learned rounding.
+
+    The value with everything up to this ingredient; ``low`` to ``high``: 95 %, where known.
 
     ``p``: of the paired test against the step before, where it was made.
     """
@@ -41,7 +43,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Waterfall:
-    """``missing``: methods of the way that have no stored run; ``reference``: the float model."""
+    """Data of the figure: the metric after each ingredient of learned rounding.
+
+    ``missing``: methods of the way that have no stored run; ``reference``: the float model.
+    """
 
     metric: str
     steps: tuple[Step, ...]
@@ -51,7 +56,7 @@ class Waterfall:
 
     @property
     def better(self) -> int:
-        """+1 where more is better, −1 where less is."""
+        """Which direction of the metric is better: +1 for more, −1 for less."""
         return -1 if self.metric == "kl" else 1
 
     def gain(self, at: int) -> float:
@@ -59,7 +64,7 @@ class Waterfall:
         return self.better * (self.steps[at].value - self.steps[at - 1].value)
 
     def clear(self, at: int) -> bool:
-        """Whether the paired test tells it from the step before."""
+        """Whether the paired test tells step ``at`` from the step before."""
         p = self.steps[at].p
         return p is not None and p < LEVEL
 
@@ -71,7 +76,9 @@ def info(
     titles: Mapping[str, str] | None = None,
     p: Mapping[str, float] | None = None,
 ) -> Waterfall:
-    """The steps that have a run in ``records`` (method → run, made under equal conditions).
+    """Data of the figure, from comparable runs of several methods.
+
+    The steps that have a run in ``records`` (method → run, made under equal conditions).
 
     ``p``: method → p value of the paired test of this metric against the step before.
     """
@@ -107,12 +114,12 @@ def headline(info: Waterfall) -> str:
     if gain <= 0:
         return "No ingredient makes the network better here"
     step = info.steps[best]
-    told = f"{step.title}'s step is the largest: {amount(info, gain)}"
+    sentence = f"{step.title}'s step is the largest: {amount(info, gain)}"
     if step.p is None:
-        return told
+        return sentence
     if info.clear(best):
-        return f"{told} (paired {p_text(step.p)})"
-    return f"{told}, but {info.n:,} images do not prove it (paired {p_text(step.p)})"
+        return f"{sentence} (paired {p_text(step.p)})"
+    return f"{sentence}, but {info.n:,} images do not prove it (paired {p_text(step.p)})"
 
 
 def plain(text: str) -> str:
@@ -121,14 +128,17 @@ def plain(text: str) -> str:
 
 
 def amount(info: Waterfall, gain: float) -> str:
-    """``+2.3 points``, or ``−0.012 nats``: a gain in the unit and direction of its metric."""
+    """A gain as text: ``+2.3 points``, or ``−0.012 nats``: in its metric's unit and direction."""
     if info.metric == "kl":
         return f"{-gain:+.3f} nats".replace("-", "−")
     return f"{gain:+.1f} points".replace("-", "−")
 
 
 def figure(info: Waterfall, *, dark: bool = False, large: bool = False) -> go.Figure:
-    """A bar from each value to the next, green up and red down; marks with their intervals."""
+    """Draw the change that each ingredient brings.
+
+    A bar from each value to the next, green up and red down; marks with their intervals.
+    """
     figure = go.Figure()
     if info.steps:
         _bars(figure, info, dark)

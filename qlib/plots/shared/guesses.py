@@ -1,4 +1,4 @@
-"""Pictures with two models' best guesses, and which of many pictures tell the story."""
+"""Test pictures with the best guesses of two models, and the choice of which ones to show."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ COUNT = 6  # pictures shown
 
 @dataclass(frozen=True)
 class Guess:
-    """Five classes, best first, with their probabilities (0 to 1)."""
+    """A model's five best classes for an image, best first, with probabilities (0 to 1)."""
 
     names: tuple[str, ...]
     classes: tuple[int, ...]
@@ -36,7 +36,10 @@ class Picture:
 
 
 def read(preds: Mapping[str, np.ndarray], side: str, i: int, names: list[str]) -> Guess:
-    """The five best classes of image ``i``; ``side``: float, quant or nearest."""
+    """A model's five best guesses for one image.
+
+    The five best classes of image ``i``; ``side``: float, quant or nearest.
+    """
     classes = tuple(int(c) for c in preds[f"{side}_top5"][i] if 0 <= int(c) < len(names))
     probs = tuple(float(p) for p in preds[f"{side}_prob"][i][: len(classes)])
     return Guess(tuple(names[c] for c in classes), classes, probs)
@@ -45,7 +48,9 @@ def read(preds: Mapping[str, np.ndarray], side: str, i: int, names: list[str]) -
 def choose(
     runs: Sequence[Mapping[str, np.ndarray]], pool: Iterable[int], count: int = COUNT
 ) -> tuple[int, ...]:
-    """Positions of pictures that tell the story: half stay right longest, half fall at some width.
+    """Choose a few pictures that show what quantization changes.
+
+    Positions of pictures that tell the story: half stay right longest, half fall at some width.
 
     ``runs`` are predictions (arrays as in ``preds.npz``) of one model on one test set; ``pool``
     the positions whose pictures are stored. Only images that the float model gets right count,

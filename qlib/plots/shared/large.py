@@ -1,4 +1,4 @@
-"""A figure for a room: what was drawn for a desk, with larger text, lines and marks."""
+"""Larger text, lines and marks of a finished figure, for showing it to a room."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ HEIGHT = 1.25  # of the usual height: larger text needs room
 
 
 def enlarge(figure: go.Figure) -> go.Figure:
-    """Raise every size of the figure's traces, notes and rules to the least a room can read."""
+    """Raise all sizes of a figure's traces, notes and rules to what a room can read."""
     for trace in untyped.traces(figure):
         _text(trace)
         if trace.type in ("scatter", "scattergl"):

@@ -21,12 +21,16 @@ class Block:
 
     @property
     def middle(self) -> float:
+        """Place of the middle of the block."""
         return (self.first + self.last) / 2
 
 
 @dataclass(frozen=True)
 class Label:
-    """A text that starts (or, ``left``: ends) above the place ``at``; lane 0 is the lowest."""
+    """A text above the axis, in one of several rows (lanes).
+
+    A text that starts (or, ``left``: ends) above the place ``at``; lane 0 is the lowest.
+    """
 
     at: float
     text: str
@@ -47,11 +51,11 @@ def short(layer: str, unit: str) -> str:
 
 def blocks(units: Sequence[str]) -> list[Block]:
     """Neighbouring layers of the same unit together, in order."""
-    found = []
+    grouped = []
     for unit, places in groupby(range(len(units)), key=units.__getitem__):
         inside = list(places)
-        found.append(Block(unit, inside[0], inside[-1]))
-    return found
+        grouped.append(Block(unit, inside[0], inside[-1]))
+    return grouped
 
 
 def names(found: Sequence[Block]) -> list[str]:
@@ -88,7 +92,9 @@ def ticks(found: Sequence[Block], count: int, width: float = WIDTH) -> tuple[lis
 
 
 def lanes(wanted: Sequence[tuple[float, str]], count: int, width: float = WIDTH) -> list[Label]:
-    """Labels for (place, text) that touch neither each other nor each other's leader lines.
+    """Distribute labels over rows so that they do not overlap.
+
+    Labels for (place, text) that touch neither each other nor each other's leader lines.
 
     Each label stands at its leader, a vertical line down to its mark. ``wanted``: most important
     first; where not all find room, the last ones are left out.
@@ -97,9 +103,9 @@ def lanes(wanted: Sequence[tuple[float, str]], count: int, width: float = WIDTH)
     for kept in range(len(wanted), 0, -1):
         # from the right: there a label's leader stands before all lower texts, and crosses none
         pixels = sorted((((p + 0.5) * pixel, text) for p, text in wanted[:kept]), reverse=True)
-        found = _search(pixels, (), width)
-        if found is not None:
-            return [Label(b.at / pixel - 0.5, b.text, b.lane, b.left) for b in found]
+        placed = _search(pixels, (), width)
+        if placed is not None:
+            return [Label(b.at / pixel - 0.5, b.text, b.lane, b.left) for b in placed]
     return []
 
 

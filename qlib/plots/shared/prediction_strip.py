@@ -25,17 +25,21 @@ PLOT = PICTURE + LABEL + 2 * (CAPTION + BARS)
 
 @dataclass(frozen=True)
 class PredictionStrip:
-    """What the figure shows; ``setting`` names the quantization, as in "4 bits, BRECQ"."""
+    """Data of the figure: pictures with both models' guesses.
+
+    What the figure shows; ``setting`` names the quantization, as in "4 bits, BRECQ".
+    """
 
     pictures: tuple[Picture, ...]
     setting: str
 
     @property
     def small(self) -> bool:
-        """Whether the pictures have so few pixels that each should be seen."""
+        """Whether the pictures are so small that their pixels should be seen."""
         return all(max(p.pixels.shape[:2]) <= FEW for p in self.pictures)
 
     def count(self, verdict: str) -> int:
+        """How many pictures are kept, lost, gained or missed (``verdict``)."""
         return sum(p.verdict == verdict for p in self.pictures)
 
 
@@ -47,7 +51,7 @@ def info(
     setting: str,
     side: str = "quant",
 ) -> PredictionStrip:
-    """The chosen images with both models' guesses.
+    """Data of the figure: the chosen images with both models' guesses.
 
     ``preds`` holds arrays as in ``preds.npz``, ``pictures`` pixels by position; ``side`` is
     which quantized model: ``quant``, or ``nearest`` for the baseline stored beside it.
@@ -94,7 +98,7 @@ class _Parts:
 
 
 def figure(info: PredictionStrip, *, dark: bool = False, large: bool = False) -> go.Figure:
-    """One column per picture: the picture, the float model's bars, the quantized model's bars."""
+    """Draw a column per picture: the picture, bars of the float model, of the quantized model."""
     parts = _Parts()
     n = len(info.pictures)
     width = (1 - GAP * (n - 1)) / max(1, n)

@@ -69,17 +69,17 @@ def style(method: str) -> Style:
 
 
 def ink(dark: bool = False) -> str:
-    """The text colour: float references are drawn in it."""
+    """The colour of text and of float references."""
     return "#E8EAEE" if dark else "#22262E"
 
 
 def faint(dark: bool = False) -> str:
-    """Secondary text and thin rules."""
+    """The colour of secondary text and thin rules."""
     return "#9AA1AB" if dark else "#5E6570"
 
 
 def paper(dark: bool = False) -> str:
-    """The page's background, for rings around marks."""
+    """The page's background colour, for rings around marks."""
     return "#0E1117" if dark else "#FFFFFF"
 
 
@@ -103,7 +103,7 @@ def frame(
     width: int = 96,
     large: bool = False,
 ) -> go.Figure:
-    """Give a figure the house's title, fonts, margins and a zoom that survives reruns.
+    """Give a figure the common title, fonts, margins and a zoom that survives reruns.
 
     ``width`` is the number of characters of the title's longest line. ``large`` is for a room:
     text, lines and marks that are read from the last row, on a higher figure.
@@ -155,7 +155,7 @@ def _shown(axis: go.layout.XAxis | go.layout.YAxis) -> bool:
 
 
 def config(name: str) -> dict[str, Any]:
-    """The chart's own toolbar: no logo, PNG at three times the size, a telling file name."""
+    """Plotly's toolbar settings: no logo, PNG at three times the size, a telling file name."""
     return {
         "displaylogo": False,
         "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],
@@ -164,12 +164,12 @@ def config(name: str) -> dict[str, Any]:
 
 
 def marks(figure: go.Figure) -> int:
-    """How many points a figure draws; a page stays below 10,000."""
+    """How many points a figure draws; pages keep this below 10,000."""
     return sum(len(t.x) if t.x is not None else 0 for t in untyped.traces(figure))
 
 
 def tied(title: str) -> str:
-    """The text with every percent sign on the line of its number."""
+    """The text with each percent sign kept on the line of its number."""
     return title.replace(" %", "\N{NO-BREAK SPACE}%")
 
 

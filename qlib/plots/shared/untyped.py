@@ -1,4 +1,4 @@
-"""Parts of Plotly's figures, for the type checker: Plotly tells no types of them."""
+"""Typed access to parts of Plotly's figures, which Plotly leaves untyped."""
 
 from typing import Any
 

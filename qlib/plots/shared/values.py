@@ -12,7 +12,9 @@ APART = 0.1  # two ticks stand at least this share of the axis apart
 
 @dataclass(frozen=True)
 class ValueAxis:
-    """Where values are drawn. ``bend`` is where the axis turns logarithmic; 0 keeps it linear.
+    """How values are placed on an axis.
+
+    Where values are drawn. ``bend`` is where the axis turns logarithmic; 0 keeps it linear.
 
     Plotly has no such axis, so figures draw ``sign(x)·log10(1 + |x|/bend)`` and label it with x.
     """
@@ -51,7 +53,7 @@ def _candidates(bend: float, most: float) -> Iterable[float]:
 
 
 def bend_of(spreads: Any) -> float:
-    """A bend that shows the bulk of tensors: half the median of their usual sizes.
+    """The value where the axis turns logarithmic, chosen to show the bulk of tensors.
 
     ``spreads`` are sizes such as a tensor's 99th percentile; 1 when all are zero.
     """
@@ -61,7 +63,7 @@ def bend_of(spreads: Any) -> float:
 
 
 def number(x: float, digits: int = 3) -> str:
-    """``−0.0123``: a few digits, a real minus sign, no exponent where it can be avoided."""
+    """A number as text: ``−0.0123``, few digits, a real minus sign, rarely an exponent."""
     if x == 0 or not np.isfinite(x):
         return "0" if x == 0 else "–"
     power = floor(log10(abs(x)))
@@ -74,7 +76,7 @@ def number(x: float, digits: int = 3) -> str:
 
 
 def percent(share: float) -> str:
-    """``0.3 %`` of a share from 0 to 1; tiny shares are not rounded to nothing."""
+    """A share from 0 to 1 as text: ``0.3 %``; tiny shares are not rounded to nothing."""
     if share <= 0:
         return "0 %"
     if share < 1e-4:

@@ -20,7 +20,7 @@ SIDES = {"w": "Weight bits", "a": "Activation bits"}
 
 
 def draw(shown: Shown, known: Sequence[Finished]) -> None:
-    """The whole bar in the sidebar, with chip, link and Present. ``known``: all runs."""
+    """Draw the whole bar in the sidebar, with chip, link and Present. ``known``: all runs."""
     with st.sidebar, st.container(key="context", gap="small"):
         _network(shown, known)
         with st.container(key="b", gap="xsmall"):
@@ -33,9 +33,9 @@ def draw(shown: Shown, known: Sequence[Finished]) -> None:
             )  # fmt: skip
             _steps(shown)
         bar.chip(shown.entry)
-    said = {"m": shown.model, "b": shown.label}
+    params = {"m": shown.model, "b": shown.label}
     at = {k: v for k, v in view.place(shown.track, known).items() if v}
-    bar.tools(said | at)
+    bar.tools(params | at)
 
 
 def _network(shown: Shown, known: Sequence[Finished]) -> None:
@@ -80,7 +80,7 @@ def _moved(pair: Pair, place: int) -> None:
 
 
 def ladder(shown: Shown) -> list[int]:
-    """Equal widths that the line has, most bits first: the stations of Play."""
+    """The equal widths that the line has, most bits first: those that Play visits."""
     return shown.track.equal
 
 
@@ -135,11 +135,12 @@ def start(shown: Shown) -> None:
 
 
 def stop() -> None:
+    """End Play: the widths no longer advance by themselves."""
     st.session_state[PLAYING] = False
 
 
 def tick(pair: Pair, stations: Sequence[int], playing: bool) -> None:
-    """On the timer: the next width, once each has been shown for long enough; stops at the end."""
+    """Advance Play: the next width once each was shown long enough; stops at the end."""
     waited = time.monotonic() - st.session_state.get(PLAYED, 0.0)
     if not playing or not st.session_state.get(PLAYING) or waited < 0.7 * EVERY:
         return

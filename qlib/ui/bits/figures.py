@@ -32,7 +32,7 @@ def _curve(said: str, dark: bool, large: bool, _info: AccuracyBits) -> go.Figure
 
 
 def controls(shown: Shown) -> tuple[str, bool, list[str]]:
-    """One row: what the axis counts, whether accuracy is cut, which lines are drawn beside."""
+    """Show the controls: the axis, whether accuracy is cut, which other lines are drawn."""
     usual = _usual(shown)
     titles = {key: t.title for key, t in shown.tracks.items() if t.equal}
     with st.container(horizontal=True, vertical_alignment="bottom", gap="large", key="b-axis"):
@@ -69,7 +69,7 @@ def _usual(shown: Shown) -> list[str]:
 
 
 def curve(shown: Shown, cost: str, zoom: bool, keys: Sequence[str]) -> AccuracyBits | None:
-    """P2 of these lines; None where nothing has equal bits."""
+    """The figure of accuracy over bits for these lines; None where nothing has equal bits."""
     if not any(shown.tracks[k].equal for k in keys):
         return None
     same = shown.pair[0] if shown.pair[0] == shown.pair[1] else None
@@ -80,7 +80,7 @@ def curve(shown: Shown, cost: str, zoom: bool, keys: Sequence[str]) -> AccuracyB
 
 
 def main(shown: Shown, info: AccuracyBits) -> go.Figure:
-    """P2: a click on a point looks at its line and its bits."""
+    """Show accuracy over bits; a click on a point selects its line and its bits."""
     figure = _curve(repr(info), state.dark(), state.presenting(), info)
     known = {k: view.place(t, shown.siblings) for k, t in shown.tracks.items()}
     st.session_state["b-places"] = known
@@ -134,11 +134,13 @@ def columns() -> dict:
 
 
 def readout(shown: Shown) -> None:
-    """The chosen widths in a row of numbers, and what all widths take together."""
-    told = text.readout(shown)
+    """Show the chosen widths in a row of numbers, and what all widths take together."""
+    numbers = text.readout(shown)
     with st.container(key="b-numbers"):
-        if told:
-            for cell, (name, value, other, term) in zip(st.columns(len(told)), told, strict=True):
+        if numbers:
+            for cell, (name, value, other, term) in zip(
+                st.columns(len(numbers)), numbers, strict=True
+            ):
                 cell.metric(
                     f"{name}, {shown.label}", value, other or None, delta_color="off",
                     delta_arrow="off", help=word(term),
@@ -149,7 +151,7 @@ def readout(shown: Shown) -> None:
 
 
 def save(shown: Shown, info: AccuracyBits, figure: go.Figure, keys: Sequence[str]) -> None:
-    """Small print, export and the table of P2."""
+    """Show small print, export and the table of the accuracy-over-bits figure."""
     left, right = st.columns([7, 1], vertical_alignment="center")
     left.caption(f"{answers.source_line(shown.entry.record)}.{text.left_out(shown)}")
     data, alt = data_frame(info), accuracy_bits.alt(info)

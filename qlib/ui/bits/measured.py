@@ -38,29 +38,29 @@ def offer_pair(shown: Shown) -> None:
 def offer(
     entry: Finished, name: str, bits: Bits, weights: int | None = None, *, key: str = "b-measure"
 ) -> None:
-    """A button that measures, or what was measured before; ``name``: of these bits, unique."""
-    told = st.session_state.setdefault(MEASURED, {}).get((entry.key, name))
-    if told is None:
+    """Show a button that measures, or what was measured before; ``name``: of these bits, unique."""
+    measured = st.session_state.setdefault(MEASURED, {}).get((entry.key, name))
+    if measured is None:
         st.button(
             "Measure on the test images", icon=":material/speed:", key=key, on_click=measure,
             args=(entry, name, bits, weights),
         )  # fmt: skip
     if REFUSED in st.session_state:
         st.warning(st.session_state.pop(REFUSED), icon=":material/power_off:")
-    if told is not None:
-        st.markdown(told)
+    if measured is not None:
+        st.markdown(measured)
 
 
 def measure(entry: Finished, name: str, bits: Bits, weights: int | None = None) -> None:
     """Ask the live network for its accuracy on all test images; remember what it says."""
     try:
         asked = dict(bits) if isinstance(bits, Mapping) else bits
-        found = live.answer(entry, asked, "test", weights)
+        answer = live.answer(entry, asked, "test", weights)
     except InvalidSpec as error:
         st.session_state[REFUSED] = str(error)
         return
     whole = entry.record.metrics["top1_float"]
     st.session_state.setdefault(MEASURED, {})[entry.key, name] = (
-        f"**Top-1 {found.top1:.1f} %** (95 %: {found.top1_low:.1f} to {found.top1_high:.1f}), "
-        f"float {whole:.1f} %; measured in {found.seconds:.1f} s"
+        f"**Top-1 {answer.top1:.1f} %** (95 %: {answer.top1_low:.1f} to {answer.top1_high:.1f}), "
+        f"float {whole:.1f} %; measured in {answer.seconds:.1f} s"
     )

@@ -1,4 +1,4 @@
-"""An assignment of bits to units: its code in an address, its price, what competes with it."""
+"""Mixed precision: an assignment of bits to units, its code in an address, price and rivals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,9 @@ Widths = Mapping[str, tuple[int, ...]]  # of the units that have several, most b
 
 @dataclass(frozen=True)
 class Mix:
-    """What is shown of a run with a table of units, and the assignment that is chosen now.
+    """A run with a table of units, and the assignment of bits that is chosen now.
+
+    What is shown of a run with a table of units, and the assignment that is chosen now.
 
     ``by``: the cost that is limited, a key of `bits_front.COSTS`.
     """
@@ -31,15 +33,17 @@ class Mix:
 
     @property
     def blocks(self) -> Rows:
+        """The rows of the run's table of units."""
         return self.entry.record.blocks
 
     @property
     def code(self) -> str:
+        """The assignment's code, as an address carries it."""
         return encode(self.choice.bits, self.widths)
 
     @property
     def level(self) -> int | None:
-        """The most equal bits for all that cost no more: what to compare with."""
+        """Equal bits for all units at no more cost: the assignment to compare with."""
         now = getattr(self.choice, self.by) * (1 + 1e-9)
         fits = [b for b, c in equal(self.blocks).items() if getattr(c, self.by) <= now]
         return max(fits, default=None)
@@ -54,7 +58,7 @@ def widths_of(blocks: Rows) -> dict[str, tuple[int, ...]]:
 
 
 def encode(bits: Mapping[str, int], units: Mapping[str, Any] | Sequence[str]) -> str:
-    """``44685``: a digit for each unit that has several widths."""
+    """The code of an assignment, such as ``44685``: a digit per unit that has several widths."""
     return "".join(str(bits[unit]) for unit in units)
 
 
@@ -73,7 +77,7 @@ def equal(blocks: Rows) -> dict[int, Choice]:
 
 
 def within(choices: Sequence[Choice], by: str, budget: float) -> Choice:
-    """The best of a front that costs no more; the cheapest where none does."""
+    """The best assignment of a front within the budget; the cheapest where none fits."""
     fits = [c for c in choices if getattr(c, by) <= budget * (1 + 1e-9)]
     return fits[-1] if fits else choices[0]
 

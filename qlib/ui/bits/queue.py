@@ -1,4 +1,4 @@
-"""One run that the Bits page lacks: offer it, watch it, say what became of it."""
+"""The one run that the Bits page lacks: the offer to start it, its progress, how it ended."""
 
 from dataclasses import dataclass, replace
 
@@ -17,7 +17,7 @@ from qlib.ui.shared.timeline import span
 
 @dataclass(frozen=True)
 class Wanted:
-    """A run to offer: why, and what the button says."""
+    """A run that the page offers to start: why, and the text of its button."""
 
     spec: RunSpec
     why: str
@@ -25,7 +25,7 @@ class Wanted:
 
 
 def wanted(shown: Shown) -> Wanted | None:
-    """The chosen cell where it was not measured; else the network with many widths, if missing.
+    """The run to offer: the chosen unmeasured cell, else the missing network of many widths.
 
     None where nothing is missing, or the live network measures it without a run.
     """
@@ -75,7 +75,7 @@ def _checked(spec: RunSpec) -> RunSpec | None:
 
 
 def panel(shown: Shown) -> None:
-    """Offer, progress, or what happened. Call it on every run of the page, wanted or not.
+    """Show the offer, the progress or the end of the run. Call it on every run of the page.
 
     The fragment renews itself only while the job goes on; when its state changes the page runs
     once more.

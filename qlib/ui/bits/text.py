@@ -9,7 +9,7 @@ from qlib.ui.bits.view import Shown, Track
 
 
 def answer(shown: Shown, line: Line | None) -> str:
-    """How low the chosen line goes, and what breaks first."""
+    """The page's answer: how low the chosen line goes, and what breaks first."""
     title = shown.track.title
     if line is None:
         return f"**{title}** has no measurement with equal bits of weights and activations yet."
@@ -17,15 +17,15 @@ def answer(shown: Shown, line: Line | None) -> str:
     one = ", one stored model for all widths," if shown.track.one else ""
     held = line.holds_to
     if held is None:
-        told = f"With **{title}**{one} {n} test images show a loss at every stored width."
+        sentence = f"With **{title}**{one} {n} test images show a loss at every stored width."
     else:
-        told = f"With **{title}**{one} {n} test images show no loss down to **{held} bits**"
-        told += f"{_next(line, shown)}."
-    return f"{told} {_where(shown.track)}".strip()
+        sentence = f"With **{title}**{one} {n} test images show no loss down to **{held} bits**"
+        sentence += f"{_next(line, shown)}."
+    return f"{sentence} {_where(shown.track)}".strip()
 
 
 def line_n(shown: Shown) -> float:
-    """Test images of the chosen line."""
+    """Number of test images of the chosen line."""
     return shown.track.first.record.metrics["n"]
 
 
@@ -53,27 +53,27 @@ def _where(track: Track) -> str:
 
 
 def points(value: float) -> str:
-    """``5.1 points``."""
+    """A difference of accuracy as text: ``5.1 points``."""
     shown = f"{value:.1f}" if abs(value) < 10 else f"{value:.0f}"
     return f"{shown} point" if shown == "1.0" else f"{shown} points"
 
 
 def storage(shown: Shown) -> str:
-    """One stored model against one for each width, in megabytes."""
+    """The size in words: one stored model against one for each width, in megabytes."""
     track, many = shown.track, shown.many
     if track.one:
-        told = f"All {len(track.equal)} widths of {track.title} are **one model of "
-        told += f"{track.stored_mb:.2f} MB** ({_inside(track)})"
+        sentence = f"All {len(track.equal)} widths of {track.title} are **one model of "
+        sentence += f"{track.stored_mb:.2f} MB** ({_inside(track)})"
         rivals = [t for t in shown.tracks.values() if not t.one]
         rival = max(rivals, key=lambda t: len(t.equal), default=None)
         if rival is None:
-            return f"{told}."
-        return f"{told}; {_each(rival)}."
-    told = _each(track)
-    told = told[0].upper() + told[1:]
+            return f"{sentence}."
+        return f"{sentence}; {_each(rival)}."
+    sentence = _each(track)
+    sentence = sentence[0].upper() + sentence[1:]
     if many is None:
-        return f"{told}."
-    return f"{told}; {many.title}: {len(many.equal)} widths in one of {many.stored_mb:.2f} MB."
+        return f"{sentence}."
+    return f"{sentence}; {many.title}: {len(many.equal)} widths in one of {many.stored_mb:.2f} MB."
 
 
 def _each(track: Track) -> str:
@@ -146,7 +146,7 @@ NO_UNITS = (
 
 
 def left_out(shown: Shown) -> str:
-    """How many runs are not shown, as they cannot be compared."""
+    """A note on how many runs are not shown, as they cannot be compared."""
     n = shown.left_out
     if not n:
         return ""

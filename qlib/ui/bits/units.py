@@ -26,16 +26,16 @@ KL_AT = "Nats: what this unit does alone at these bits, all others in float."
 
 
 def section(entry: Finished) -> None:
-    """Everything about bits for each unit of a run that has a table of units."""
+    """Show everything about bits for each unit, for a run that has a table of units."""
     st.subheader("Different bits for different units", anchor=False, help=word("unit"))
     mix = controls(entry)
     if mix is None:
         return
     name = entry.record.spec.key
-    (steps, said), (best, alt) = bits_mix.figures(mix, state.dark(), state.presenting())
+    (steps, steps_alt), (best, alt) = bits_mix.figures(mix, state.dark(), state.presenting())
     left, right = st.columns([5, 4], gap="medium")
     with left:
-        st.plotly_chart(steps, key="b-steps", config=theme.config(f"{name}_units"), alt=said)
+        st.plotly_chart(steps, key="b-steps", config=theme.config(f"{name}_units"), alt=steps_alt)
     with right:
         st.plotly_chart(
             best, key=FRONT, on_select=front_clicked, selection_mode="points",
@@ -49,7 +49,7 @@ def section(entry: Finished) -> None:
 
 
 def controls(entry: Finished) -> Mix | None:
-    """What the budget counts, and how much it is; or the assignment that was edited."""
+    """Show the budget and what it counts; returns the assignment, the best or the edited one."""
     widths = bits_mix.widths_of(entry.record.blocks)
     one, two, three = st.columns([5, 8, 5], vertical_alignment="bottom", gap="medium")
     with one:
@@ -106,7 +106,7 @@ def _forget() -> None:
 
 
 def front_clicked(session: Session = st.session_state) -> None:
-    """A click on an assignment of the front takes it; beside them, nothing."""
+    """Choose the assignment that was clicked on the front; clicks beside it do nothing."""
     points = session[FRONT]["selection"]["points"]
     data = points[0].get("customdata") if points else None
     if data:

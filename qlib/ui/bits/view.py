@@ -1,4 +1,4 @@
-"""What the Bits page looks at: a network, a line of bit-widths, one pair of widths on it."""
+"""The selection of the Bits page: a network, a line of bit-widths, one pair of widths on it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,14 +35,17 @@ class Track:
 
     @property
     def first(self) -> Finished:
+        """The first run of the line."""
         return next(iter(self.runs.values()))
 
     @property
     def spec(self) -> RunSpec:
+        """The specification of the line's first run."""
         return self.first.record.spec
 
     @property
     def method(self) -> str:
+        """The key of the line's method."""
         return self.spec.method
 
     @property
@@ -66,7 +69,10 @@ class Track:
 
 @dataclass(frozen=True)
 class Shown:
-    """What the page shows; ``left_out``: runs of the backbone made under other conditions."""
+    """What the page shows: the chosen line and pair of bits, among all lines of a network.
+
+    What the page shows; ``left_out``: runs of the backbone made under other conditions.
+    """
 
     model: str
     tracks: Mapping[str, Track]
@@ -78,6 +84,7 @@ class Shown:
 
     @property
     def label(self) -> str:
+        """The chosen pair as text: ``W4A4``."""
         return "W{}A{}".format(*self.pair)
 
     @property
@@ -124,19 +131,22 @@ def _first_many(tracks: Iterable[Track]) -> Track | None:
 
 
 def find() -> Shown | None:
-    """What the address asks for, or what comes nearest; None without any run."""
-    known, asked = context.entries(), address.asked()
+    """The selection that the address asks for.
+
+    What the address asks for, or what comes nearest; None without any run.
+    """
+    entries, asked = context.entries(), address.asked()
     named = {k: v for k, v in asked.items() if k in ("m", "q", "run")}
-    choice = resolve.choose(named, known, state.titles())
+    choice = resolve.choose(named, entries, state.titles())
     if choice is None:
         return None
     model = choice.spec.model
-    siblings = tuple(e for e in known if e.record.spec.model == model)
+    siblings = tuple(e for e in entries if e.record.spec.model == model)
     here = choice.entry if asked.get("run") == choice.entry.key else None
     tracks, left = tracks_of(siblings, here)
     track = _track(tracks, choice, asked)
-    pair, said = _pair(asked.get("b"), choice.entry if here else None)
-    return Shown(model, tracks, track, pair, siblings, left, (*choice.notes, *said))
+    pair, note = _pair(asked.get("b"), choice.entry if here else None)
+    return Shown(model, tracks, track, pair, siblings, left, (*choice.notes, *note))
 
 
 def _track(tracks: Mapping[str, Track], choice: resolve.Choice, asked: Mapping[str, str]) -> Track:
@@ -203,10 +213,10 @@ def measured(entry: Finished) -> dict[Pair, Mapping[str, Any]]:
     record = entry.record
     own = (record.spec.weight_bits, record.spec.act_bits)
     shared = {k: record.metrics[k] for k in ("top1_float", "n") if k in record.metrics}
-    found: dict[Pair, Mapping[str, Any]] = {own: record.metrics}
+    by_pair: dict[Pair, Mapping[str, Any]] = {own: record.metrics}
     for row in record.bit_widths:
-        found[int(row["weight_bits"]), int(row["act_bits"])] = shared | row
-    return found
+        by_pair[int(row["weight_bits"]), int(row["act_bits"])] = shared | row
+    return by_pair
 
 
 def _states(reference: RunSpec) -> dict[str, dict[Pair, str]]:
@@ -229,17 +239,20 @@ def _states(reference: RunSpec) -> dict[str, dict[Pair, str]]:
 
 
 def go(pair: Pair) -> None:
-    """Look at another pair of widths. For callbacks."""
+    """Choose another pair of widths. For callbacks."""
     address.put({"b": f"W{pair[0]}A{pair[1]}"})
 
 
 def take(track: Track, known: Sequence[Finished]) -> None:
-    """Look at another line. ``known``: all runs. For callbacks."""
+    """Choose another line. ``known``: all runs. For callbacks."""
     address.put(place(track, known))
 
 
 def place(track: Track, known: Sequence[Finished]) -> dict[str, str | None]:
-    """What an address says of a line: its method, and its run where that alone is not enough."""
+    """The address parameters of a line.
+
+    What an address says of a line: its method, and its run where that alone is not enough.
+    """
     method, entry = track.method, track.first
     run = None
     if track.one:

@@ -22,14 +22,14 @@ FLIPS, SHOWN = "flips", "g"
 
 
 def predictions(entries: Sequence[Finished]) -> dict[str, Preds]:
-    """By run key, of the runs whose predictions can be read; the others are told."""
-    found: dict[str, Preds] = {}
+    """The predictions of each run by its key; runs without readable ones are reported."""
+    by_key: dict[str, Preds] = {}
     for entry in entries:
         try:
-            found[entry.record.spec.key] = paired.checked(state.preds(entry.folder), entry.key)
+            by_key[entry.record.spec.key] = paired.checked(state.preds(entry.folder), entry.key)
         except InvalidSpec as error:
             st.warning(f"No image can be followed: {error}", icon=":material/broken_image:")
-    return found
+    return by_key
 
 
 def flips(entries: Sequence[Finished], preds: dict[str, Preds]) -> FlipsBars | None:
@@ -55,7 +55,7 @@ def flip_frame(info: FlipsBars) -> pd.DataFrame:
 
 
 def save(figure: go.Figure, info: FlipsBars, records: Sequence[RunRecord]) -> None:
-    """The export menu and the data of the figure of flips."""
+    """Show the export menu and the data of the figure of flips."""
     numbers = flip_frame(info)
     export.menu(FLIPS, figure, numbers, records, alt=flips_bars.alt(info))
     frame.data_table("Images of each run, by who is right", numbers)
@@ -72,16 +72,16 @@ def clicked(session: Session = st.session_state) -> None:
 def follow(
     picked: Sequence[str], entries: Sequence[Finished], preds: dict[str, Preds], first: str
 ) -> Finished:
-    """The chosen run to follow, at first the one of key ``first``; shows its 2×2 table."""
-    known = {n: e for n, e in zip(picked, entries, strict=True) if e.record.spec.key in preds}
-    st.session_state["flip-names"] = {e.record.spec.key: n for n, e in known.items()}
-    if st.session_state.get(SHOWN) not in known:
-        start = next((n for n, e in known.items() if e.record.spec.key == first), None)
-        st.session_state[SHOWN] = start or next(iter(known))
-    name = st.selectbox("Follow the images of", list(known), key=SHOWN, bind="query-params")
-    pair = paired.against_float(preds[known[name].record.spec.key])
+    """Show a picker of a run and its 2×2 table against float; returns the run."""
+    by_name = {n: e for n, e in zip(picked, entries, strict=True) if e.record.spec.key in preds}
+    st.session_state["flip-names"] = {e.record.spec.key: n for n, e in by_name.items()}
+    if st.session_state.get(SHOWN) not in by_name:
+        start = next((n for n, e in by_name.items() if e.record.spec.key == first), None)
+        st.session_state[SHOWN] = start or next(iter(by_name))
+    name = st.selectbox("Follow the images of", list(by_name), key=SHOWN, bind="query-params")
+    pair = paired.against_float(preds[by_name[name].record.spec.key])
     st.dataframe(gallery.table(pair), hide_index=True, alt="Images by who is right")
-    return known[name]
+    return by_name[name]
 
 
 def pictures(entry: Finished, entries: Sequence[Finished], preds: dict[str, Preds]) -> None:
@@ -95,13 +95,13 @@ def pictures(entry: Finished, entries: Sequence[Finished], preds: dict[str, Pred
 
 
 def duel(picked: Sequence[str], entries: Sequence[Finished], preds: dict[str, Preds]) -> None:
-    """The exact paired test of two chosen runs, in words and numbers."""
-    known = dict(zip(picked, entries, strict=True))
+    """Show the exact paired test of two chosen runs, in words and numbers."""
+    by_name = dict(zip(picked, entries, strict=True))
     one, two = st.columns(2)
-    ranked = sorted(picked, key=lambda n: -known[n].record.metrics["top1"])
+    ranked = sorted(picked, key=lambda n: -by_name[n].record.metrics["top1"])
     first = _one_of(one, "Test this run", ranked, "first")
     second = _one_of(two, "against this one", [n for n in ranked if n != first], "second")
-    st.markdown(_said(known[first], known[second], preds))
+    st.markdown(_said(by_name[first], by_name[second], preds))
 
 
 def _one_of(place, name: str, options: list[str], key: str) -> str:

@@ -17,7 +17,7 @@ VIEW = "layer_sqnr"
 
 
 def profiles(entries: Sequence[Finished]) -> tuple[list[Profile], list[str]]:
-    """One profile for each run that has measured its layers' outputs, and why others have none.
+    """A profile for each run whose layer outputs were measured, and why others have none.
 
     Only runs of the first one's network share an axis.
     """
@@ -46,7 +46,7 @@ def profiles(entries: Sequence[Finished]) -> tuple[list[Profile], list[str]]:
 
 
 def show(entries: Sequence[Finished], *, dark: bool, large: bool) -> None:
-    """The overlay, or why there is none."""
+    """Show the overlaid errors of each layer's output, or why there are none."""
     found, missing = profiles(entries)
     if not found:
         st.info(
@@ -69,7 +69,7 @@ def show(entries: Sequence[Finished], *, dark: bool, large: bool) -> None:
 
 def table(found: Sequence[Profile]) -> pd.DataFrame:
     """One row per layer, one column per run: SQNR of the layer's output in dB."""
-    made: dict[str, list[Any]] = {"Layer": [v.layer for v in found[0].values]}
+    columns: dict[str, list[Any]] = {"Layer": [v.layer for v in found[0].values]}
     for profile in found:
-        made[profile.title] = [v.value for v in profile.values]
-    return pd.DataFrame(made)
+        columns[profile.title] = [v.value for v in profile.values]
+    return pd.DataFrame(columns)

@@ -1,4 +1,4 @@
-"""Who is ahead, and by which test: paired where the images are the same, else by intervals."""
+"""The ranking of runs, by paired tests where the images are the same, else by intervals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,9 @@ Titles = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Ranking:
-    """Runs by falling accuracy; the `Pair` of every two of them by their keys, better first.
+    """Runs ordered by accuracy, with their pairwise tests.
+
+    Runs by falling accuracy; the `Pair` of every two of them by their keys, better first.
 
     ``raised``: the pairs' p values, corrected for how many pairs there are (Holm); empty, with a
     sentence in ``why``, when the runs cannot be paired: then their 95 % intervals decide.
@@ -28,11 +30,15 @@ class Ranking:
 
     @property
     def apart(self) -> dict[tuple[str, str], bool]:
-        """Of the keys of two runs, better first: whether the paired test tells them apart."""
+        """Whether two runs differ beyond chance.
+
+        Of the keys of two runs, better first: whether the paired test tells them apart.
+        """
         return {keys: p < LEVEL for keys, p in self.raised.items()}
 
     @property
     def best(self) -> RunRecord:
+        """The most accurate run."""
         return self.records[0]
 
     def told(self, record: RunRecord) -> bool:
@@ -43,24 +49,30 @@ class Ranking:
 
     @property
     def level(self) -> tuple[RunRecord, ...]:
-        """Those that these images do not tell from the best one, which comes first."""
+        """The best run, then those that these images cannot tell from it."""
         return (self.best, *(r for r in self.records[1:] if not self.told(r)))
 
 
 def names(records: Sequence[RunRecord], titles: Titles) -> dict[str, str]:
-    """By run key: the method, and of bits, backbone and key what differs; a single run's bits."""
-    told = {r.spec.key: titles.get(r.spec.method, r.spec.method) for r in records}
+    """A short name for each run that tells it from the others.
+
+    By run key: the method, and of bits, backbone and key what differs; a single run's bits.
+    """
+    by_key = {r.spec.key: titles.get(r.spec.method, r.spec.method) for r in records}
     for part in (bits_label, lambda r: r.spec.model):
-        found = {r.spec.key: part(r) for r in records}
-        if len(set(found.values())) > 1 or (len(records) == 1 and part is bits_label):
-            told = {key: f"{told[key]} {found[key]}" for key in told}
-    if len(set(told.values())) < len(told):
-        told = {key: f"{name} {key[-10:-4]}" for key, name in told.items()}
-    return told
+        parts = {r.spec.key: part(r) for r in records}
+        if len(set(parts.values())) > 1 or (len(records) == 1 and part is bits_label):
+            by_key = {key: f"{by_key[key]} {parts[key]}" for key in by_key}
+    if len(set(by_key.values())) < len(by_key):
+        by_key = {key: f"{name} {key[-10:-4]}" for key, name in by_key.items()}
+    return by_key
 
 
 def rank(records: Sequence[RunRecord], preds: Mapping[str, Preds]) -> Ranking:
-    """``preds`` by run key; the paired test needs those of every run."""
+    """Order runs by accuracy and test every two of them.
+
+    ``preds`` by run key; the paired test needs those of every run.
+    """
     order = tuple(sorted(records, key=lambda r: (-r.metrics["top1"], -r.metrics["agreement"])))
     if any(r.spec.key not in preds for r in order):
         return Ranking(order, why="the predictions of a run cannot be read")
@@ -76,7 +88,10 @@ def rank(records: Sequence[RunRecord], preds: Mapping[str, Preds]) -> Ranking:
 
 
 def verdict(ranking: Ranking, titles: Titles) -> str:
-    """Who is ahead, in one line (Markdown); no winner is named where the test tells none."""
+    """A sentence on who is ahead.
+
+    Who is ahead, in one line (Markdown); no winner is named where the test tells none.
+    """
     if len(ranking.records) == 1:
         return _single(ranking.best, titles)
     level, called = ranking.level, names(ranking.records, titles)
@@ -130,7 +145,7 @@ def _by(ranking: Ranking, shown: Sequence[RunRecord]) -> str:
 
 
 def signed(value: float) -> str:
-    """``+1.2`` or ``−0.5`` with a real minus sign; ``0.0`` without any."""
+    """A difference as text: ``+1.2`` or ``−0.5`` with a real minus sign; ``0.0`` has none."""
     text = f"{value:+.1f}".replace("-", "−")
     return "0.0" if text[1:] == "0.0" else text
 

@@ -25,7 +25,7 @@ COLUMNS = {
 
 
 def filters(known: Known) -> None:
-    """Which runs the table lists: backbones, bits, and what the last box in the figure held."""
+    """Show the filters of the run table: backbones, bits, and the box drawn in the figure."""
     one, two, three = st.columns([3, 3, 2], vertical_alignment="bottom")
     models = sorted({e.record.spec.model for e in known.values()})
     bits = sorted({answers.bits_label(e.record) for e in known.values()}, reverse=True)
@@ -119,23 +119,23 @@ def _row(name: str, entry: Finished, stored: bool) -> dict:
 
 
 def differences(records: Sequence[RunRecord], names: Sequence[str]) -> None:
-    """Only the fields of the specifications that differ; settings as rows or as columns."""
+    """Show the fields of the specifications that differ; settings as rows or as columns."""
     left, right = st.columns([4, 1], vertical_alignment="bottom")
     left.subheader("What differs", anchor=False)
-    found = comparable.differences(records)
-    if not found:
+    fields = comparable.differences(records)
+    if not fields:
         st.caption("The chosen runs have the same specification.")
         return
-    labels = [forms.label(field.removeprefix(comparable.SETTING)) for field in found]
-    made = pd.DataFrame(list(found.values()), index=labels, columns=list(names))
-    made.index.name = "Setting"
+    labels = [forms.label(field.removeprefix(comparable.SETTING)) for field in fields]
+    data = pd.DataFrame(list(fields.values()), index=labels, columns=list(names))
+    data.index.name = "Setting"
     if right.toggle("Runs as rows", key="turned", bind=URL):
-        made = made.T
-        made.index.name = "Run"
-    st.dataframe(made.reset_index(), hide_index=True, alt="Settings that differ between the runs")
+        data = data.T
+        data.index.name = "Run"
+    st.dataframe(data.reset_index(), hide_index=True, alt="Settings that differ between the runs")
 
 
 def broken() -> None:
-    """Folders that look like runs and are none, with what is wrong."""
+    """Show folders that look like runs and are none, with what is wrong."""
     shelves = (state.demo(), state.own())
     cards.unreadable([e.problem for shelf in shelves for e in shelf.broken])

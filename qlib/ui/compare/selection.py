@@ -27,7 +27,9 @@ def handles(entries: Mapping[str, Finished]) -> dict[str, Finished]:
 
 
 def choose(known: Known, record: RunRecord) -> list[str]:
-    """The names of the chosen runs; those of a link that are not here are told, not raised.
+    """Let the visitor choose the runs to compare.
+
+    The names of the chosen runs; those of a link that are not here are told, not raised.
 
     Before anyone chooses, the methods of the bar's backbone at its bits are compared; the bar's
     run is ``record``. Another backbone or other bits in the bar start anew from there, unless a
@@ -52,7 +54,7 @@ def choose(known: Known, record: RunRecord) -> list[str]:
 
 
 def start(known: Known, record: RunRecord) -> list[str]:
-    """What is compared before anyone chose: the methods of this run's backbone at its bits."""
+    """The runs compared at first: the methods of this run's backbone at its bits."""
     spec, bits = record.spec, answers.bits_label(record)
     fitting = [
         name
@@ -87,7 +89,7 @@ def controls() -> tuple[str, bool, int]:
 
 
 def enough(known: Known, picked: Sequence[str], fewest: int) -> list[str]:
-    """The chosen runs with enough test images; those left out are told."""
+    """The chosen runs with enough test images; the page says which were left out."""
     kept = [name for name in picked if known[name].record.metrics["n"] >= fewest]
     if len(kept) < len(picked):
         out = [name for name in picked if name not in kept]
@@ -123,7 +125,7 @@ def followed(session: Session = st.session_state) -> None:
 
 
 def tell_full() -> None:
-    """Said once after a click that found no room."""
+    """Say, once, that a clicked run was not added as the selection is full."""
     if st.session_state.pop("compare-full", False):
         st.toast(f"At most {MOST} runs are compared: let one go first.", icon=":material/block:")
 

@@ -1,4 +1,4 @@
-"""A run without counts of its values: why, and a button that runs the same again."""
+"""The offer to repeat a run that stored no counts of its values."""
 
 import streamlit as st
 
@@ -9,7 +9,7 @@ from qlib.ui.shared import context, job_panel
 
 
 def missing(view: context.View, error: InvalidSpec) -> None:
-    """No counts of this run: why, and a button that runs the same again to collect them."""
+    """Say why a run has no counts, with a button that runs the same again to collect them."""
     st.info(f"The numbers inside this run were not kept: {error}", icon=":material/inventory_2:")
     spec, own = view.record.spec, store.runs_dir()
     again = store.find(spec, [own, store.demo_dir()])

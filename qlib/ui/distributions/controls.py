@@ -22,7 +22,9 @@ OVERLAID = 2  # runs laid over the one shown
 
 @dataclass(frozen=True)
 class Choice:
-    """What the controls say. ``channels``: channel by channel; ``others``: titles of methods.
+    """What the visitor chose in the controls.
+
+    What the controls say. ``channels``: channel by channel; ``others``: titles of methods.
 
     ``side`` (``left``, ``right``) is empty where the layer has one input.
     """
@@ -39,7 +41,7 @@ class Choice:
 
 
 def controls(view: context.View, hists: Mapping[str, TensorHist]) -> Choice:
-    """All controls in one row; what is rarely changed is behind a button."""
+    """Show all controls in one row; what is rarely changed is behind a button."""
     sides = {side: hists.get(f"{view.layer}.{side}") for side in SIDES}
     pair = {side: hist for side, hist in sides.items() if hist is not None}
     side, channels = "", False
@@ -113,19 +115,21 @@ def _others(view: context.View) -> tuple[str, ...]:
 def others(view: context.View) -> dict[str, store.Finished]:
     """Title → run of each other method that is stored for this backbone at these bits."""
     titles, bits = state.titles(), answers.bits_label(view.record)
-    found: dict[str, store.Finished] = {}
+    by_title: dict[str, store.Finished] = {}
     for entry in view.siblings:
         method = entry.record.spec.method
         same = answers.bits_label(entry.record) == bits and method != view.record.spec.method
         if same and (entry.folder / tensors.FILE).exists():
-            found.setdefault(titles.get(method, method), entry)
-    return found
+            by_title.setdefault(titles.get(method, method), entry)
+    return by_title
 
 
 def tensor(
     view: context.View, hists: Mapping[str, TensorHist], choice: Choice
 ) -> TensorHist | None:
-    """The tensor of the layer that the controls ask for, or the nearest; None, told, without any.
+    """The tensor of the chosen layer.
+
+    The tensor of the layer that the controls ask for, or the nearest; None, told, without any.
 
     The product of an attention head has two inputs and no weight; a layer inside a block may read
     its input unrounded, then what enters the block is shown.

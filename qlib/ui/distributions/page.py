@@ -1,4 +1,4 @@
-"""The Distributions page: where it begins, the ladder that is clicked, and its main figure."""
+"""The parts of the Distributions page: start, ladder of ranges, and main figure."""
 
 from collections.abc import Mapping, Sequence
 
@@ -31,7 +31,7 @@ _BEGUN = "h-begun"
 
 
 def begin(view: context.View, hists: Mapping[str, TensorHist]) -> None:
-    """Where the address names no layer, look at the one with the largest outliers, once a model.
+    """Choose the layer with the largest outliers where the address names none, once a model.
 
     Once, so that the browser's way back does not lead here again.
     """
@@ -63,12 +63,12 @@ def seen(record: RunRecord, hists: Mapping[str, TensorHist]) -> dict[str, Seen]:
 
 
 def runs(view: context.View, choice: Choice, shown: Seen) -> list[Run]:
-    """The run shown and those laid over it, where they have the tensor too."""
+    """The run shown and the runs laid over it that have the same tensor."""
     title = state.titles().get(view.record.spec.method, view.record.spec.method)
-    found = [Run(view.record.spec.method, title, shown.hist, shown.grids)]
-    known = controls.others(view)
+    shown_runs = [Run(view.record.spec.method, title, shown.hist, shown.grids)]
+    others = controls.others(view)
     for name in choice.others:
-        entry = known[name]
+        entry = others[name]
         try:
             record = state.record(entry.folder)
             other = seen(record, state.hist(entry.folder)).get(shown.hist.name)
@@ -76,12 +76,15 @@ def runs(view: context.View, choice: Choice, shown: Seen) -> list[Run]:
             st.warning(str(error), icon=":material/broken_image:")
             continue
         if other:
-            found.append(Run(entry.record.spec.method, name, other.hist, other.grids))
-    return found
+            shown_runs.append(Run(entry.record.spec.method, name, other.hist, other.grids))
+    return shown_runs
 
 
 def main(choice: Choice, shown: Sequence[Run]) -> tuple[go.Figure, str, str]:
-    """The main figure, its words, and a name for files; says where a stage does not exist."""
+    """Draw the main figure; returns it, its words, and a name for files.
+
+    The page says where a stage does not exist.
+    """
     look = {"dark": state.dark(), "large": state.presenting()}
     hist, stage = shown[0].hist, choice.stage
     if (stage == "codes" and not tensor.has_grid(hist)) or tensor.kept_float(hist):
@@ -111,7 +114,7 @@ def _no_grid(hist: TensorHist, stage: str) -> None:
 
 
 def channel(choice: Choice, shown: Run) -> None:
-    """One channel by itself, chosen from a list, the furthest first."""
+    """Show one channel by itself, chosen from a list, the furthest first."""
     info = channel_map.info(shown)
     order = [int(info.index[i]) for i in (-info.span).argsort(kind="stable")]
     if st.session_state.get("h_one") not in (None, *order):
@@ -129,7 +132,7 @@ def channel(choice: Choice, shown: Run) -> None:
 
 
 def ladder(view: context.View, hists: Mapping[str, TensorHist], choice: Choice) -> None:
-    """All tensors of the kind; a click chooses one. Independent of what is chosen."""
+    """Show the ranges of all tensors of the kind; a click chooses one."""
     stamp = (view.folder / tensors.FILE).stat().st_mtime_ns
     look = (choice.kind, choice.order, state.dark(), state.presenting())
     figure, alt = _ladder(str(view.folder), stamp, *look, list(hists.values()))
@@ -156,7 +159,10 @@ def _ladder(
 
 
 def clicked(session: Session = st.session_state) -> None:
-    """A click on a rung: its layer for all pages, its side of an attention product for this one."""
+    """Choose the tensor of the clicked rung.
+
+    A click on a rung: its layer for all pages, its side of an attention product for this one.
+    """
     points = session[LADDER]["selection"]["points"]
     data = points[0].get("customdata") if points else None
     if data and data[1] in SIDES:

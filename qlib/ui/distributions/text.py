@@ -29,6 +29,7 @@ class Seen:
 
     @property
     def levels(self) -> int:
+        """Number of levels of the tensor's grid."""
         return self.hist.qmax - self.hist.qmin + 1
 
     @property
@@ -41,7 +42,7 @@ class Seen:
 
 
 def answer(seen: Seen) -> str:
-    """What these numbers look like and what rounding does to them (Markdown)."""
+    """The page's answer: what the counts look like and what rounding does to them (Markdown)."""
     hist = seen.hist
     low, high = (number(float(v), 2) for v in hist.percentiles[[0, -1]])
     if hist.tensor == "output":
@@ -86,7 +87,7 @@ def _times(ratio: float) -> str:
 
 
 def hint(seen: Seen) -> str:
-    """What to look for in the tensor's figure (Markdown)."""
+    """Advice on what to look for in the tensor's figure (Markdown)."""
     if seen.hist.tensor == "output":
         return (
             "Below the counts: how far values are off in the quantized network. All errors of the "
@@ -109,11 +110,11 @@ def numbers(seen: Seen) -> list[tuple[str, str, str]]:
     """(name, value, term of the glossary) of the tensor's few numbers."""
     hist = seen.hist
     low, high = (number(float(v), 2) for v in hist.percentiles[[0, -1]])
-    found = [("Range", f"{low} to {high}", "tensor range")]
+    facts = [("Range", f"{low} to {high}", "tensor range")]
     if tensor.has_grid(hist):
         used = int((hist.codes > 0).sum())
         about = "≈ " if seen.grids > 1 else ""
-        found += [
+        facts += [
             ("Scale (step)", about + number(hist.scale), "scale"),
             ("Zero-point", about + number(hist.zero_point), "zero-point"),
             ("Clipped", percent(hist.clipped), "clipping"),
@@ -122,11 +123,11 @@ def numbers(seen: Seen) -> list[tuple[str, str, str]]:
         ]
     elif hist.tensor == "output":
         off, spread = tensor.rmse(hist), tensor.spread(hist)
-        found += [
+        facts += [
             ("Spread", number(spread, 2), "spread"),
             ("Error (RMS)", number(off, 2), "accumulated error"),
         ]
-    return [*found, ("Outlier ratio", f"{hist.outlier_ratio:.1f}", "outlier ratio")]
+    return [*facts, ("Outlier ratio", f"{hist.outlier_ratio:.1f}", "outlier ratio")]
 
 
 def table(hists: Mapping[str, Seen]) -> pd.DataFrame:
@@ -157,7 +158,7 @@ def _row(seen: Seen) -> dict[str, Any]:
 
 
 def bins(hist: TensorHist) -> pd.DataFrame:
-    """The stored counts of one tensor, bin by bin."""
+    """Data frame of the stored counts of one tensor, bin by bin."""
     return pd.DataFrame(
         {
             "from": hist.edges[:-1],

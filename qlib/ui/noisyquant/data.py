@@ -21,7 +21,7 @@ STEP, MOST = 0.05, 1.5  # of the reaches that were measured
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The analysis that serves the run of ``view``, if one is finished and readable.
+    """The stored noise analysis for the run of ``view``, if one is finished and readable.
 
     ``layer``: the one that is shown, "" without any; ``note``: why it is not the sidebar's.
     """
@@ -35,11 +35,12 @@ class Found:
 
     @property
     def spec(self) -> RunSpec:
+        """The specification of the run that is looked at."""
         return self.view.record.spec
 
 
 def begin() -> None:
-    """Without a layer in the address begin behind the GELU of a middle block."""
+    """Choose the layer behind the GELU of a middle block where the address names none."""
     asked = address.asked()
     if "layer" in asked:
         return
@@ -58,7 +59,7 @@ def middle(names: Sequence[str]) -> str:
 
 
 def find(view: View) -> Found:
-    """The noise analysis of the network that is looked at, and the layer to show of it."""
+    """The stored noise analysis of the network that is looked at, and the layer to show of it."""
     entry = state.noise_of(view.record.spec)
     if entry is None:
         return Found(view)
@@ -75,7 +76,7 @@ def find(view: View) -> Found:
 
 
 def nearest(asked: str, known: Sequence[str], order: Sequence[str]) -> str:
-    """The layer itself where it was measured, else the next one that was, else the one before."""
+    """The asked layer where it was measured, else the next measured one, else the one before."""
     if asked in known or not known:
         return asked if known else ""
     place = order.index(asked) if asked in order else 0
@@ -116,7 +117,7 @@ def on_grid(value: float) -> float:
 
 
 def set_reach(value: float) -> None:
-    """Look at another reach. For callbacks of the slider and of chart clicks."""
+    """Choose another reach. For callbacks of the slider and of chart clicks."""
     st.query_params[REACH] = f"{on_grid(value):.2f}"
 
 

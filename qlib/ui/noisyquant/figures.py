@@ -26,7 +26,10 @@ from qlib.ui.shared import context, state
 
 @dataclass(frozen=True)
 class Ask:
-    """What the controls say. ``own``: in the scatter each layer has the reach of its search."""
+    """What the visitor chose in the controls.
+
+    What the controls say. ``own``: in the scatter each layer has the reach of its search.
+    """
 
     bits: int
     reach: float
@@ -36,7 +39,10 @@ class Ask:
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """One layer at the bits that are asked for, and everything that the figures need."""
+    """Everything that the figures need.
+
+    One layer at the bits that are asked for, and everything that the figures need.
+    """
 
     found: Found
     profile: NoiseProfile
@@ -44,15 +50,17 @@ class Shown:
 
     @property
     def layer(self) -> LayerNoise:
+        """The noise analysis of the chosen layer at the chosen bits."""
         return self.profile.at(self.found.layer, self.ask.bits)
 
     @property
     def images(self) -> str:
+        """Which images' numbers are shown: calibration or test."""
         return self.found.view.data
 
     @property
     def name(self) -> str:
-        """The beginning of the names of saved pictures."""
+        """The beginning of the file names of saved pictures."""
         return f"{self.found.spec.model}_{self.found.layer}_{self.ask.bits}bit"
 
 
@@ -63,7 +71,7 @@ def draw(
     name: str,
     clicked: Callable[[str], None] | None = None,
 ) -> go.Figure:
-    """A figure of the page; ``clicked`` is called with its key when a mark is clicked."""
+    """Show a figure; ``clicked`` is called with its key when a mark is clicked."""
     more: dict[str, Any] = {}
     if clicked is not None:
         more = {"on_select": lambda: clicked(key), "selection_mode": "points"}
@@ -72,36 +80,36 @@ def draw(
 
 
 def look() -> dict[str, bool]:
-    """How figures are drawn now."""
+    """The drawing options now: dark or light, desk or room."""
     return {"dark": state.dark(), "large": state.presenting()}
 
 
 def cell(shown: Shown) -> Saved:
-    """P6: inside one rounding cell."""
-    found, ask = shown.layer, shown.ask
-    info = inside_one_cell.info(found, ask.reach)
+    """Show the figure of the inside of one rounding cell."""
+    layer, ask = shown.layer, shown.ask
+    info = inside_one_cell.info(layer, ask.reach)
     alt, figure = inside_one_cell.alt(info), inside_one_cell.figure(info, **look())
     with st.container(key="n-cell-box"):
         draw("n-cell", figure, alt, f"{shown.name}_cell")
-        st.caption(text.cell_note(found, ask.reach, info.share, ask.draw))
+        st.caption(text.cell_note(layer, ask.reach, info.share, ask.draw))
     table = partial(saved.cell, info)
     return Saved("inside_one_cell", figure, alt, table, f"found, {ask.reach}")
 
 
 def curves(shown: Shown) -> Saved:
-    """P7: output error over the reach."""
-    found, ask = shown.layer, shown.ask
-    info = error_over_noise.info(found, ask.reach, ask.draw)
+    """Show the figure of the output error over the reach."""
+    layer, ask = shown.layer, shown.ask
+    info = error_over_noise.info(layer, ask.reach, ask.draw)
     alt, figure = error_over_noise.alt(info), error_over_noise.figure(info, **look())
     with st.container(key="n-curve-box"):
         draw("n-curve", figure, alt, f"{shown.name}_error", data.clicked_reach)
-        st.caption(text.curve_note(shown.profile, found, ask.reach, ask.draw))
+        st.caption(text.curve_note(shown.profile, layer, ask.reach, ask.draw))
     table = partial(saved.curves, info)
     return Saved("error_over_noise", figure, alt, table, f"found, {ask.reach}, {ask.draw!r}")
 
 
 def scatter(shown: Shown) -> Saved:
-    """P7b: who gains."""
+    """Show the figure of which layers gain."""
     ask, images = shown.ask, shown.images
     reach = None if ask.own else ask.reach
     info = who_gains.info(shown.profile.layers, ask.bits, reach, ask.draw, images)
@@ -115,7 +123,7 @@ def scatter(shown: Shown) -> Saved:
 
 
 def tricks(shown: Shown) -> Saved:
-    """P7c: plain, clip search, mean shift, noise."""
+    """Show the figure of plain, clip search, mean shift and noise."""
     info = noise_tricks.info(shown.layer, shown.images)
     alt, figure = noise_tricks.alt(info), noise_tricks.figure(info, **look())
     with st.container(key="n-tricks-box"):
@@ -129,7 +137,7 @@ def tricks(shown: Shown) -> Saved:
 
 
 def histogram(shown: Shown) -> Saved | None:
-    """The values before and after the noise, where the run stored them."""
+    """Show the values before and after the noise, where the run stored them."""
     hist = data.values(shown.found)
     if hist is None:
         st.info(
@@ -151,14 +159,14 @@ def histogram(shown: Shown) -> Saved | None:
 
 def effect_line(shown: Shown) -> str:
     """The chosen layer's numbers at the chosen reach (Markdown)."""
-    found, ask = shown.layer, shown.ask
+    layer, ask = shown.layer, shown.ask
     sides = [
-        (words, _noise.left(found, ask.reach, ask.draw, images))
+        (words, _noise.left(layer, ask.reach, ask.draw, images))
         for images, words in (("calib", "calibration"), ("test", "held-out"))
         if not (ask.draw == _noise.NORMAL and images == "test")
     ]
-    told = " · ".join(f"{words} **{_noise.times(share)}**" for words, share in sides)
+    shares = " · ".join(f"{words} **{_noise.times(share)}**" for words, share in sides)
     return (
-        f"**`{found.layer}`** · {ask.bits} bits · {_noise.steps(ask.reach)} · output error {told} "
-        f"· rounding **{found.rounding:.2f}** × step²/12"
+        f"**`{layer.layer}`** · {ask.bits} bits · {_noise.steps(ask.reach)} · output error "
+        f"{shares} · rounding **{layer.rounding:.2f}** × step²/12"
     )

@@ -1,4 +1,4 @@
-"""The noise analysis behind the page: offer it, watch it, say what became of it."""
+"""The noise analysis as a job of the page: its offer, progress and end."""
 
 import pandas as pd
 import streamlit as st
@@ -21,7 +21,7 @@ def job_of(found: Found) -> Job | None:
 
 
 def panel(found: Found) -> None:
-    """Offer, progress, or what happened. Call it on every run of the page, measured or not.
+    """Show the offer, progress or end of the analysis. Call it on every run of the page.
 
     The fragment renews itself only while the job goes on; when its state changes the page runs
     once more.
@@ -68,11 +68,11 @@ def _offer(found: Found, again: bool) -> None:
 
 
 def cost(found: Found) -> str:
-    """What earlier analyses of the same network took here."""
-    known = [e.record for shelf in (state.own(), state.demo()) for e in shelf.analyses]
+    """The time that earlier analyses of the same network took here, in words."""
+    records = [e.record for shelf in (state.own(), state.demo()) for e in shelf.analyses]
     same = [
         float(r.seconds["total"])
-        for r in known
+        for r in records
         if (r.spec.model, r.spec.analysis, r.spec.device)
         == (found.spec.model, noise_profile.NOISE, found.spec.device)
     ]
@@ -94,7 +94,7 @@ def _running(job: Job) -> None:
 
 
 def progress(rows: list[dict]) -> tuple[float, str]:
-    """Share done and a sentence."""
+    """Progress of the job: the share done and a sentence."""
     if not rows:
         return 0.0, "Preparing: loading the network, collecting the rows of its layers"
     done, of = int(rows[-1]["index"]), int(rows[-1]["of"] or 0)

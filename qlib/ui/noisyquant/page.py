@@ -19,7 +19,7 @@ SCATTER = {"same": "this reach", "own": "its own best"}
 
 
 def screen(found: Found, profile: NoiseProfile) -> None:
-    """Everything that follows the page's own controls, in a fragment of its own.
+    """Draw everything that follows the page's own controls, in a fragment of its own.
 
     A move of the slider draws this part again, not the sidebar; a click that changes the layer
     changes the address, so the whole page runs then.
@@ -74,7 +74,7 @@ def _notes(shown: Shown) -> None:
 
 
 def missing(found: Found) -> None:
-    """The head of the page where nothing is measured yet."""
+    """Draw the head of the page where nothing is measured yet."""
     frame.head(
         QUESTION,
         "Where a layer's values crowd midway between two levels: there, fixed noise before "
@@ -84,7 +84,7 @@ def missing(found: Found) -> None:
 
 
 def nothing(found: Found) -> None:
-    """The head of the page for a network without a layer that noise could be added to."""
+    """Draw the head of the page for a network without a layer that noise could be added to."""
     frame.head(QUESTION, f"In `{found.spec.model}` there is no layer that noise could be added to.")
     st.info(
         "Fixed noise can be taken off again behind linear layers and 1×1 convolutions, as a change "
@@ -179,7 +179,7 @@ def _run_link(shown: Shown) -> None:
 
 
 def body(found: Found) -> None:
-    """The page's middle: the figures, or why there are none and what can be done."""
+    """Draw the page's middle: the figures, or why there are none and what can be done."""
     if found.profile is None:
         missing(found)
     elif not found.profile.layers:

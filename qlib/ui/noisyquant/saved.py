@@ -36,7 +36,9 @@ figure"""
 
 @dataclass(frozen=True, eq=False)
 class Saved:
-    """What a figure leaves: itself, its words, its numbers, and the call that makes its info.
+    """What can be exported of one figure.
+
+    What a figure leaves: itself, its words, its numbers, and the call that makes its info.
 
     ``plot``: its module; ``call``: the arguments of ``info`` in a notebook; "" if it has none.
     """
@@ -49,7 +51,7 @@ class Saved:
 
 
 def leave(figures: Sequence[Saved], found: LayerNoise, record: RunRecord) -> None:
-    """An expander for all figures, whose content is made only while it is open.
+    """Show the exports of all figures in an expander, made only while it is open.
 
     So a slider that moves the figures does not wait for tables that nobody looks at.
     """
@@ -83,13 +85,13 @@ def recipe(saved: Saved, found: LayerNoise) -> str:
 
 
 def cell(info: InsideOneCell) -> pd.DataFrame:
-    """Errors by position."""
+    """Data frame of errors by position."""
     errors = {"plain (step²)": info.plain, "with noise (step²)": info.noisy}
     return pd.DataFrame({"position (steps)": info.at} | errors)
 
 
 def curves(info: ErrorOverNoise) -> pd.DataFrame:
-    """Errors by reach, relative to reach 0."""
+    """Data frame of errors by reach, relative to reach 0."""
     return pd.DataFrame(
         {
             "reach (steps)": info.reaches,
@@ -103,7 +105,7 @@ def curves(info: ErrorOverNoise) -> pd.DataFrame:
 
 
 def gains(info: WhoGains) -> pd.DataFrame:
-    """One row a layer."""
+    """Data frame with one row per layer."""
     return pd.DataFrame(
         {
             "layer": dot.layer,
@@ -117,7 +119,7 @@ def gains(info: WhoGains) -> pd.DataFrame:
 
 
 def tricks(found: LayerNoise) -> pd.DataFrame:
-    """One row a stage."""
+    """Data frame with one row per stage."""
     return pd.DataFrame(
         {
             "after": [noise_tricks.NAMES[stage][0] for stage in STAGES],

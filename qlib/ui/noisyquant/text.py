@@ -70,25 +70,26 @@ def flips(
     Without noise there is nothing to ask, so half a step stands for it.
     """
     asked = reach or HALF
-    found: dict[str, list[int]] = {"helps": [], "hurts": [], "even": []}
+    widths: dict[str, list[int]] = {"helps": [], "hurts": [], "even": []}
     for bits in profile.bits:
         share = curves.left(profile.at(layer, bits), asked, draw, images)
-        found[curves.effect(share)].append(bits)
+        widths[curves.effect(share)].append(bits)
     how = f"noise of {curves.steps(asked)}"
-    if found["helps"] and found["hurts"]:
+    if widths["helps"] and widths["hurts"]:
         return (
-            f"**Changing the bits flips the sign:** at {bits_of(found['helps'])} {how} helps this "
-            f"layer, at {bits_of(found['hurts'])} it hurts."
+            f"**Changing the bits flips the sign:** at {bits_of(widths['helps'])} {how} helps this "
+            f"layer, at {bits_of(widths['hurts'])} it hurts."
         )
-    told = [f"{word} at {bits_of(found[word])}" for word in ("helps", "hurts") if found[word]]
-    if not told:
+    parts = [f"{word} at {bits_of(widths[word])}" for word in ("helps", "hurts") if widths[word]]
+    if not parts:
         return f"At no bit-width does {how} change this layer's error by more than 2 %."
-    rest = f", and changes next to nothing at {bits_of(found['even'])}" if found["even"] else ""
-    return f"For this layer {how} {told[0]}{rest}."
+    even = widths["even"]
+    rest = f", and changes next to nothing at {bits_of(even)}" if even else ""
+    return f"For this layer {how} {parts[0]}{rest}."
 
 
 def bits_of(widths: Sequence[int]) -> str:
-    """``4 bits``, ``3, 4 and 6 bits``."""
+    """Bit-widths as text: ``4 bits``, ``3, 4 and 6 bits``."""
     words = [str(w) for w in sorted(widths)]
     text = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
     return f"{text} bits"
@@ -159,7 +160,7 @@ def without_attention(kinds: Iterable[str]) -> str:
 
 
 def stand_in(asked: str, shown: str, kind: str) -> str:
-    """Why another layer is shown than the one of the sidebar."""
+    """A note on why another layer is shown than the one of the sidebar."""
     why = (
         "multiplies two activations, so there is no bias to take noise off again"
         if kind == "matmul"

@@ -15,7 +15,7 @@ URL = "query-params"
 
 
 def section() -> None:
-    """Two sliders, the numbers of one place, and the map of all places."""
+    """Show the theorem: two sliders, the numbers of one place, and the map of all places."""
     with st.container(key="t-box"):
         st.subheader("The theorem, live", anchor=False)
         st.fragment(_section, key="t-theorem")()
@@ -70,7 +70,7 @@ def told(at: Trial) -> str:
 
 
 def signed(value: float) -> str:
-    """``−0.307``."""
+    """A number as text with its sign: ``−0.307``."""
     return f"{value:+.3f}".replace("-", "−")
 
 

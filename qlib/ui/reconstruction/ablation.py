@@ -28,7 +28,7 @@ figure"""
 
 
 def panel(view: View, others: Mapping[str, Finished]) -> None:
-    """Nearest → AdaRound → BRECQ → QDrop, as far as they are stored, in a metric to choose."""
+    """Show the steps nearest → AdaRound → BRECQ → QDrop that are stored, in a metric to choose."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader("What each ingredient adds", anchor=False, width="stretch")
         metric = st.segmented_control(
@@ -77,15 +77,15 @@ def tests(others: Mapping[str, Finished], metric: str) -> dict[str, float]:
     if metric not in judges:
         return {}
     steps = [(m, others[m]) for m in catalogue.ingredients() if m in others]
-    found = {}
+    p_values = {}
     try:
         arrays = [paired.checked(state.preds(e.folder), e.key) for _, e in steps]
         runs = [(m, e.record, a) for (m, e), a in zip(steps, arrays, strict=True)]
         for (_, one, before), (method, other, after) in pairwise(runs):
-            found[method] = paired.between(one, before, other, after, judges[metric]).p
+            p_values[method] = paired.between(one, before, other, after, judges[metric]).p
     except InvalidSpec:
         return {}
-    return dict(zip(found, holm(list(found.values())), strict=True))
+    return dict(zip(p_values, holm(list(p_values.values())), strict=True))
 
 
 def _under(info: Waterfall) -> str:

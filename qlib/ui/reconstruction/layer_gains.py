@@ -29,7 +29,7 @@ figure"""
 
 
 def of(view: View, shown: Shown) -> tuple[Gain, ...]:
-    """The run's layers against the reference that the controls ask for."""
+    """The changes of the run's layers against the reference that the controls ask for."""
     return learned.gains(view.record.layers, shown.nearest, shown.data)
 
 

@@ -1,4 +1,4 @@
-"""How a unit was, or is being, fitted: its loss and its soft rounding. One fragment, timed live."""
+"""Loss and soft rounding of a unit while it is, or was, fitted; renewed live in one fragment."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,7 +28,9 @@ Events = dict[str, list[dict[str, Any]]]
 
 
 def panel(view: View, shown: Shown | None, others: Mapping[str, Finished]) -> None:
-    """Call it on every run of the page, also where there is nothing to show (``shown`` None).
+    """Show how the unit was fitted.
+
+    Call it on every run of the page, also where there is nothing to show (``shown`` None).
 
     While a job with the run's own network, method and bits works, the curves are that job's; only
     then does the fragment renew itself.
@@ -39,13 +41,13 @@ def panel(view: View, shown: Shown | None, others: Mapping[str, Finished]) -> No
 
 
 def live(record: RunRecord) -> Job | None:
-    """The job that is being worked on with the network, the method and the bits of a run."""
+    """The running job with the network, the method and the bits of a run."""
     try:
-        found = jobs.list_jobs(store.runs_dir())
+        queued = jobs.list_jobs(store.runs_dir())
     except InvalidSpec:  # the runs folder cannot be written: there is no queue
         return None
     mine = _kind(record)
-    working = (j for j in found if j.state in ("running", "cancelling"))
+    working = (j for j in queued if j.state in ("running", "cancelling"))
     return next((j for j in working if _kind(j) == mine), None)
 
 

@@ -21,7 +21,7 @@ LOOKS = {"log": "log", "smooth": "smooth", "penalty": "penalty"}
 
 @dataclass(frozen=True)
 class Shown:
-    """What the controls ask for.
+    """What the controls ask for: unit, methods, reference and look.
 
     ``methods``: the run's own, then those laid over it. ``nearest``: rows of the network rounded
     to nearest, which output errors are compared with on the images ``data``; None: with the same
@@ -35,25 +35,25 @@ class Shown:
 
 
 def begin() -> None:
-    """Without a method in the address begin with the best learned one: nearest learns nothing."""
+    """Choose the best learned method where the address names none: nearest learns nothing."""
     asked = address.asked()
     if asked.keys() & {"q", "run"}:
         return
-    known = context.entries()
-    choice = resolve.choose(asked | {"q": "best"}, known, state.titles())
+    entries = context.entries()
+    choice = resolve.choose(asked | {"q": "best"}, entries, state.titles())
     if choice is not None:
         address.put({"q": choice.spec.method})
 
 
 def peers(view: View) -> dict[str, Finished]:
-    """Method → the run made with it under the same conditions and bits; the view's own first."""
+    """Comparable runs by method, the view's own first: same conditions and bits."""
     bits = answers.bits_label(view.record)
-    found = {view.record.spec.method: view.entry}
+    by_method = {view.record.spec.method: view.entry}
     for entry in sorted(view.siblings, key=lambda e: e.record.spec.method):
         same = answers.bits_label(entry.record) == bits
         if same and not comparable.unlike([view.record, entry.record]):
-            found.setdefault(entry.record.spec.method, entry)
-    return found
+            by_method.setdefault(entry.record.spec.method, entry)
+    return by_method
 
 
 def learned(entry: Finished) -> bool:
@@ -79,7 +79,7 @@ def changed(view: View, others: Mapping[str, Finished]) -> bool:
 
 
 def offer(view: View, others: Mapping[str, Finished]) -> None:
-    """Where nothing was learned: the runs that did learn, of the same network."""
+    """Show links to runs that did learn, of the same network, where this one did not."""
     titles = state.titles()
     same = [e for m, e in others.items() if e is not view.entry and learned(e)]
     near = same or [e for e in view.siblings if learned(e)][:4]
@@ -113,7 +113,7 @@ def _see(record: RunRecord) -> None:
 
 
 def controls(view: View, others: Mapping[str, Finished]) -> Shown:
-    """Unit, methods laid over, what to compare with, and how the loss is drawn: one row."""
+    """Show the row of controls: unit, methods laid over, reference, and how loss is drawn."""
     one, two, three, four = st.columns([9, 10, 10, 10], gap="medium")
     with one:
         _unit(view)

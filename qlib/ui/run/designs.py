@@ -1,4 +1,4 @@
-"""*Start from a method and change*: fills the form of *Your own* with a named method's design."""
+"""The picker *Start from a method and change*, which fills *Your own* with a method's design."""
 
 from dataclasses import asdict
 from typing import Any
@@ -19,7 +19,7 @@ def known() -> dict[str, Any]:
 
 
 def start_from(method: str) -> None:
-    """A picker above the fields, where the method's fields are a design; else nothing."""
+    """Show a picker of designs above the fields, where the method's fields are a design."""
     owners = discover("methods")
     if not owners[method].open_design:
         return

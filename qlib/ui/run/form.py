@@ -32,7 +32,7 @@ URL = "query-params"
 
 
 def begin() -> None:
-    """A form that nobody has touched begins with backbone, method and bits of the pages before."""
+    """Fill an untouched form with backbone, method and bits of the pages before."""
     if any(key in box for key in FIRST for box in (st.session_state, st.query_params)):
         return
     seen = address.looked_at()
@@ -46,7 +46,7 @@ def begin() -> None:
 
 
 def draft() -> RunSpec:
-    """The form; returns what it says, unchecked (see `qlib.core.specs.checked`)."""
+    """Show the form; returns its contents, unchecked (see `qlib.core.specs.checked`)."""
     left, right = st.columns(2, gap="medium")
     with left:
         model, weights = pickers.model()
@@ -143,7 +143,7 @@ def _after() -> dict:
 
 
 def again(spec: RunSpec) -> None:
-    """Leave a job for the form, and fill the form with the job's settings."""
+    """Leave the job for the form, filled with the job's settings."""
     st.query_params.pop("job", None)
     model, name = pickers.unfilled(spec.model, specs.model_keys())
     data, path = pickers.unfilled(spec.data, specs.dataset_keys())

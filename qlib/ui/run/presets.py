@@ -38,7 +38,7 @@ def published(owner: type[Method]) -> dict:
 
 
 def cards() -> None:
-    """Three cards that fill the form for the chosen method."""
+    """Show three cards that fill the form for the chosen method."""
     key = method_now()
     owner = discover("methods")[key]
     steps = [n for n, p in params(owner).items() if _counts_steps(p)]
@@ -85,11 +85,11 @@ def cards() -> None:
 
 
 def method_now() -> str:
-    """The method that the form shows: the cards above it speak of that one."""
-    known = discover("methods")
+    """The method that the form shows now, for the cards above it."""
+    methods = discover("methods")
     chosen = st.session_state.get("method")
-    by_title = {owner.title: key for key, owner in known.items()}
-    if chosen in known:
+    by_title = {owner.title: key for key, owner in methods.items()}
+    if chosen in methods:
         return chosen
     return by_title.get(st.query_params.get("method", ""), pickers.METHOD)
 

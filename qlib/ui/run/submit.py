@@ -13,7 +13,7 @@ GREEN, AMBER = 60, 600  # seconds: a coffee-free run, and one to go away for
 
 
 def card(spec: RunSpec | None, problem: str) -> None:
-    """Estimate and Start for a checked specification, or what is wrong with the form."""
+    """Show estimate and Start for a checked specification, or what is wrong with the form."""
     with st.container(border=True, key="before"):
         st.markdown("**Before you start**")
         if spec is None:

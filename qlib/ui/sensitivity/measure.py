@@ -1,4 +1,4 @@
-"""The sensitivity run behind the page: offer it, watch it, say what became of it."""
+"""The sensitivity measurement as a job of the page: its offer, progress and end."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ def job_of(found: Found) -> Job | None:
 
 
 def panel(found: Found) -> None:
-    """Offer, progress, or what happened. Call it on every run of the page, measured or not.
+    """Show the offer, progress or end of the measurement. Call it on every run of the page.
 
     The fragment renews itself only while the job goes on; when its state changes the page runs
     once more.
@@ -72,10 +72,10 @@ def _offer(found: Found, again: bool) -> None:
 
 
 def seconds(found: Found) -> list[float]:
-    """What finished profiles of the same backbone on the same device took."""
+    """Durations of finished profiles of the same backbone on the same device."""
     spec = found.view.record.spec
-    known = [e.record for e in state.analyses().values()]
-    same = [r for r in known if (r.spec.model, r.spec.device) == (spec.model, spec.device)]
+    records = [e.record for e in state.analyses().values()]
+    same = [r for r in records if (r.spec.model, r.spec.device) == (spec.model, spec.device)]
     return [float(r.seconds["total"]) for r in same]
 
 
@@ -92,7 +92,10 @@ def _running(found: Found, job: Job) -> None:
 
 
 def progress(rows: Sequence[Row], job: Job) -> tuple[float, str]:
-    """Share done and a sentence; time left only from what this job has measured."""
+    """Progress of the job: the share done and a sentence.
+
+    Share done and a sentence; time left only from what this job has measured.
+    """
     if not rows:
         return 0.0, "Preparing: loading the network and its quantizers"
     done, of = int(rows[-1]["index"]), int(rows[-1]["of"] or 0)

@@ -35,7 +35,7 @@ MOST = 2  # methods laid over the one of the bar
 
 @dataclass(frozen=True)
 class Ask:
-    """What the controls say."""
+    """What the visitor chose in the controls."""
 
     mode: str
     metric: str
@@ -51,7 +51,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Found:
-    """What there is to show of a run: its profile's rows (or none), and its rows of layers."""
+    """The stored data of a run: its profile's rows (or none), and its rows of layers."""
 
     view: View
     rows: Sequence[Row]
@@ -59,6 +59,7 @@ class Found:
 
     @property
     def table(self) -> Sequence[Row]:
+        """The rows of the run's table of layers."""
         return self.view.record.layers
 
     @property
@@ -70,7 +71,7 @@ class Found:
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """Layers that the run leaves in float."""
+        """Layers that the run left in float."""
         return kept_of(self.table)
 
 
@@ -156,7 +157,7 @@ def _partner(view: View, method: str, mode: str) -> Finished | None:
 
 def profiles(found: Found, ask: Ask) -> list[Profile]:
     """The run's own profile, then those of the other methods; runs that cannot answer are told."""
-    made = [one(found, ask)]
+    own_and_others = [one(found, ask)]
     for method in ask.others:
         entry = _partner(found.view, method, ask.mode)
         if entry is None:  # it went after it was chosen
@@ -169,8 +170,8 @@ def profiles(found: Found, ask: Ask) -> list[Profile]:
             st.warning(str(error), icon=":material/broken_image:")
             continue
         other = View(entry, record, found.view.layer, found.view.data, found.view.siblings)
-        made.append(one(Found(other, rows), ask))
-    return [p for p in made if p.values]
+        own_and_others.append(one(Found(other, rows), ask))
+    return [p for p in own_and_others if p.values]
 
 
 def one(found: Found, ask: Ask) -> Profile:
@@ -187,12 +188,12 @@ def one(found: Found, ask: Ask) -> Profile:
 
 
 def instant(ask: Ask) -> Ask:
-    """What is shown in place of a question that nobody has measured: the error that is stored."""
+    """The question that can be answered without a profile, from the errors that are stored."""
     return replace(ask, mode="local", metric="sqnr", split="both")
 
 
 def nothing(found: Found, ask: Ask) -> str:
-    """Why there is no figure."""
+    """A sentence on why there is no figure."""
     if not ask.measured:
         return text.errors(found.table, found.view.data)
     return "The measurement of this run has no numbers for this question; choose another split."
@@ -215,7 +216,7 @@ def split_clicked(key: str, session: Session = st.session_state) -> None:
 
 
 def show(key: str, figure, alt: str, name: str, on_select=context.clicked_layer) -> None:
-    """A figure whose marks can be clicked.
+    """Show a figure whose marks can be clicked.
 
     A click changes the address, and the address marks the layer in every figure. The selection in
     the chart itself is lost then, as the figure has changed: so a layer can be clicked again.
@@ -231,12 +232,12 @@ def show(key: str, figure, alt: str, name: str, on_select=context.clicked_layer)
 
 
 def look() -> dict[str, bool]:
-    """How figures are drawn now."""
+    """The drawing options now: dark or light, desk or room."""
     return {"dark": state.dark(), "large": state.presenting()}
 
 
 def main_figure(found: Found, info: layer_profile.LayerProfile) -> go.Figure:
-    """P9 with its small print and the numbers of the chosen layer."""
+    """Show the profile of layers with its small print and the chosen layer's numbers."""
     key, layer = "s-profile", found.view.layer
     figure = layer_profile.figure(info, chosen=layer, **look())
     show(key, figure, layer_profile.alt(info), f"{found.view.record.spec.key}_layers")
@@ -247,7 +248,7 @@ def main_figure(found: Found, info: layer_profile.LayerProfile) -> go.Figure:
 
 
 def helpers(found: Found, ask: Ask, first: Profile) -> None:
-    """P8 and P9b side by side; the split where there is a profile."""
+    """Show the split of weights and inputs beside the map of kinds."""
     left, right = st.columns([4, 5], gap="medium")
     key, record = "s-map", found.view.record
     with right:
@@ -270,10 +271,10 @@ def helpers(found: Found, ask: Ask, first: Profile) -> None:
 
 def split_frame(rows: Sequence[Row]) -> pd.DataFrame:
     """The whole network's numbers, one row per split."""
-    found = damage.ends(rows, "kl")
+    by_split = damage.ends(rows, "kl")
     columns = ("kl", "top1", "top1_low", "top1_high", "agreement", "sqnr_db")
     return pd.DataFrame(
-        [{"rounded": split_bars.NAMES[s]} | {c: r[c] for c in columns} for s, r in found.items()]
+        [{"rounded": split_bars.NAMES[s]} | {c: r[c] for c in columns} for s, r in by_split.items()]
     )
 
 
@@ -286,7 +287,10 @@ def errors_frame(info: local_accumulated.LocalAccumulated) -> pd.DataFrame:
 
 
 def dumbbells(found: Found) -> None:
-    """P10 and what its words mean; says so where the run stored no outputs."""
+    """Show the figure of local and accumulated error.
+
+    P10 and what its words mean; says so where the run stored no outputs.
+    """
     st.subheader("Where is error made, and where does it gather?", anchor=False)
     info = local_accumulated.info(found.table, kept=found.kept)
     if info is None:

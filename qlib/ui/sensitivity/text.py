@@ -19,32 +19,32 @@ ALL = {"weights": "all weights", "inputs": "all inputs", "both": "everything"}
 
 
 def answer(rows: Sequence[Row], mode: str, split: str) -> str:
-    """Which layers are to blame, for how much, weights or inputs, and whether that is stable."""
+    """The page's answer: which layers do the damage, how much, and whether that is stable."""
     mode = mode if mode in ("alone", "left_out") else "alone"
-    found = damage.measured(rows, mode, "kl", split)
-    worst = [v for v in found.worst[:3] if v.value > 0]
-    if not worst or not found.whole:
+    measured = damage.measured(rows, mode, "kl", split)
+    worst = [v for v in measured.worst[:3] if v.value > 0]
+    if not worst or not measured.whole:
         return "The whole quantized network is measured, single layers are not yet."
     whole = damage.ends(rows, "kl")[split]
-    if found.whole < HARMLESS:
+    if measured.whole < HARMLESS:
         return (
             f"**Hardly anything to blame**: the whole quantized network answers like the float "
-            f"model (KL {found.whole:.2g} nats, agreement {whole['agreement']:.1f} %)."
+            f"model (KL {measured.whole:.2g} nats, agreement {whole['agreement']:.1f} %)."
         )
     names = _joined([f"**`{v.layer}`**" for v in worst])
-    shares = _joined([frame.share(v.value, found.whole) for v in worst])
+    shares = _joined([frame.share(v.value, measured.whole) for v in worst])
     if mode == "alone":
         does = "does" if len(worst) == 1 else "do"
         first = f"Rounded alone, {names} {does} {shares} of the whole network's damage"
     else:
         first = f"Left alone in float, {names} wins back {shares} of the whole network's damage"
         first = first if len(worst) == 1 else first.replace("wins", "win")
-    first += f" (KL {nats(found.whole)} nats)."
+    first += f" (KL {nats(measured.whole)} nats)."
     return " ".join(filter(None, (first, sides(rows), stability(rows, split))))
 
 
 def sides(rows: Sequence[Row]) -> str:
-    """Whether rounding weights or rounding inputs does the damage."""
+    """A sentence on whether rounding weights or rounding inputs does the damage."""
     bars = split_bars.info(rows, metric="kl")
     weights, inputs = bars.damage("weights"), bars.damage("inputs")
     if weights is None or inputs is None:
@@ -71,7 +71,7 @@ def _exceeds(weights: float, inputs: float, both: float | None) -> str:
 
 
 def nats(value: float) -> str:
-    """``1.04``, ``0.13``, ``0.0031``."""
+    """A KL divergence as text: ``1.04``, ``0.13``, ``0.0031``."""
     return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.2g}"
 
 
@@ -175,7 +175,7 @@ def evaluations(table: Sequence[Row]) -> int:
 
 
 def cost(table: Sequence[Row], seconds: Sequence[float]) -> str:
-    """What measuring costs, in words; ``seconds``: of profiles of the same backbone."""
+    """The price of measuring, in words; ``seconds``: of profiles of the same backbone."""
     count = evaluations(table)
     text = f"It measures the network {count} times on {profile.IMAGES} held-out images"
     if not seconds:
@@ -191,9 +191,9 @@ def _joined(words: Sequence[str]) -> str:
 
 def flags(layer: str, profiles: Mapping[str, Profile]) -> str:
     """Which questions a layer is flagged in, one word each, so that a narrow column holds them."""
-    found = []
+    words = []
     for name, one in profiles.items():
         value = next((v for v in one.values if v.layer == layer), None)
         if value is not None and one.flagged(value):
-            found.append(FLAGS.get(name, name))
-    return ", ".join(found)
+            words.append(FLAGS.get(name, name))
+    return ", ".join(words)

@@ -139,8 +139,8 @@ def tick(
         if TICK in change:
             now = now | {layers[int(row)]} if change[TICK] else now - {layers[int(row)]}
     session["s-base"]["now"] = now
-    known = [name for name in layers if name in now]
-    session[KEEP] = [name for name in session[KEEP] if name in now and name not in layers] + known
+    kept = [name for name in layers if name in now]
+    session[KEEP] = [name for name in session[KEEP] if name in now and name not in layers] + kept
 
 
 # ---- the run ---------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ def _answer(found: Found, entry: Finished, ticked: Sequence[str]) -> None:
 
 
 def verdict(base: RunRecord, other: RunRecord) -> str:
-    """Both accuracies with their intervals."""
+    """A sentence with both accuracies and their intervals."""
     size = other.metrics["weight_mb"] - base.metrics["weight_mb"]
     return (
         f"top-1 {other.metrics['top1']:.1f} % (95 %: {answers.interval(other)}), before "

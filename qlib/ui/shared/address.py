@@ -1,4 +1,4 @@
-"""The address is the truth of a view: which keys it has, how they change and survive page switches.
+"""The state of a view lives in its address: its keys, their changes, and switches of page.
 
 Streamlit empties the query string when another page is chosen in the navigation. What a person
 chose is therefore kept for the session and put back on entering a page; a key that the new
@@ -21,7 +21,7 @@ _KEPT, _PAGE = "address-kept", "address-page"
 
 
 def enter(path: str) -> None:
-    """Call before a page runs; ``path`` is its address (``start``)."""
+    """Take over the address; call before a page runs. ``path`` is its address (``start``)."""
     session = st.session_state
     kept = dict(session.get(_KEPT, {}))
     keys = EVERYWHERE if path in WITHOUT else (*EVERYWHERE, *CONTEXT)
@@ -37,7 +37,7 @@ def enter(path: str) -> None:
 
 
 def forget(*, widgets: bool = False) -> None:
-    """Keep nothing of what was looked at; ``widgets``: nor what pages' own controls said."""
+    """Drop the remembered selection; ``widgets``: also what pages' own controls said."""
     session = st.session_state
     kept = session.get(_KEPT, {})
     session[_KEPT] = {k: v for k, v in kept.items() if k == PRESENT}
@@ -46,17 +46,17 @@ def forget(*, widgets: bool = False) -> None:
 
 
 def page() -> str:
-    """The address of the page that runs."""
+    """The address of the current page."""
     return st.session_state.get(_PAGE, "")
 
 
 def asked() -> dict[str, str]:
-    """What the address asks to look at: the keys of `CONTEXT` that it has."""
+    """The selection in the address: those keys of `CONTEXT` that it has."""
     return {k: st.query_params[k] for k in CONTEXT if st.query_params.get(k)}
 
 
 def looked_at() -> dict[str, str]:
-    """What the address asks for, else what pages before this one looked at: keys of `CONTEXT`."""
+    """The selection of the address, else of the pages before: keys of `CONTEXT`."""
     kept = st.session_state.get(_KEPT, {})
     return {k: v for k, v in kept.items() if k in CONTEXT} | asked()
 
@@ -72,5 +72,5 @@ def put(values: Mapping[str, str | None]) -> None:
 
 
 def switched_on(key: str) -> bool:
-    """Whether a switch such as ``present`` is on: ``1``, ``true`` or ``on``."""
+    """Whether a switch of the address, such as ``present``, is on: ``1``, ``true`` or ``on``."""
     return st.query_params.get(key, "").lower() in ("1", "true", "on")

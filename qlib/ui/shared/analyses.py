@@ -1,4 +1,4 @@
-"""A finished analysis on the Run page: it has no accuracy of its own, another page shows it."""
+"""Finished analyses on the Run page: without an accuracy of their own, shown on another page."""
 
 import streamlit as st
 
@@ -13,13 +13,13 @@ SHOWN = {
 
 
 def answer(spec: RunSpec) -> str:
-    """What the page says of a finished analysis (Markdown)."""
+    """The sentence about a finished analysis (Markdown)."""
     _, page, what = SHOWN[spec.analysis]
     return f"Done: in `{spec.model}` {what}. The page *{page}* shows it."
 
 
 def link(spec: RunSpec) -> None:
-    """The way to the page that shows the analysis, and to what it is about."""
+    """Show the link to the page of the analysis, with what it is about."""
     file, page, _ = SHOWN[spec.analysis]
     where = {"m": spec.model}
     if spec.analysis == SENSITIVITY:

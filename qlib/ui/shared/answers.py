@@ -1,4 +1,4 @@
-"""Sentences made from records: what a page answers. Pure text, no widgets."""
+"""Sentences and labels made from records: the pages' answers. Pure text, no widgets."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from qlib.measure.statistics import exact_paired, loss_told, p_text
 
 
 def bits_label(record: RunRecord) -> str:
-    """``W4A8``."""
+    """The bit-widths of a run as text: ``W4A8``."""
     return f"W{record.spec.weight_bits}A{record.spec.act_bits}"
 
 
@@ -17,7 +17,7 @@ def label(record: RunRecord, titles: Mapping[str, str]) -> str:
 
 
 def interval(record: RunRecord) -> str:
-    """``93.1–96.7``."""
+    """The 95 % interval of a run's accuracy as text: ``93.1–96.7``."""
     return f"{record.metrics['top1_low']:.1f}–{record.metrics['top1_high']:.1f}"
 
 
@@ -34,8 +34,8 @@ def start_answer(record: RunRecord, title: str) -> str:
         f"{how}, `{spec.model}` is right on **{m['top1']:.1f} %** of {int(m['n']):,} images "
         f"(95 %: {interval(record)})"
     )
-    told = f"{first}; in float it was {m['top1_float']:.1f} %."
-    return f"{told} **{_loss(m)}**"
+    sentence = f"{first}; in float it was {m['top1_float']:.1f} %."
+    return f"{sentence} **{_loss(m)}**"
 
 
 def _loss(m: Mapping[str, float]) -> str:
@@ -58,7 +58,7 @@ def _points(value: float) -> str:
 
 
 def source_line(record: RunRecord) -> str:
-    """Where the numbers come from: images, calibration, policy; the small print of every page."""
+    """The small print of every page: where the numbers come from."""
     spec, data = record.spec, record.data
     edges = {"8-bit": "first and last layer 8 bits", "float": "first and last layer in float"}
     shared = (

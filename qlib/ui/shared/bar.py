@@ -15,7 +15,7 @@ Changed = Callable[[str], None]  # called with the key of the widget that change
 
 
 def run(choice: Choice, known: Sequence[Finished], changed: Changed) -> None:
-    """Backbone, method and bits; where several runs share these, which one."""
+    """Show pickers of backbone, method and bits; where several runs share these, which one."""
     titles, picked = state.titles(), choice.params
     here = [e for e in known if e.record.spec.model == picked["m"]]
     mine = [e for e in here if e.record.spec.method == picked["q"]]
@@ -41,12 +41,12 @@ def _names(entries: Sequence[Finished]) -> dict[str, str]:
 
 
 def source(entry: Finished) -> str:
-    """Whether a run came with the project or was made here."""
+    """The origin of a run as text: came with the project, or made here."""
     return "stored run" if entry.folder.parent == state.demo().folder else "own run"
 
 
 def layer(names: list[str], now: str, changed: Changed, go: Changed) -> None:
-    """The layer, by name or one step on or back; ``go`` is called with the new one."""
+    """Show the picker of a layer with steps on and back; ``go`` is called with the new one."""
     place = names.index(now)
     help = "In the order of the network. Type to search."
     _list("layer", names, now, f"Layer {place + 1} of {len(names)}", help, changed)
@@ -65,7 +65,7 @@ def layer(names: list[str], now: str, changed: Changed, go: Changed) -> None:
 
 
 def data(now: str, changed: Changed) -> None:
-    """Which images' numbers are shown."""
+    """Show the choice of images whose numbers are shown."""
     st.session_state["d"] = now
     st.segmented_control(
         "Images",
@@ -81,7 +81,7 @@ def data(now: str, changed: Changed) -> None:
 
 
 def chip(entry: Finished) -> None:
-    """Where the run comes from: stored or own, when, its images, seed and calibration."""
+    """Show where the run comes from: stored or own, when, its images, seed and calibration."""
     record = entry.record
     calib = record.data.get("calib_n", record.spec.calib)
     st.caption(
@@ -91,7 +91,7 @@ def chip(entry: Finished) -> None:
 
 
 def tools(params: Mapping[str, str]) -> None:
-    """Copy link, reset, and Present: larger figures and text for a room, no small print.
+    """Show Copy link, reset, and Present: larger figures and text for a room, no small print.
 
     ``params``: what the link writes out in full.
     """

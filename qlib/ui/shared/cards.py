@@ -1,4 +1,4 @@
-"""How one finished run, and one that did not finish, are shown."""
+"""Cards for one run that finished, and for one that did not."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ KEPT = "Results of finished runs, and this run's log and events, are kept."
 
 
 def result(record: RunRecord) -> None:
-    """Accuracy with its interval, the baselines, agreement, flips and size."""
+    """Show accuracy with its interval, the baselines, agreement, flips and size."""
     m = record.metrics
     against_float = gap(m["top1"] - m["top1_float"], "against")
     over_nearest = gap(m["top1"] - m["top1_nearest"], "over")
@@ -37,14 +37,14 @@ def result(record: RunRecord) -> None:
 
 
 def gap(value: float, word: str) -> str:
-    """``+1.2 points WORD it`` with a real minus sign, or that there is no difference."""
+    """A difference in words: ``+1.2 points WORD it``, or that there is no difference."""
     if abs(value) < 0.05:
         return "the same"
     return f"{value:+.1f} points {word} it".replace("-", "−")
 
 
 def ended_badly(job: Job) -> None:
-    """What happened, what is kept, what to try; the log to take away."""
+    """Show what happened to a job, what is kept, what to try; the log to take away."""
     heads = {
         "failed": ("The run was refused", "error"),
         "crashed": ("The run's process died", "warning"),
@@ -81,7 +81,7 @@ def _advice(job: Job) -> str:
 
 
 def unreadable(problems: Sequence[str], what: str = "Folders") -> None:
-    """Folders that look like runs or jobs and are none, each with its reason; nothing for none."""
+    """Show folders that look like runs or jobs and are none, with reasons; else nothing."""
     if problems:
         head = f"{what} that cannot be read ({len(problems)})"
         with st.expander(head, icon=":material/heart_broken:"):

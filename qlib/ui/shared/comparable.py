@@ -35,14 +35,14 @@ def facts(record: RunRecord) -> dict[str, Any]:
 def differences(records: Sequence[RunRecord]) -> dict[str, list[str]]:
     """The fields that are not the same in all runs, each with one text per run ("–" if absent)."""
     rows = [facts(r) for r in records]
-    found = {}
+    differing = {}
     for name in dict.fromkeys(name for row in rows for name in row):
         values = [_text(row.get(name)) for row in rows]
         # a setting that only some methods have is no difference between those that have it
         told = {v for v in values if not (name.startswith(SETTING) and v == ABSENT)}
         if len(told) > 1:
-            found[name] = values
-    return found
+            differing[name] = values
+    return differing
 
 
 def _text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The bar in the sidebar that says what is looked at: run, layer and data, shared by all pages.
+"""The sidebar's bar with the current selection, shared by all pages: run, layer and data.
 
 The address is the truth (see `qlib.ui.shared.address`): widgets are filled from it and write to it.
 """
@@ -27,7 +27,7 @@ _TOLD = "context-told"  # what the last change could not keep
 
 @dataclass(frozen=True)
 class View:
-    """What a page looks at.
+    """The current selection of a page: a run, a layer, and which images.
 
     ``record`` has its rows of layers where the page asked for them; ``layer`` is one of them, never
     unknown; ``data``: ``test`` or ``calib``; ``siblings``: all quantization runs of the backbone.
@@ -41,11 +41,14 @@ class View:
 
     @property
     def folder(self) -> Path:
+        """The folder of the run."""
         return self.entry.folder
 
 
 def view(*, layers: bool = True, data: bool = False) -> View | None:
-    """Draw the bar, tell what of the address is not there; None (explained) without any run.
+    """Draw the bar and return the selection.
+
+    Draw the bar, tell what of the address is not there; None (explained) without any run.
 
     ``layers``: the page looks at one layer; ``data``: it can show held-out or calibration images.
     """
@@ -63,10 +66,10 @@ def view(*, layers: bool = True, data: bool = False) -> View | None:
         problem = ""
     except InvalidSpec as error:
         record, names, first, problem = choice.entry.record, [], None, str(error)
-    layer, said = resolve.nearest_layer(asked.get("layer"), names, first) if names else ("", "")
+    layer, note = resolve.nearest_layer(asked.get("layer"), names, first) if names else ("", "")
     shown = asked["d"] if asked.get("d") in bar.DATA else "test"
     why = state.problem_of(asked.get("run"))
-    tell(why, *choice.notes, said, _images_said(asked.get("d")) if data else "")
+    tell(why, *choice.notes, note, _images_said(asked.get("d")) if data else "")
     with st.sidebar, st.container(key="context", gap="small"):
         bar.run(choice, known, picked)
         if names:
@@ -99,10 +102,10 @@ def _link(
 
 
 def tell(*notes: str) -> None:
-    """Say what of the address, or of the last change, is not there; nothing for empty notes."""
-    said = [note for note in (*notes, *st.session_state.pop(_TOLD, ())) if note]
-    if said:
-        st.info(" ".join(said), icon=":material/link_off:")
+    """Show what of the address, or of the last change, is not there; nothing for empty notes."""
+    lines = [note for note in (*notes, *st.session_state.pop(_TOLD, ())) if note]
+    if lines:
+        st.info(" ".join(lines), icon=":material/link_off:")
 
 
 def _none_yet() -> None:
@@ -115,9 +118,9 @@ def _none_yet() -> None:
 
 def entries() -> list[store.Finished]:
     """All readable quantization runs: stored ones first, then the newest."""
-    found = state.everything()
+    by_key = state.everything()
     stored = {e.key for e in state.demo().good}
-    newest = sorted(found.values(), key=lambda e: str(e.record.created), reverse=True)
+    newest = sorted(by_key.values(), key=lambda e: str(e.record.created), reverse=True)
     return sorted(newest, key=lambda e: (e.key not in stored, _special(e.record)))
 
 
@@ -147,17 +150,19 @@ def _first_layer(siblings: Sequence[store.Finished]) -> str | None:
 
 
 def set_layer(name: str) -> None:
-    """Look at another layer, on every page. For callbacks of buttons and chart clicks."""
+    """Choose another layer, on every page. For callbacks of buttons and chart clicks."""
     address.put({"layer": name})
 
 
 def set_bits(label: str) -> None:
-    """Look at other bits (``W4A4``), on every page. For callbacks."""
+    """Choose other bits (``W4A4``), on every page. For callbacks."""
     change("b", label)
 
 
 def clicked_layer(key: str, index: int = 0, session: Session = st.session_state) -> None:
-    """A click in the chart ``key``: its point's ``customdata[index]`` names the layer.
+    """Choose the layer of a clicked mark.
+
+    A click in the chart ``key``: its point's ``customdata[index]`` names the layer.
 
     Use as ``on_select``; clicks beside the points, and points without a layer, do nothing.
     """
@@ -171,7 +176,7 @@ def clicked_layer(key: str, index: int = 0, session: Session = st.session_state)
 
 
 def change(key: str, value: str, known: Sequence[store.Finished] | None = None) -> None:
-    """One key of the address changes; what does not fit to it any more is brought along.
+    """Change one key of the address, and with it what does not fit to it any more.
 
     ``known``: the runs to choose from, where a page offers others than `entries`.
     """
@@ -202,5 +207,5 @@ def _names(choice: Choice) -> list[str]:
 
 
 def picked(key: str) -> None:
-    """``on_change`` of a widget that has a key of the address."""
+    """The ``on_change`` callback of a widget that has a key of the address."""
     change(key, st.session_state[key])

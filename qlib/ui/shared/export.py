@@ -1,4 +1,4 @@
-"""What a view leaves behind on a click: picture, data, specification, report, notebook."""
+"""Exports of a view: picture, data, specification, report, notebook."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def menu(
     more: Callable[[], Sequence[Part]] = tuple,
     recipe: str = "",
 ) -> None:
-    """A small "Export" button with everything that this view can be saved as.
+    """Show an "Export" button with everything that this view can be saved as.
 
     ``name``: the view, unique on its page, e.g. ``accuracy_vs_size``; ``frame``: the figure's
     numbers; ``records``: the runs that it shows; ``alt``: the figure in words. ``more``: further
@@ -57,16 +57,19 @@ def menu(
 
 
 def file_name(view: str, records: Sequence[RunRecord]) -> str:
-    """``digits-vit_brecq_W4A4_VIEW_2026-11-20``; what differs between the runs says "several"."""
+    """File name of an export without its ending.
+
+    ``digits-vit_brecq_W4A4_VIEW_2026-11-20``; what differs between the runs says "several".
+    """
     specs = [r.spec for r in records]
     parts = [
         {re.sub(r"[^A-Za-z0-9.-]+", "-", s.model).strip("-") for s in specs},
         {s.method for s in specs},
         {f"W{s.weight_bits}A{s.act_bits}" for s in specs},
     ]
-    told = [next(iter(p)) if len(p) == 1 else "several" for p in parts if p]
+    words = [next(iter(p)) if len(p) == 1 else "several" for p in parts if p]
     view = re.sub(r"[^A-Za-z0-9.-]+", "-", view).strip("-")
-    return "_".join([*told, view, date.today().isoformat()])
+    return "_".join([*words, view, date.today().isoformat()])
 
 
 def config(view: str, records: Sequence[RunRecord], *, box: bool = False) -> dict[str, Any]:
@@ -74,28 +77,31 @@ def config(view: str, records: Sequence[RunRecord], *, box: bool = False) -> dic
 
     ``box``: points can be chosen by dragging a box.
     """
-    made = theme.config(file_name(view, records))
+    settings = theme.config(file_name(view, records))
     if box:
-        made["modeBarButtonsToRemove"] = ["lasso2d", "autoScale2d"]
-    return made
+        settings["modeBarButtonsToRemove"] = ["lasso2d", "autoScale2d"]
+    return settings
 
 
 def csv(frame: pd.DataFrame, records: Sequence[RunRecord]) -> bytes:
-    """The table under lines that begin with ``#`` and say where the numbers come from."""
-    told = [json.dumps(report.about(r), default=str) for r in records]
-    lines = [f"# {report.SIMULATED}", *(f"# {line}" for line in told)]
+    """CSV of a table under ``#`` lines that say where the numbers come from."""
+    runs = [json.dumps(report.about(r), default=str) for r in records]
+    lines = [f"# {report.SIMULATED}", *(f"# {line}" for line in runs)]
     return ("\n".join(lines) + "\n" + frame.to_csv(index=False)).encode()
 
 
 def rows(frame: pd.DataFrame, records: Sequence[RunRecord]) -> bytes:
-    """``{"about": one entry per run, "rows": one object per row}``; NaN becomes null."""
+    """JSON of a table and the runs that it is about.
+
+    ``{"about": one entry per run, "rows": one object per row}``; NaN becomes null.
+    """
     body = json.loads(frame.to_json(orient="records") or "[]")
     about = {"simulated": report.SIMULATED, "runs": [report.about(r) for r in records]}
     return json.dumps({"about": about, "rows": body}, indent=1, default=str).encode()
 
 
 def specs(records: Sequence[RunRecord]) -> bytes:
-    """The runs' specifications, each beside what it gave."""
+    """JSON of the runs' specifications, each beside what it gave."""
     return json.dumps([report.about(r) for r in records], indent=1, default=str).encode()
 
 

@@ -1,4 +1,4 @@
-"""The findings of a run as a small panel: sentence, remedy, a link to the view that shows it."""
+"""The panel of a run's findings: sentence, remedy, a link to the view that shows it."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,16 +14,16 @@ from qlib.ui.shared import context, lessons, resolve, state
 
 
 def panel(entry: Finished, *, open_: bool = False) -> None:
-    """At most five findings of a run, in an expander; nothing where there are none."""
-    found = _all(entry)[: findings.MOST]
-    if not found:
+    """Show at most five findings of a run in an expander; nothing where there are none."""
+    shown = _all(entry)[: findings.MOST]
+    if not shown:
         return
-    many = "1 finding" if len(found) == 1 else f"{len(found)} findings"
+    many = "1 finding" if len(shown) == 1 else f"{len(shown)} findings"
     with st.expander(
         f"{many} about this run", icon=":material/lightbulb:", expanded=open_, key="findings"
     ):
         known = context.entries()
-        for finding in found:
+        for finding in shown:
             _line(finding, entry, known)
 
 
@@ -37,7 +37,7 @@ def _line(finding: Finding, entry: Finished, known: Sequence[Finished]) -> None:
 
 
 def where(finding: Finding, entry: Finished, known: Sequence[Finished]) -> dict[str, str]:
-    """The address parameters that show a finding of this very run; ``known``: all runs."""
+    """Address parameters that show a finding of this very run; ``known``: all runs."""
     params = resolve.Choice(entry).params
     first = resolve.choose(params, known, {})
     if first is None or first.entry.key != entry.key:

@@ -11,13 +11,13 @@ LABELS = {"act": "activation", "calib": "calibration", "acts": "activations"}
 
 
 def label(name: str) -> str:
-    """``act_steps`` → ``Activation steps``."""
+    """A field's name as a label: ``act_steps`` → ``Activation steps``."""
     words = [LABELS.get(word, word) for word in name.split("_")]
     return " ".join(words).capitalize()
 
 
 def fields(owner: type, prefix: str, *, columns: int = 3, only: tuple[str, ...] = ()) -> dict:
-    """One widget per field of ``owner`` (or of those in ``only``); returns the values by name.
+    """Show a widget for each field of ``owner`` (or those in ``only``); values by name.
 
     Fields of one group stand together under its heading. A field that has no say with what
     another one says now is greyed. Widgets are bound to the URL under ``PREFIX.NAME``.
@@ -43,7 +43,7 @@ def _idle(p: Param, values: dict) -> bool:
 
 
 def field(p: Param, key: str, *, name: str | None = None, idle: bool = False) -> Any:
-    """The widget of one field; its value has the field's type and lies within its limits."""
+    """Show the widget of one field; its value has the field's type and lies within its limits."""
     shown: dict[str, Any] = {"label": name or label(p.name), "key": key, "help": p.help}
     shown |= {"bind": "query-params", "disabled": idle}
     if p.type is bool:

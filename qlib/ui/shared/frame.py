@@ -18,7 +18,7 @@ POLL = 4.0  # seconds between looks at the queue from a page that shows no job
 
 
 def first_visit() -> None:
-    """Load a link again that is the very first request to a fresh server.
+    """Reload a link that is the very first request to a fresh server.
 
     Streamlit answers that one request by the folder ``pages/`` before it knows `st.navigation`,
     and tells the visitor that the page does not exist. The second request finds it.
@@ -36,7 +36,7 @@ def _fresh() -> dict[str, bool]:
 
 
 def style() -> None:
-    """The name in the sidebar, and the little that the theme cannot say."""
+    """Write the name in the sidebar and the few styles that the theme cannot express."""
     st.logo(str(ASSETS / "logo.svg"), size="large", icon_image=ICON)
     st.html(ASSETS / "style.css")
     if state.presenting():
@@ -44,7 +44,7 @@ def style() -> None:
 
 
 def screen(name: str, icon: str, question: str, *, hidden: bool = False) -> Page:
-    """The page of ``pages/NAME.py``: ``3_Run`` is called Run and lives at ``/run``.
+    """The page of a file ``pages/NAME.py``: ``3_Run`` is called Run and lives at ``/run``.
 
     ``hidden``: it has an address, but does not stand in the navigation.
     """
@@ -60,7 +60,7 @@ def screen(name: str, icon: str, question: str, *, hidden: bool = False) -> Page
 
 
 def home(first: Page) -> Page:
-    """The root address: it leads to the first page, which so has an address like every other."""
+    """The page at the root address: it leads to the first page, which has its own address."""
 
     def forward() -> None:
         st.switch_page(first, query_params=st.query_params.to_dict())
@@ -69,7 +69,7 @@ def home(first: Page) -> Page:
 
 
 def head(question: str, answer: str = "") -> None:
-    """The question as title, the answer from the current data below it."""
+    """Show the question as title, and below it the answer from the current data."""
     with st.container(key="head", gap="xsmall"):
         with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
             st.title(question, anchor=False, width="content")
@@ -80,14 +80,14 @@ def head(question: str, answer: str = "") -> None:
 
 
 def simulated() -> None:
-    """The badge of honesty that every page carries."""
+    """Show the badge on every page that says quantization is simulated."""
     st.badge(
         "simulated quantization", icon=":material/science:", color="gray", help=word("simulated")
     )
 
 
 def sidebar(path: str) -> None:
-    """Below the navigation: jobs that run now; tools, where the page has no context bar."""
+    """Show running jobs below the navigation; tools, where the page has no context bar."""
     live = _live()
     with st.sidebar:
         st.fragment(_chips, run_every=POLL if live else None, key="chips")(bool(live))
@@ -125,13 +125,13 @@ def _chips(live: bool) -> None:
 
 
 def try_this(*lines: str) -> None:
-    """The box of what to look for and what to try."""
+    """A box for what to look for and what to try."""
     with st.container(key="try-this", border=True):
         st.markdown("**What you see, what to try**\n\n" + "\n".join(f"- {x}" for x in lines))
 
 
 def data_table(name: str, data: pd.DataFrame, columns: dict | None = None) -> None:
-    """A figure's numbers, on demand: what a screen reader reads.
+    """Show a figure's numbers on demand: what a screen reader reads.
 
     ``name`` is unique on its page; one of several words is shown as well.
     """

@@ -1,4 +1,4 @@
-"""The pictures whose answer quantization changed: lost and gained apart, with both answers."""
+"""Pictures whose answer quantization changed: lost and gained apart, with both answers."""
 
 import base64
 import html
@@ -21,7 +21,7 @@ FEW = 40  # pixels a side: such pictures are shown as squares, not smoothed
 
 @dataclass(frozen=True)
 class Side:
-    """Changed images of one kind: the cards that can be shown, of how many there are."""
+    """The changed images of one kind: those that can be shown, and how many there are."""
 
     name: str
     cards: tuple[Picture, ...]
@@ -29,18 +29,18 @@ class Side:
 
 
 def pool(runs: Sequence[Preds]) -> dict[str, np.ndarray]:
-    """Pixels (h, w, 3) by image id: what any of these runs has stored of its pictures."""
-    found: dict[str, np.ndarray] = {}
+    """Stored pictures by image id, from any of these runs: pixels (h, w, 3)."""
+    pixels: dict[str, np.ndarray] = {}
     for preds in runs:
         if "thumbs" in preds and "thumb_index" in preds:
             places = np.asarray(preds["thumb_index"])
             names = np.asarray(preds["ids"])[places]
-            found |= {str(n): p for n, p in zip(names, preds["thumbs"], strict=False)}
-    return found
+            pixels |= {str(n): p for n, p in zip(names, preds["thumbs"], strict=False)}
+    return pixels
 
 
 def sides(preds: Preds, pictures: Mapping[str, np.ndarray], most: int = MOST) -> tuple[Side, Side]:
-    """The lost and the gained images; those whose picture is stored, at most ``most`` of each.
+    """The lost and the gained images whose picture is stored, at most ``most`` of each.
 
     Surest wrong answers first among the lost, surest right ones among the gained.
     """
@@ -62,7 +62,7 @@ def _picture(preds: Preds, pictures: Mapping[str, np.ndarray], i: int, names: li
 
 
 def show(lost: Side, gained: Side) -> None:
-    """Both rows of cards, each with how many are shown of how many."""
+    """Show both rows of cards, each with how many are shown of how many."""
     for side, meaning in (
         (lost, "right in float, wrong after quantization"),
         (gained, "wrong in float, right after quantization"),
@@ -81,7 +81,7 @@ def show(lost: Side, gained: Side) -> None:
 
 
 def cards(side: Side) -> str:
-    """The cards as HTML; every text from a file is escaped."""
+    """HTML of the cards; every text from a file is escaped."""
     body = "".join(_card(picture) for picture in side.cards)
     return f'{STYLE}<div class="qx-cards" role="list">{body}</div>'
 
@@ -104,13 +104,14 @@ def _card(picture: Picture) -> str:
 
 
 def png(pixels: np.ndarray) -> str:
+    """The pixels as a PNG in a ``data:`` address."""
     body = io.BytesIO()
     Image.fromarray(pixels).save(body, format="PNG")
     return "data:image/png;base64," + base64.b64encode(body.getvalue()).decode()
 
 
 def table(pair: Pair) -> pd.DataFrame:
-    """The 2×2 table of one run against float: images by who is right."""
+    """Show the 2×2 table of one run against float: images by who is right."""
     return pd.DataFrame(
         {
             "": ["float right", "float wrong"],

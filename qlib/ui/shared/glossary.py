@@ -1,4 +1,4 @@
-"""The words of the screens: what a term means, in one or two plain sentences."""
+"""The terms of the screens, each defined in one or two plain sentences."""
 
 WORDS = {
     "float model": "The reference: the network as it was trained, in 32-bit floating point.",

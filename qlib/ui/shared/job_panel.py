@@ -1,4 +1,4 @@
-"""What every page does that offers a job of its own: find it, queue it, show it wait and run.
+"""Jobs started from a page: find one, queue it, show it wait and run.
 
 ``prefix`` begins the keys of a page's widgets, so that two panels never share one.
 """
@@ -41,19 +41,19 @@ def watch(look: Callable[[About, str], None], about: About, job: Job | None, key
 
 
 def moved(job: Job | None, seen: str) -> None:
-    """Run the page again if the job is no longer in the state that the page was drawn for."""
+    """Rerun the page if the job has left the state that the page was drawn for."""
     if (job.state if job else "") != seen:
         st.rerun()
 
 
 def refusal(prefix: str) -> None:
-    """Why the last press of the button queued nothing, once."""
+    """Show, once, why the last press of the button queued nothing."""
     if f"{prefix}-refused" in st.session_state:
         st.error(st.session_state.pop(f"{prefix}-refused"), icon=":material/error:")
 
 
 def queue(spec: RunSpec) -> Job:
-    """Queue a job: the one way from a page to a process.
+    """Queue a job: the only way from a page to a process.
 
     Raises:
         InvalidSpec: as `qlib.jobs.submit`; or it would run code that this visitor may not run.
@@ -63,7 +63,7 @@ def queue(spec: RunSpec) -> Job:
 
 
 def submit(spec: RunSpec, prefix: str) -> None:
-    """Queue a job; a refusal is kept for `refusal`."""
+    """Queue a job for a button; a refusal is kept for `refusal`."""
     try:
         queue(spec)
     except InvalidSpec as error:
@@ -71,14 +71,14 @@ def submit(spec: RunSpec, prefix: str) -> None:
 
 
 def waiting(job: Job) -> None:
-    """Its place, while it is queued."""
+    """Show a queued job's place in the queue."""
     if job.state == "queued":
         ahead = "the next to start" if job.place <= 1 else f"place {job.place} in the queue"
         st.info(f"Waiting: {ahead}. One run works at a time.", icon=":material/hourglass_top:")
 
 
 def bar(job: Job, share: float, text: str, prefix: str, *, lost: str) -> None:
-    """How far it is, and the button that stops it; ``lost``: what then becomes of it."""
+    """Show a job's progress and the button that stops it; ``lost``: what then becomes of it."""
     with st.container(horizontal=True, vertical_alignment="center", key=f"{prefix}-progress"):
         st.progress(share, text=text)
         st.button(

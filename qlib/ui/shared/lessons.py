@@ -1,4 +1,4 @@
-"""A lesson's step as a card at the foot of the window, the list of lessons, moving in them."""
+"""Lessons on the pages: a step as a card at the window's foot, the list, moving between steps."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -39,7 +39,7 @@ def every() -> tuple[list[Lesson], list[str]]:
 
 
 def current() -> tuple[Lesson | None, int]:
-    """The lesson of the address and the place of its step, from 0; None where there is none."""
+    """The lesson in the address and the place of its step, from 0; None without one."""
     name = st.query_params.get(address.LESSON, "")
     lesson = next((found for found in every()[0] if found.name == name), None)
     if lesson is None:
@@ -55,7 +55,7 @@ def current() -> tuple[Lesson | None, int]:
 
 
 def follow() -> None:
-    """Go to the step that the address names, with exactly its settings; does not return then."""
+    """Open the step that the address names, with exactly its settings; does not return then."""
     lesson, place = current()
     if lesson is None:
         return
@@ -79,14 +79,14 @@ def _leave() -> None:
 
 
 def unknown() -> None:
-    """Say that the lesson of the address is not there, and which ones are."""
+    """Show that the lesson of the address does not exist, and which ones do."""
     name = st.query_params.get(address.LESSON)
-    found = every()[0]
+    usable = every()[0]
     if not name or current()[0]:
         return
-    others = ", ".join(f"*{lesson.title}* (`{lesson.name}`)" for lesson in found)
+    others = ", ".join(f"*{lesson.title}* (`{lesson.name}`)" for lesson in usable)
     st.info(
-        f"There is no lesson `{name}`" + (f"; there are {others}." if found else "."),
+        f"There is no lesson `{name}`" + (f"; there are {others}." if usable else "."),
         icon=":material/link_off:",
     )
 
@@ -95,11 +95,11 @@ def unknown() -> None:
 
 
 def listing() -> None:
-    """One link per lesson with its promise; files that cannot be used are named."""
-    found, problems = every()
+    """Show a link per lesson with its promise; files that cannot be used are named."""
+    usable, problems = every()
     # a row of columns at a time: the cards of a row are equally high
-    cells = [cell for _ in range(0, len(found), A_ROW) for cell in st.columns(A_ROW)]
-    for place, (lesson, cell) in enumerate(zip(found, cells, strict=False)):
+    cells = [cell for _ in range(0, len(usable), A_ROW) for cell in st.columns(A_ROW)]
+    for place, (lesson, cell) in enumerate(zip(usable, cells, strict=False)):
         with cell, st.container(border=True, height="stretch", gap="xsmall", key=f"card-{place}"):
             st.page_link(
                 FOLLOW,
@@ -116,7 +116,7 @@ def listing() -> None:
 
 
 def card() -> None:
-    """The step of the address, on every page, and what it hides. Nothing without a lesson."""
+    """Show the card of the address's step and hide what it hides. Nothing without a lesson."""
     lesson, place = current()
     step = lesson.steps[place] if lesson else None
     guess = f"lesson-guess-{lesson.name if lesson else ''}-{place + 1}"

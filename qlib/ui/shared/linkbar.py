@@ -1,4 +1,4 @@
-"""Two buttons that only the browser itself can work: copy the address, begin afresh."""
+"""The buttons that only the browser can work: copy the address, begin afresh."""
 
 from collections.abc import Mapping
 
@@ -56,7 +56,7 @@ export default function ({ data, parentElement }) {
 
 
 def draw(params: Mapping[str, str]) -> None:
-    """Copy link, with ``params`` written out even where they are what is shown by default."""
+    """Show Copy link, with ``params`` written out even where they are the defaults."""
     _component()(key="linkbar", data={"params": dict(params)}, width=126, height="content")
 
 

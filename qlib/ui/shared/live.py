@@ -1,4 +1,4 @@
-"""The live network on the screens: the switch that starts it, how far it is, and its answers.
+"""The live network on the screens: its switch, its loading progress, and its answers.
 
 PyTorch runs in a process of its own (`qlib.live`), which starts when somebody asks for it and is
 shared by all visitors.
@@ -23,14 +23,14 @@ SOON = 1.5  # seconds that a page waits for a run to load before it shows progre
 
 @st.cache_resource(show_spinner=False)
 def shared() -> Live:
-    """The one process of all visitors; not started yet."""
+    """The one live process of all visitors; not started yet."""
     return Live()
 
 
 def answer(
     entry: Finished, bits: Bits, images: str | Sequence[int] = "shown", weights: int | None = None
 ) -> Answer:
-    """What the run's network says now. Starts the process where it does not run, and waits.
+    """The live network's answer for a run; starts the process if needed, and waits.
 
     Args:
         bits: one width, or a width for each unit named (the others: the run's own).
@@ -45,7 +45,7 @@ def answer(
 
 
 def wanted() -> bool:
-    """Whether this visitor has switched it on."""
+    """Whether this visitor has switched the live network on."""
     return bool(st.session_state.get(ON)) and not live.missing()
 
 
@@ -56,7 +56,7 @@ def switch(
     turned: Callable[[], Finished] | None = None,
     below: DeltaGenerator | None = None,
 ) -> bool:
-    """The switch *Try it now*; whether the run's network is loaded, so that it can be asked.
+    """Show the switch *Try it now*; true when the run's network is loaded and can be asked.
 
     While it loads its progress is shown, and the page runs again when it is there. Call it on
     every run of a page. ``turned`` is called when it is switched on and says which run to load
@@ -83,7 +83,7 @@ def switch(
 
 
 def failed(entry: Finished, problem: str) -> None:
-    """Say why there is no answer; where the process is gone, offer to start it again."""
+    """Show why there is no answer; where the process is gone, offer to start it again."""
     with st.container(horizontal=True, vertical_alignment="center", key="live-failed"):
         st.warning(problem, icon=":material/power_off:")
         if not shared().alive:

@@ -1,4 +1,4 @@
-"""May this visitor have the machine run a file of code? Only who sits at it, unless told so.
+"""Whether a visitor may have the machine run a Python file: only who sits at it, by default.
 
 A key such as ``net.py:build`` names code. An address or a form must never run it on an app that is
 served to others, so everything in the app that starts a job or loads a run asks here first.
@@ -18,8 +18,10 @@ OPT_IN = "QLIB_OWN_CODE"  # 1: whoever started the app allows it to every visito
 
 
 def check(spec: RunSpec) -> None:
-    """Raises:
-    InvalidSpec: the network of this specification is code, and this visitor may not run code here.
+    """Refuse a network that is a Python file, to visitors who may not run code here.
+
+    Raises:
+        InvalidSpec: the network is code, and this visitor may not run code here.
     """
     if own_code.is_own(spec.model) and not allowed():
         raise InvalidSpec(
@@ -29,7 +31,7 @@ def check(spec: RunSpec) -> None:
 
 
 def allowed() -> bool:
-    """The server listens on this machine alone, and the visitor came to it straight from here."""
+    """Whether the visitor sits at this machine: it listens locally and came straight from here."""
     if os.environ.get(OPT_IN) == "1":
         return True
     headers = st.context.headers

@@ -1,4 +1,4 @@
-"""A run of one network with many bit-widths, told as one run for each width."""
+"""A run of one network with many bit-widths, split into one entry for each width."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,18 +20,18 @@ def entries(known: Sequence[Finished]) -> list[Finished]:
 
 
 def side(record: RunRecord, preds: Mapping[str, Any]) -> str:
-    """Which guesses of ``preds.npz`` are those of this width: ``w3``, or ``quant``."""
+    """The prefix of this width's guesses in ``preds.npz``: ``w3``, or ``quant``."""
     name = f"w{record.spec.act_bits}"
     return name if record.bit_widths and f"{name}_top5" in preds else "quant"
 
 
 def is_other(entry: Finished) -> bool:
-    """Whether this tells of another width than the run's own, which its files are about."""
+    """Whether the entry is about another width than the run's own, which its files describe."""
     return at_other(entry.record)
 
 
 def at_other(record: RunRecord) -> bool:
-    """The same of a record."""
+    """Whether the record is about another width than the run's own."""
     return bool(record.bit_widths) and "top1_nearest" not in record.metrics
 
 

@@ -42,11 +42,11 @@ def unfilled(name: str, known: list[str]) -> tuple[str | None, str]:
 
 
 def model() -> tuple[str, str | None]:
-    """The backbone's key, and a weights file if one is named."""
-    known = _first(specs.model_keys(), MODEL)
+    """Show the picker of a backbone; returns its key, and a weights file if one is named."""
+    keys = _first(specs.model_keys(), MODEL)
     picked = st.selectbox(
         "Backbone",
-        known,
+        keys,
         key="model",
         bind=URL,
         on_change=match_data,
@@ -72,11 +72,11 @@ def model() -> tuple[str, str | None]:
 
 
 def dataset() -> str:
-    """The key of the images to test on (and to calibrate with, unless others are named)."""
-    known = _first(specs.dataset_keys(), DATA)
+    """Show the picker of test images (also calibrated with, unless others are named)."""
+    keys = _first(specs.dataset_keys(), DATA)
     picked = st.selectbox(
         "Images",
-        known,
+        keys,
         key="data",
         bind=URL,
         help="Where the images come from. Calibration and test images never overlap.",
@@ -94,7 +94,7 @@ def _filled(picked: str, key: str, name: str, help: str) -> str:
 
 
 def match_data() -> None:
-    """Choosing a backbone also chooses the images it was trained for, where the names say so."""
+    """Choose the images that the chosen backbone was trained for, where the names say so."""
     source = st.session_state["model"].split("-")[0]
     fitting = [key for key in specs.dataset_keys() if key.split(":")[0] == source]
     if fitting:
@@ -102,14 +102,14 @@ def match_data() -> None:
 
 
 def method() -> str:
-    """The method's key; the baseline first, then by title."""
-    known = discover("methods")
-    order = sorted(known, key=lambda k: (k != BASELINE, known[k].title.casefold()))
-    start = METHOD if METHOD in known else order[0]
+    """Show the picker of a method; the baseline first, then by title."""
+    methods = discover("methods")
+    order = sorted(methods, key=lambda k: (k != BASELINE, methods[k].title.casefold()))
+    start = METHOD if METHOD in methods else order[0]
     picked = st.pills(
         "Method",
         order,
-        format_func=lambda k: known[k].title,
+        format_func=lambda k: methods[k].title,
         default=start,
         required=True,
         wrap=True,
@@ -117,13 +117,13 @@ def method() -> str:
         bind=URL,
         help="How values are rounded, and what is learned to make up for it.",
     )
-    owner = known[picked or start]
+    owner = methods[picked or start]
     st.caption(f"{owner.promise} Takes {owner.cost} on a laptop. {owner.paper}.")
     return picked or start
 
 
 def bits(side: str, key: str, default: int = 4) -> int:
-    """A bit-width from 2 to 8 for ``side`` (weights or activations)."""
+    """Show the picker of 2 to 8 bits for ``side`` (weights or activations)."""
     picked = st.segmented_control(
         f"{side} bits",
         list(range(2, 9)),
@@ -137,24 +137,24 @@ def bits(side: str, key: str, default: int = 4) -> int:
 
 
 def observer(side: str, key: str, help: str) -> str:
-    """Who chooses the clipping range of ``side``."""
+    """Show the picker of the observer that chooses the clipping range of ``side``."""
     known = _first(list(names("observers")), "mse")
     return st.selectbox(f"{side} observer", known, key=key, bind=URL, help=help)
 
 
 def allocator(key: str, help: str) -> str:
-    """Who says which layer gets how many bits; nothing is asked where there is one answer."""
-    known = discover("allocators")
-    if len(known) == 1:
-        return next(iter(known))
-    order, title = _first(list(known), "same"), lambda name: known[name].title
+    """Show the picker of an allocator of bits to layers; nothing where there is only one."""
+    allocators = discover("allocators")
+    if len(allocators) == 1:
+        return next(iter(allocators))
+    order, title = _first(list(allocators), "same"), lambda name: allocators[name].title
     return st.selectbox("Bits of layers", order, format_func=title, key=key, bind=URL, help=help)
 
 
 def runs(
     known: Sequence[str], default: Sequence[str], *, most: int, on_change: Callable[[], None]
 ) -> list[str]:
-    """Several runs by name, at most ``most``."""
+    """Show a picker of several runs by name, at most ``most``."""
     return st.multiselect(
         f"Runs to compare (up to {most})",
         list(known),

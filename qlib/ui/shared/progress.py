@@ -29,7 +29,7 @@ LOGGED = 300  # newest events listed
 
 
 def panel(job: Job | None) -> None:
-    """The job of the address, if there is one. Call it on every run of the page, job or not.
+    """Show the job of the address, if any. Call it on every run of the page, job or not.
 
     The fragment renews itself only while the job goes on; when its state changes the page runs
     once more.
@@ -53,7 +53,7 @@ def find(key: str | None) -> tuple[Job | None, str]:
 
 
 def answer(job: Job | None) -> str:
-    """What the page says under its title."""
+    """The sentence under the page's title about the job."""
     if job is None:
         return (
             "Choose a network, a method and bits. The run works in the background and stays on "

@@ -1,4 +1,4 @@
-"""From what an address asks for to what there is: the nearest stored run, and what to say. Pure."""
+"""The nearest stored run for what an address asks, with notes on what differs. Pure."""
 
 import math
 import re
@@ -26,11 +26,12 @@ class Choice:
 
     @property
     def spec(self):
+        """The specification of the chosen run."""
         return self.entry.record.spec
 
     @property
     def params(self) -> dict[str, str]:
-        """Backbone, method and bits as an address writes them."""
+        """The address parameters of the run: backbone, method and bits."""
         bits = bits_label(self.entry.record)
         return {"m": self.spec.model, "q": self.spec.method, "b": bits}
 
@@ -106,7 +107,7 @@ def bits_of(text: str | None) -> tuple[int, ...]:
 
 
 def label(text: str | None) -> str | None:
-    """``W4A8`` of ``w4a8``; of ``4``: ``W4A4``. None if it is no such thing."""
+    """A label of bits in its usual form: ``W4A8`` of ``w4a8``, ``W4A4`` of ``4``; else None."""
     pair = _pair(text)
     return f"W{pair[0]}A{pair[1]}" if pair else None
 
@@ -162,16 +163,16 @@ def entry_for(siblings: Sequence[Finished], method: str, bits: str) -> Finished 
 
 def layers_of(record: RunRecord) -> list[str]:
     """The names of the layers of a record (with its rows), in execution order."""
-    told = [row["layer"] for row in record.layers if row["tensor"] == "output"]
-    rows = told or [row["layer"] for row in record.layers if row["tensor"] != "boundary"]
+    outputs = [row["layer"] for row in record.layers if row["tensor"] == "output"]
+    rows = outputs or [row["layer"] for row in record.layers if row["tensor"] != "boundary"]
     return list(dict.fromkeys(rows))
 
 
 def worst_layer(rows: Sequence[Mapping[str, Any]]) -> str | None:
     """The layer of the tensor that rounding hurts most (lowest SQNR): the one to look at first."""
-    told = [r for r in rows if r["tensor"] != "boundary" and r.get("sqnr_db") is not None]
-    told = [r for r in told if r["tensor"] != "output"]
-    return min(told, key=lambda r: r["sqnr_db"])["layer"] if told else None
+    tensors = [r for r in rows if r["tensor"] != "boundary" and r.get("sqnr_db") is not None]
+    tensors = [r for r in tensors if r["tensor"] != "output"]
+    return min(tensors, key=lambda r: r["sqnr_db"])["layer"] if tensors else None
 
 
 def nearest_layer(wanted: str | None, known: Sequence[str], first: str | None) -> tuple[str, str]:

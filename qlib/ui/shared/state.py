@@ -40,10 +40,12 @@ class Shelf:
 
     @property
     def broken(self) -> tuple[store.Entry, ...]:
+        """The folders that cannot be read."""
         return tuple(e for e in self.entries if not isinstance(e, store.Finished))
 
     @property
     def records(self) -> tuple[RunRecord, ...]:
+        """The records of the readable quantization runs."""
         return tuple(e.record for e in self.good)
 
 
@@ -52,13 +54,13 @@ def _finished(entries: Iterable[store.Entry]) -> list[store.Finished]:
 
 
 def demo() -> Shelf:
-    """The stored runs that come with the project."""
+    """The shelf of stored runs that come with the project."""
     folder = store.demo_dir()
     return Shelf("demo", folder, _entries(str(folder), store.stamp(folder)))
 
 
 def own() -> Shelf:
-    """The runs made here."""
+    """The shelf of runs made here."""
     folder = store.runs_dir()
     return Shelf("own", folder, _entries(str(folder), store.stamp(folder)))
 
@@ -147,7 +149,7 @@ def profile(folder: Path) -> list[dict[str, Any]]:
 
 
 def noise(folder: Path) -> "NoiseProfile":
-    """What noise does to each layer, of a noise analysis. Raises as `record`."""
+    """The noise analysis of each layer. Raises as `record`."""
     from qlib.noise import profile as files
 
     return _read(folder, files.FILE, files.load)

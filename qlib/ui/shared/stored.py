@@ -1,4 +1,4 @@
-"""The stored demo runs as the Start page shows them: its controls and its table."""
+"""The Start page's stored demo runs: controls, table, and notes on missing ones."""
 
 from collections.abc import Mapping, Sequence
 
@@ -23,7 +23,7 @@ BEST_NOTE = (
 
 
 def same_bits(entries: Sequence[store.Finished]) -> list[store.Finished]:
-    """The runs whose weights and activations have equal bits: those that this page shows."""
+    """The runs whose weights and activations have equal bits, which this page shows."""
     return [e for e in entries if e.record.spec.weight_bits == e.record.spec.act_bits]
 
 
@@ -46,19 +46,19 @@ def choose(entries: Sequence[store.Finished]) -> Choice | None:
 def comparable(entries: Sequence[store.Finished], shown: store.Finished) -> list[RunRecord]:
     """One run per method and width of the shown run's backbone, all on its test images."""
     record = shown.record
-    found: dict[tuple[str, int], RunRecord] = {}
+    by_method: dict[tuple[str, int], RunRecord] = {}
     others = same_bits(entries)
     own = [e for e in others if e.folder == shown.folder]  # one network: its line is of it alone
     for other in (shown, *own, *others):
         its = other.record
         same = its.spec.model == record.spec.model
         if same and its.data.get("test_hash") == record.data.get("test_hash"):
-            found.setdefault((its.spec.method, its.spec.weight_bits), its)
-    return list(found.values())
+            by_method.setdefault((its.spec.method, its.spec.weight_bits), its)
+    return list(by_method.values())
 
 
 def controls(entries: Sequence[store.Finished], choice: Choice) -> None:
-    """Backbone, bits and method in one row, under the same keys as the context bar's."""
+    """Show backbone, bits and method in one row, under the same keys as the context bar's."""
     one, two, three = st.columns([11, 9, 9])
     now, here = choice.params, same_bits(entries)
     of_model = [e for e in here if e.record.spec.model == now["m"]]
@@ -129,12 +129,12 @@ def _picked(key: str) -> None:
 
 
 def change(key: str, value: str) -> None:
-    """One key of the address changes; runs of many widths count at each of them."""
+    """Change one key of the address; runs of many widths count at each of them."""
     context.change(key, value, per_width.entries(context.entries()))
 
 
 def follow_click(session: Session = st.session_state) -> None:
-    """A click on a point of the accuracy figure sets the bits; a click beside them, nothing."""
+    """Choose the bits of a clicked point of the accuracy figure; a click beside does nothing."""
     points = session["bits-figure"]["selection"]["points"]
     if points and points[0].get("customdata"):
         bits = int(points[0]["customdata"][0])
@@ -187,7 +187,7 @@ def columns() -> dict:
 
 
 def explain_missing(shelf: Shelf) -> None:
-    """No demo runs, or none that can be read: what it is and how to get them back."""
+    """Show that demo runs are missing or unreadable, and how to get them back."""
     warn_broken(shelf)
     st.info(
         f"There are no stored runs to show in `{shelf.folder}`. Build them again with the command "
@@ -199,7 +199,7 @@ def explain_missing(shelf: Shelf) -> None:
 
 
 def warn_broken(shelf: Shelf) -> None:
-    """Names every demo run that cannot be read."""
+    """Show the name of every demo run that cannot be read."""
     if shelf.broken:
         lines = "\n".join(f"- {e.problem}" for e in shelf.broken)
         st.warning(

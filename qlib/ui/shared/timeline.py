@@ -1,4 +1,4 @@
-"""Where a running job stands, read from its events. Pure data, no widgets, no clock."""
+"""Progress of a running job, read from its events. Pure data, no widgets, no clock."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,9 @@ PLAIN = ("Load", "Calibrate", "Evaluate")
 
 @dataclass(frozen=True)
 class Timeline:
-    """``stage`` counts in ``stages``; ``share`` (0 to 1) of that stage is done.
+    """Progress of a job at its last event.
+
+    ``stage`` counts in ``stages``; ``share`` (0 to 1) of that stage is done.
 
     ``round``: a method may go through all units several times. ``left``: seconds for the rest of
     this round, from units measured in it; None until one is done.
@@ -32,7 +34,10 @@ class Timeline:
 
 
 def read(events: Sequence[Mapping[str, Any]], *, learns: bool) -> Timeline:
-    """The state after the last of a job's events; ``learns``: its method reconstructs units."""
+    """The progress after the last of a job's events.
+
+    The state after the last of a job's events; ``learns``: its method reconstructs units.
+    """
     stages = LEARNING if learns else PLAIN
     if not events:
         return Timeline(stages)
@@ -40,22 +45,22 @@ def read(events: Sequence[Mapping[str, Any]], *, learns: bool) -> Timeline:
     phase = last["phase"]
     fitted = [e for e in events if e["phase"] == "reconstruct"]
     rounds = _rounds(fitted)
-    known = {"seconds": last.get("t", 0.0), "mb": last.get("mb", 0.0), "round": len(rounds)}
+    position = {"seconds": last.get("t", 0.0), "mb": last.get("mb", 0.0), "round": len(rounds)}
     if phase == "reconstruct":
-        return _fitting(stages, last, rounds[-1], known)
+        return _fitting(stages, last, rounds[-1], position)
     share = _ratio(last.get("step"), last.get("steps"))
     if phase == "evaluate":
         baseline = learns and not fitted and last.get("unit") in ("float", BASELINE)
         stage = stages.index("Calibrate" if baseline else "Evaluate")
-        return Timeline(stages, stage, share, f"Testing the {_who(last)}", **known)
+        return Timeline(stages, stage, share, f"Testing the {_who(last)}", **position)
     if phase == "calibrate":
         text = f"Choosing ranges: {last.get('note') or 'activations'}"
         if fitted:  # between two rounds
-            return Timeline(stages, stages.index("Reconstruct"), 0.0, text, **known)
-        return Timeline(stages, 1, _ratio(last.get("index"), last.get("of")), text, **known)
+            return Timeline(stages, stages.index("Reconstruct"), 0.0, text, **position)
+        return Timeline(stages, 1, _ratio(last.get("index"), last.get("of")), text, **position)
     if phase == "save":
-        return Timeline(stages, len(stages) - 1, 1.0, "Writing the results", **known)
-    return Timeline(stages, 0, 0.0, "Loading network and images", **known)
+        return Timeline(stages, len(stages) - 1, 1.0, "Writing the results", **position)
+    return Timeline(stages, 0, 0.0, "Loading network and images", **position)
 
 
 def _who(event: Mapping[str, Any]) -> str:
@@ -96,7 +101,7 @@ def _fitting(stages, last: Mapping[str, Any], units: list, known: dict[str, Any]
 
 
 def span(seconds: float) -> str:
-    """A length of time for people: ``8 s``, ``2 min 05 s``, ``1 h 12 min``."""
+    """A duration as text: ``8 s``, ``2 min 05 s``, ``1 h 12 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

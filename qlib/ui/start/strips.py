@@ -1,4 +1,4 @@
-"""The pictures of the Start page with their guesses: as a run stored them, or as computed now."""
+"""The Start page's pictures with guesses, stored by a run or computed now."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,17 +25,19 @@ class Pictures:
 
     @property
     def first(self) -> tuple[int, ...]:
-        """The first images there are, whatever the networks make of them."""
+        """The first images there are, whatever the networks guess."""
         return tuple(i for i in range(FIRST) if i in self.pixels)
 
     @property
     def asked(self) -> tuple[int, ...]:
-        """All that a live network is asked for."""
+        """All positions that a live network is asked for."""
         return tuple(sorted({*self.first, *self.chosen}))
 
 
 def pictures(entries: Sequence[Finished], entry: Finished) -> Pictures:
-    """The same for every run of a model on these test images, at every width.
+    """The pictures of a model, shared by all its runs.
+
+    The same for every run of a model on these test images, at every width.
 
     Raises:
         InvalidSpec: the predictions of ``entry`` are missing or damaged.
@@ -58,7 +60,7 @@ def pictures(entries: Sequence[Finished], entry: Finished) -> Pictures:
 
 
 def strip(entry: Finished, shown: Pictures, answer: Answer | None = None) -> PredictionStrip:
-    """The six pictures with this run's guesses: those of ``answer``, or else the stored ones.
+    """Data of the six pictures with this run's guesses: those of ``answer``, or the stored ones.
 
     Raises:
         InvalidSpec: the run's predictions are missing or damaged.
@@ -67,7 +69,7 @@ def strip(entry: Finished, shown: Pictures, answer: Answer | None = None) -> Pre
 
 
 def first(entry: Finished, shown: Pictures, answer: Answer) -> PredictionStrip:
-    """The same for the first held-out images. Raises as `strip`."""
+    """Data of the first held-out images with guesses. Raises as `strip`."""
     return _strip(entry, shown, shown.first, answer)
 
 

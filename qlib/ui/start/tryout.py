@@ -1,4 +1,4 @@
-"""*Try it now* on the Start page: the bits drive a real network, and a dozen images follow."""
+"""*Try it now* on the Start page: a real network guesses a dozen images at the chosen bits."""
 
 import html
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ OFF = "These predictions are stored. Compute them here: loads in seconds, takes 
 
 
 def row(known: Sequence[Finished], choice: Choice, shown: Pictures) -> Answer | None:
-    """The switch and, where it is on, what the network says now of some held-out images.
+    """Show the switch and, where it is on, the network's guesses for some held-out images.
 
     None: it is off, or gives no answer (the page says why); stored predictions are right then.
     ``known``: as `spread.entries` gives them.
@@ -99,7 +99,7 @@ def _offer(entry: Finished) -> None:
 
 
 def dozen(strip: PredictionStrip, label: str) -> str:
-    """The pictures in one row (HTML), each with its first guess and how sure that is."""
+    """HTML of the pictures in one row, each with its first guess and how sure that is."""
     n, right = len(strip.pictures), strip.count("kept") + strip.count("gained")
     before = strip.count("kept") + strip.count("lost")
     head = f"<b>{right} of the first {n} held-out images are right</b> (in float {before})"
