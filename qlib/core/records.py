@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from qlib.core import params
 from qlib.core.checks import Scalar, check, check_fields, plain
 from qlib.core.params import param
-from qlib.core.rows import METRICS, Images, LayerRow, RunData, Seconds, UnitRow, WidthRow
+from qlib.core.rows import METRICS, Coverage, Images, LayerRow, RunData, Seconds, UnitRow, WidthRow
 
 FORMAT = 2  # of run folders; raised whenever an older folder would be read wrongly
 BITS = range(2, 9)
@@ -100,6 +100,11 @@ class RunSpec:
     )
     allocator: str = param("same", "Says which layer gets how many bits.")
     code: str = ""
+    allow_float: bool = param(
+        False,
+        "Go on where less than half of the multiplications can be quantized, and the rest stays in "
+        "float.",
+    )
 
     @property
     def key(self) -> str:
@@ -220,6 +225,8 @@ class RunRecord:
     combination of widths, and one per unit and width (see `qlib.pipeline.bit_widths`); else empty.
     ``plan``: quantization point (``LAYER.weight``, ``LAYER.input``, …) → the bits that the
     allocator gave it, None where it stays in float; empty where nothing was quantized.
+    ``coverage``: share of the multiplications that are quantized, and what is not; None in
+    analyses.
     """
 
     spec: RunSpec
@@ -235,6 +242,7 @@ class RunRecord:
     bit_widths: list[WidthRow] = field(default_factory=list)
     blocks: list[UnitRow] = field(default_factory=list)
     plan: dict[str, int | None] = field(default_factory=dict)  # point → bits; None: float
+    coverage: Coverage | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The record as a dict for ``run.json``; ``layers`` live in ``layers.csv`` beside it."""

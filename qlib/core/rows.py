@@ -97,6 +97,17 @@ class RunData(TypedDict, total=False):
     base: str
 
 
+class Coverage(TypedDict):
+    """`RunRecord.coverage`: what multiplies on integer grids and what in float.
+
+    ``quantized``: share of the multiply–accumulates whose two operands are quantized; ``float``:
+    what is not, dearest first: layers by name, products outside of layers by module and kind.
+    """
+
+    quantized: Share
+    float: list[str]
+
+
 class WidthRow(TypedDict):
     """One measured combination of bit-widths of a network that can be switched."""
 

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from qlib.core.records import RunRecord
+from qlib.export.summary import covered
 from qlib.plots.shared import theme, untyped
 
 if TYPE_CHECKING:
@@ -139,6 +140,8 @@ def _n(numbers: dict, name: str, digits: int = 1) -> str:
 def _details(record: RunRecord) -> str:
     body = html.escape(json.dumps(about(record), indent=1, default=str))
     notes = "".join(f"<li>{html.escape(str(note))}</li>" for note in record.notes)
+    if text := covered(record):
+        notes = f"<li>{html.escape(text)}</li>{notes}"
     return (
         f"<details><summary>Specification, versions and data of {html.escape(record.spec.key)}"
         f"</summary><pre>{body}</pre><ul>{notes}</ul></details>"

@@ -21,13 +21,18 @@ def as_json(record: RunRecord, run_dir: Path) -> dict[str, Any]:
     A noise run has ``helped``: for each number of bits the layers that noise helps most.
     """
     named = {"sensitivity": _worst_layers, "noise": _helped_layers}.get(record.spec.analysis)
-    return (named(record.layers) if named else {}) | {
-        "spec": record.spec.to_json(),
-        "metrics": {name: _finite(value) for name, value in record.metrics.items()},
-        "seconds": {name: _finite(value) for name, value in record.seconds.items()},
-        "peak_mb": _finite(record.peak_mb),
-        "run_dir": str(run_dir),
-    }
+    coverage = {"coverage": record.coverage} if record.coverage else {}
+    return (
+        (named(record.layers) if named else {})
+        | coverage
+        | {
+            "spec": record.spec.to_json(),
+            "metrics": {name: _finite(value) for name, value in record.metrics.items()},
+            "seconds": {name: _finite(value) for name, value in record.seconds.items()},
+            "peak_mb": _finite(record.peak_mb),
+            "run_dir": str(run_dir),
+        }
+    )
 
 
 def as_text(record: RunRecord, run_dir: Path) -> str:
@@ -39,6 +44,7 @@ def as_text(record: RunRecord, run_dir: Path) -> str:
         f"{spec.model} on {spec.data}: {_recipe(spec)}, seed {spec.seed}",
         f"settings   {settings or 'none'}; {spec.calib} calibration images",
         *_bits(record),
+        *([f"coverage   {covered(record)}"] if record.coverage else []),
         *body(record),
         f"time       {', '.join(f'{name} {value:.1f} s' for name, value in record.seconds.items())}"
         f"; peak memory {record.peak_mb:.0f} MB",
@@ -47,6 +53,21 @@ def as_text(record: RunRecord, run_dir: Path) -> str:
         f"folder     {run_dir}",
     ]
     return "\n".join(lines)
+
+
+def covered(record: RunRecord, most: int = 3) -> str:
+    """In words: the share of multiplications that are quantized, and up to ``most`` that are not.
+
+    Empty where the record says nothing of it.
+    """
+    if not record.coverage:
+        return ""
+    share, parts = 100 * record.coverage["quantized"], record.coverage["float"]
+    if not parts:
+        return "all multiplications are quantized"
+    shown = f"{share:.4g}" if share >= 99.95 else f"{share:.1f}"
+    more = f" and {len(parts) - most} more" if len(parts) > most else ""
+    return f"{shown} % of multiplications are quantized; in float: {', '.join(parts[:most])}{more}"
 
 
 def _recipe(spec: RunSpec) -> str:

@@ -24,6 +24,7 @@ OVERFIT = 1.5  # error on new images over error on calibration images
 JUMP_DB = 6.0  # lost within one block: half the precision
 LOPSIDED = 3.0  # points lost by activations over points lost by weights
 NOISY = 0.9  # of a layer's output error is left where noise helps enough to be told
+COVERED = 0.99  # share of the multiplications that are quantized
 TELLING = 1.0  # points: a smaller loss has no cause worth naming
 
 Row = Mapping[str, Any]
@@ -68,10 +69,27 @@ def of(
         coarse(rows),
         clipped(rows),
         noise_helps(record, noise),
+        left_in_float(record),
     ]
     ranked = sorted((f for f in found if f), key=lambda f: -f.weight)
     last = unproven(record)
     return [*ranked, last] if last else ranked
+
+
+def left_in_float(record: RunRecord) -> Finding | None:
+    """Rule: less than 99 % of the multiplications are quantized."""
+    if record.coverage is None or (share := record.coverage["quantized"]) >= COVERED:
+        return None
+    parts = record.coverage["float"]
+    more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
+    return Finding(
+        "in-float",
+        f"**{100 * (1 - share):.1f} %** of the multiplications are done in float: "
+        f"{', '.join(parts[:3])}{more}.",
+        "Accuracy and size are those of a network that is quantized in part.",
+        "distributions",
+        weight=(1 - share) / (1 - COVERED),
+    )
 
 
 def clipped(rows: Sequence[Row]) -> Finding | None:

@@ -1,5 +1,6 @@
 """What a network costs in its present state: bytes of weights, operations counted in bits."""
 
+from qlib.core.rows import Coverage
 from qlib.network.model import QuantModel
 from qlib.network.points import QuantLayer
 
@@ -21,9 +22,15 @@ def bit_operations(model: QuantModel, layer: str) -> int:
     return model.macs[layer] * left * right
 
 
-def quantized_macs(model: QuantModel) -> int:
-    """Multiply–accumulates for one image of which both operands are quantized."""
-    return sum(n for name, n in model.macs.items() if max(_bits(model, name)) < FLOAT)
+def coverage(model: QuantModel) -> Coverage:
+    """Share of the multiply–accumulates with two quantized operands, and what is in float."""
+    left_float = dict(model.coverage.left_float)
+    left_float |= {n: macs for n, macs in model.macs.items() if max(_bits(model, n)) == FLOAT}
+    share = 1 - sum(left_float.values()) / max(1, model.coverage.macs)
+    return {
+        "quantized": min(1.0, max(0.0, share)),
+        "float": sorted(left_float, key=lambda part: -left_float[part]),
+    }
 
 
 def costs(model: QuantModel) -> dict[str, float]:

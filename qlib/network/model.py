@@ -11,15 +11,19 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from qlib.core.records import InvalidSpec
 from qlib.network.attention import MatMul, rewrite_attention
+from qlib.network.coverage import coverage
 from qlib.network.fold import fold_batch_norm
 from qlib.network.partial_forward import PartialForward
 from qlib.network.points import QuantLayer, QuantMatMul, QuantPoint
+from qlib.network.products import expose_products, keep_apart
 from qlib.network.trace import Call, Trace, trace
 
 PLACEMENTS = ("inputs", "boundary")
+LAYERS = (nn.Conv2d, nn.Linear)  # quantized as they are
 # by name: timm has classes of its own beside PyTorch's
 _ACTIVATIONS = {"ReLU", "ReLU6", "LeakyReLU", "PReLU", "GELU", "GELUTanh", "QuickGELU"}
 _ACTIVATIONS |= {"SiLU", "Swish", "Hardswish", "HardSwish", "Mish"}
@@ -37,6 +41,7 @@ class QuantModel(nn.Module):
         partial: runs of parts of it.
         walkable: can each unit be run on its input alone?
         is_sequential: moreover, does one tensor cross from unit to unit, so that it can be carried?
+        coverage: what multiplies in it, inside of these layers and outside.
         notes: what a reader of results should know about the rewriting.
     """
 
@@ -59,15 +64,31 @@ class QuantModel(nn.Module):
         if placement not in PLACEMENTS:
             raise ValueError(f"placement must be one of {PLACEMENTS}; got {placement!r}.")
         self.placement, self.notes = placement, []
-        self.net = self._rewritten(net, example)
-        layers = {name: _wrapped(m) for name, m in self.net.named_modules() if _quantizable(m)}
-        for name, layer in layers.items():
-            self.net.set_submodule(name, layer)
+        try:
+            self.net, layers = self._wrapped(net, example)
+            _check_same(net, self.net, example)
+        except ArithmeticError as error:
+            self.notes.append(f"{error} What it multiplies outside of layers stays in float.")
+            self.net, layers = self._wrapped(net, example, products=False)
         seen = trace(self.net, example)
         self._read_structure(seen, layers, blocks, len(example))
+        self.coverage = coverage(self.net, example, self.layers)
         self.eval()
 
-    def _rewritten(self, net: nn.Module, example: Tensor) -> nn.Module:
+    def _wrapped(
+        self, net: nn.Module, example: Tensor, *, products: bool = True
+    ) -> tuple[nn.Module, dict[str, QuantLayer | QuantMatMul]]:
+        """A rewritten copy of ``net``, and its layers by name, which are in it already."""
+        copied = self._folded(net, example)
+        if products:
+            expose_products(copied, example, LAYERS)
+        layers = {name: _wrapped(m) for name, m in copied.named_modules() if _quantizable(m)}
+        for name, layer in layers.items():
+            copied.set_submodule(name, layer)
+        keep_apart(copied, layers.values())
+        return copied, layers
+
+    def _folded(self, net: nn.Module, example: Tensor) -> nn.Module:
         def fresh() -> nn.Module:
             made = rewrite_attention(copy.deepcopy(net).eval().requires_grad_(False))
             for module in made.modules():
@@ -77,12 +98,15 @@ class QuantModel(nn.Module):
                     module.inplace = False  # pyright: ignore[reportArgumentType]
                 if isinstance(module, nn.TransformerEncoderLayer):
                     module.activation_relu_or_gelu = 0  # else it reads weights past its layers
+                if isinstance(module, nn.TransformerEncoder):
+                    module.use_nested_tensor = False  # the same
             return made
 
         try:
             return fold_batch_norm(fresh(), example)[0]
         except ArithmeticError as error:
-            self.notes.append(f"{error} They are left unfolded and in float.")
+            note = f"{error} They are left unfolded and in float."
+            self.notes += [note] if note not in self.notes else []
             return fresh()
 
     def _read_structure(
@@ -214,6 +238,25 @@ class QuantModel(nn.Module):
         return True
 
 
+@torch.no_grad()
+def _check_same(net: nn.Module, rewritten: nn.Module, example: Tensor) -> None:
+    """Raises:
+    ArithmeticError: the rewritten network computes something else, on the example or on noise.
+    """
+    noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(1)).to(example)
+    copied = copy.deepcopy(net).eval() if net.training else net
+    for images in (example, noise):
+        for one, two in zip(_tensors(copied(images)), _tensors(rewritten(images)), strict=True):
+            gap = (one - two).abs().max()
+            if not gap <= 1e-3 * one.abs().max().clamp(min=1e-3):
+                raise ArithmeticError(f"Rewriting this network changed its output by {gap:.2g}.")
+
+
+def _tensors(output: object) -> list[Tensor]:
+    leaves = tree_leaves(output)
+    return [x for x in leaves if isinstance(x, Tensor) and x.is_floating_point() and x.numel()]
+
+
 def _through(point: QuantPoint, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """A hook: what enters a module goes through a point."""
     return point(args[0]), *args[1:]
@@ -229,7 +272,7 @@ def _one_tensor_each(calls: Iterable[Call], batch: int) -> bool:
 
 
 def _quantizable(module: nn.Module) -> TypeGuard[nn.Conv2d | nn.Linear | MatMul]:
-    return isinstance(module, (nn.Conv2d, nn.Linear, MatMul))
+    return isinstance(module, (*LAYERS, MatMul))
 
 
 def _wrapped(module: nn.Conv2d | nn.Linear | MatMul) -> QuantLayer | QuantMatMul:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from qlib.core.records import InvalidSpec, Report, RunSpec, ignore
 from qlib.core.specs import recipe_checked
@@ -43,6 +42,7 @@ def quantize(
     symmetric_acts: bool = False,
     allocator: str = "same",
     keep_float: Sequence[str] = (),
+    allow_float: bool = False,
     tune_norms: bool = False,
     tune_biases: int = 0,
     seed: int = 0,
@@ -77,7 +77,8 @@ def quantize(
             act_bits=act_bits, edge_layers=edge_layers, placement=placement,
             weight_observer=weight_observer, act_observer=act_observer, granularity=granularity,
             symmetric_weights=symmetric_weights, symmetric_acts=symmetric_acts,
-            allocator=allocator, keep_float=tuple(keep_float), tune_norms=tune_norms,
+            allocator=allocator, keep_float=tuple(keep_float), allow_float=allow_float,
+            tune_norms=tune_norms,
             tune_biases=tune_biases, seed=seed, calib=len(images), device=images.device.type,
             settings=settings,
         )
@@ -195,13 +196,9 @@ class Quantized(nn.Module):
     def coverage(self) -> float:
         """Share of the multiply–accumulates whose two operands are quantized, from 0 to 1.
 
-        Products outside of layers, such as ``q @ k``, count as float.
+        `model.coverage` and `layers` say which are not.
         """
-        counted = FlopCounterMode(display=False)
-        with torch.no_grad(), counted:
-            self._beside[0](_example(self.model.partial.image_shape, _device(self)))
-        macs = counted.get_total_flops() / 2 / EXAMPLES
-        return min(1.0, costs.quantized_macs(self.model) / max(1.0, macs))
+        return costs.coverage(self.model)["quantized"]
 
     def save(self, path: str | Path) -> None:
         """Write one ``.safetensors`` file: all but the float weights; see `load`.

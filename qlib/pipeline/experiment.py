@@ -21,6 +21,7 @@ from qlib.network.model import QuantModel
 from qlib.observers.base import Observer, observers
 from qlib.pipeline.own_network import completed
 
+LEAST_COVERED = 0.5  # share of the multiplications that must be quantizable
 EVAL_BATCH = 64  # more and the activations of a vision transformer leave the cache
 
 
@@ -72,15 +73,30 @@ def quantizable(
         images: (n, c, h, w), preprocessed, on the device of the network.
 
     Raises:
-        InvalidSpec: there is nothing to quantize in the network.
+        InvalidSpec: there is nothing to quantize in the network, or less than half of what it
+            multiplies, and the specification does not allow that.
     """
     images = channels_last(images)
     generator = torch.Generator(images.device).manual_seed(spec.seed)
     model = QuantModel(net, images[:2], find_blocks(net), spec.placement).to(images.device)
+    _check_coverage(model, spec)
     data = Calibration(images, generator, _observer(spec.weight_observer),
                        _observer(spec.act_observer), report=report,
                        arithmetic=getattr(torch, spec.precision))  # fmt: skip
     return model, data
+
+
+def _check_coverage(model: QuantModel, spec: RunSpec) -> None:
+    share, parts = model.coverage.share, model.coverage.left_float
+    if share >= LEAST_COVERED or spec.allow_float:
+        return
+    largest = sorted(parts, key=lambda part: -parts[part])
+    more = f" and {len(largest) - 3} more" if len(largest) > 3 else ""
+    raise InvalidSpec(
+        f"Only {100 * share:.0f} % of this network's multiplications can be quantized; in float "
+        f"would stay {', '.join(largest[:3])}{more}. Write them with layers such as nn.Conv2d and "
+        "nn.Linear or with matrix products, or allow it (--allow-float, allow_float=True)."
+    )
 
 
 def device_of(spec: RunSpec) -> torch.device:

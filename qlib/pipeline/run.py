@@ -70,6 +70,7 @@ def run(
         bit_widths=at_widths,
         blocks=blocks,
         plan=bits_of(plan, experiment.model),
+        coverage=costs.coverage(experiment.model),
     )
     if folder is not None:
         store.write_record(record, folder)

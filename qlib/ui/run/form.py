@@ -24,6 +24,7 @@ SPEC_KEYS = {  # fields of a specification that have a widget of their own, and 
     "allocator": "alloc",
     "symmetric_weights": "wsym",
     "symmetric_acts": "asym",
+    "allow_float": "allow",
     "tune_norms": "norms",
     "tune_biases": "biases",
 }
@@ -130,6 +131,7 @@ def _grid() -> dict:
         found["granularity"] = _field("granularity", "One scale per")
         found["symmetric_weights"] = _field("symmetric_weights", "Symmetric weights")
         found["symmetric_acts"] = _field("symmetric_acts", "Symmetric inputs")
+        found["allow_float"] = _field("allow_float", "Allow a part in float")
     return found
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from qlib.core.records import BASELINE, RunRecord
+from qlib.export.summary import covered
 from qlib.jobs import Job
 from qlib.ui.shared import answers
 from qlib.ui.shared.glossary import word
@@ -32,6 +33,8 @@ def result(record: RunRecord) -> None:
         for cell, (name, value, note, term) in zip(st.columns(6), facts, strict=True):
             cell.metric(name, value, note, delta_color="off", delta_arrow="off", help=word(term))
         st.caption(f"{answers.source_line(record)}.")
+        if text := covered(record):
+            st.caption(f":material/function: {text[0].upper()}{text[1:]}.")
         for note in record.notes:
             st.caption(f":material/info: {note}")
 
