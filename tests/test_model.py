@@ -241,8 +241,9 @@ def test_units_cover_every_layer_once_and_run_one_by_one(family: str) -> None:
     covered = [layer for unit in model.units() for layer in model.layers_of(unit)]
     assert sorted(covered) == sorted(model.layers)
     assert len(set(covered)) == len(covered)
-    assert set(ran) == set(model.weighted())
-    assert model.units("layer") == list(dict.fromkeys(ran))
+    as_calls = {name for name in model.weighted() if name.endswith("qkv_linear1")}  # Swin V2's
+    assert set(ran) == set(model.weighted()) - as_calls
+    assert [n for n in model.units("layer") if n not in as_calls] == list(dict.fromkeys(ran))
     assert model.walkable, family
     units = model.units()
     y = model.partial.run_until(x, units[0])

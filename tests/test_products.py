@@ -189,6 +189,17 @@ def test_products_that_depend_on_the_images_are_refused():
         model(1e9 * images(2).abs())
 
 
+def test_modules_inside_of_an_owner_call_for_themselves():
+    def mixed(net, x):
+        return net.soft(x @ x.mT) @ net.act(net.other(x))
+
+    net = calls(mixed)
+    net.soft, net.act = nn.Softmax(dim=-1), nn.GELU()
+    model = QuantModel(net, images(2))
+    assert torch.allclose(model(images()), net(images()), atol=1e-6)
+    assert list(model.layers) == ["stem", "matmul1", "other", "matmul2", "head"]
+
+
 def test_runs_of_one_module_that_differ_stay_in_float():
     class Sometimes(nn.Module):
         def forward(self, x, twice):

@@ -43,8 +43,9 @@ def expose_products(net: nn.Module, example: Tensor, layers: tuple[type[nn.Modul
     """
     with torch.no_grad():
         owners = _owners(net, example, layers)
-    for owner, calls in owners.items():
-        _expose(net.get_submodule(owner), calls)
+    calling = {net.get_submodule(name): rows for name, rows in owners.items()}
+    others = [module for module, rows in calling.items() if not _expose(module, rows)]
+    keep_apart(net, others)  # such as nn.Softmax, which calls a function too
 
 
 def keep_apart(net: nn.Module, layers: Iterable[nn.Module]) -> None:
@@ -77,16 +78,17 @@ class Site:
     run: Run | None
 
 
-def _expose(owner: nn.Module, rows: list[list[Call]]) -> None:
-    """``rows``: the calls in each run of the owner; where runs differ everything stays as it is."""
+def _expose(owner: nn.Module, rows: list[list[Call]]) -> bool:
+    """Whether the owner got children for its calls; where its runs differ all stays as it is."""
     first = rows[0]
     if any([c.func for c in row] != [c.func for c in first] for row in rows):
-        return
+        return False
     children = [call.child[0] for call in first if call.child]
     if all(isinstance(child, NOT_PRODUCTS) for child in children):
-        return
+        return False
     vars(owner)["_sites"] = tuple(_site(owner, call) for call in first)
     owner.__class__ = _sending(type(owner))
+    return True
 
 
 def _site(owner: nn.Module, call: Call) -> Site:
@@ -238,7 +240,7 @@ class _Seeing(TorchFunctionMode):
         except (TypeError, ValueError):  # a form of the call that is not known here
             child = None
         if child is not None and not isinstance(child[0], NOT_PRODUCTS):
-            name = _weight_name(owner, args) + name
+            name = _weight_name(owner, [*args, *kwargs.values()]) + name
         return Call(func, name, child)
 
     def _constant(self, value: Any) -> bool:
