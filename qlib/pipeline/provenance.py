@@ -4,14 +4,14 @@ import hashlib
 import platform
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 
 import torch
 
 from qlib.core.process import peak_mb
 from qlib.core.records import Event, Report
-from qlib.core.rows import RunData
+from qlib.core.rows import PreprocessRow, RunData
 from qlib.pipeline.experiment import Experiment
 
 
@@ -60,6 +60,7 @@ def about_data(experiment: Experiment) -> RunData:
         "calib_n": len(experiment.calib),
         "classes": len(experiment.classes),
         "same_source": experiment.same_source,
+        "preprocess": PreprocessRow(**asdict(experiment.predict.preprocess)),
     }
 
 
