@@ -249,7 +249,7 @@ class RunRecord:
     def prepared(self) -> str:
         """How images were prepared for the network, in words; "" in records that do not say."""
         row = self.data.get("preprocess")
-        return Preprocess(**row).words if row else ""
+        return Preprocess(**row).words if row else ""  # type: ignore[arg-type]
 
     def to_json(self) -> dict[str, Any]:
         """The record as a dict for ``run.json``; ``layers`` live in ``layers.csv`` beside it."""

@@ -148,14 +148,16 @@ def layer_names(names: object) -> tuple[str, ...]:
     Raises:
         InvalidSpec: something else among them.
     """
-    every = (names,) if isinstance(names, str) or not isinstance(names, Iterable) else (*names,)
-    wrong = [name for name in every if not isinstance(name, str)]
-    if wrong:
-        raise InvalidSpec(
-            "keep_float takes names of layers, such as keep_float=('head', 'blocks.0.attn.qkv'); "
-            f"got {str(wrong[0])[:60]!r} of type {type(wrong[0]).__name__}."
-        )
-    return every
+    single = isinstance(names, str) or not isinstance(names, Iterable)
+    kept = []
+    for name in (names,) if single else names:
+        if not isinstance(name, str):
+            raise InvalidSpec(
+                "keep_float takes names of layers, such as keep_float=('head', "
+                f"'blocks.0.attn.qkv'); got {str(name)[:60]!r} of type {type(name).__name__}."
+            )
+        kept.append(name)
+    return tuple(kept)
 
 
 def _check_seed(seed: object) -> None:

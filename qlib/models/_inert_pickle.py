@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._utils import _rebuild_tensor
 
 
 class Inert:
@@ -61,7 +62,7 @@ class Rebuild:
 def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_hooks: Any) -> torch.Tensor:
     if not isinstance(storage, torch.storage.TypedStorage):
         raise pickle.UnpicklingError("a tensor without its values")
-    return torch._utils._rebuild_tensor(storage, offset, size, stride)
+    return _rebuild_tensor(storage, offset, size, stride)
 
 
 def _parameter(data: Any, *_rest: Any) -> Any:

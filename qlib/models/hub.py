@@ -108,6 +108,11 @@ def _renamed(asked: str) -> tuple[str, list[str]]:
         )
     if tag:
         raise InvalidSpec(f"timm calls {old} {now} now; choose that name, with a tag of its own.")
+    base, _, tag = now.partition(".")
+    tags = _tags(base)
+    if tag and tag not in tags:  # timm's table of old names has tags that it renamed once more
+        near = next((f".{t}" for t in tags if t.startswith(tag)), "")
+        now = f"{base}{near}"
     return now, [f"timm calls {old} {now} now; that network was taken."]
 
 
@@ -209,7 +214,8 @@ def _from_file(arch: str, options: Options, weights: str) -> tuple["nn.Module", 
     checkpoint = read_weights(weights)
     net = _made(arch, options, pretrained=False)
     if options.num_classes is None:
-        classes = _classes_in(checkpoint, net.pretrained_cfg.get("classifier"))
+        config: Any = net.pretrained_cfg
+        classes = _classes_in(checkpoint, config.get("classifier"))
         if classes and classes != net.num_classes:  # fine-tuned on another task
             net = _made(arch, replace(options, num_classes=classes), pretrained=False)
     hint = (
@@ -242,13 +248,15 @@ def _preprocess(net: "nn.Module", options: Options) -> Preprocess:
 
     asked = {"img_size": options.img_size, "in_chans": options.in_chans}
     test = options.preprocess == "test"
-    config = resolve_model_data_config(net, asked, use_test_size=test)
+    config: dict[str, Any] = resolve_model_data_config(net, asked, use_test_size=test)
     channels = options.in_chans or config["input_size"][0]
     if channels != len(config["mean"]):
         # one grey channel stands for three: its mean and spread are theirs on average
         config |= {k: (sum(config[k]) / len(config[k]),) * channels for k in ("mean", "std")}
     size = (channels, *config["input_size"][1:])
-    return Preprocess(**{k: config[k] for k in FED} | {"input_size": size})
+    fed: dict[str, Any] = {k: config[k] for k in FED}
+    fed["input_size"] = size
+    return Preprocess(**fed)
 
 
 def _adapted(options: Options) -> list[str]:
