@@ -148,9 +148,9 @@ def layer_names(names: object) -> tuple[str, ...]:
     Raises:
         InvalidSpec: something else among them.
     """
-    single = isinstance(names, str) or not isinstance(names, Iterable)
+    every = names if isinstance(names, Iterable) and not isinstance(names, str) else (names,)
     kept = []
-    for name in (names,) if single else names:
+    for name in every:
         if not isinstance(name, str):
             raise InvalidSpec(
                 "keep_float takes names of layers, such as keep_float=('head', "
