@@ -20,7 +20,7 @@ URL = "query-params"
 TIMM_HELP = (
     "Any network name that timm knows; a tag says whose weights and preprocessing, and options "
     "after a ? how it is made: resnet18.a1_in1k?img_size=96. Options: img_size, in_chans, "
-    "num_classes, global_pool, patch_size, window_size, preprocess=test (timm's test size and crop)."
+    "num_classes, global_pool, patch_size, window_size, preprocess=test (timm's test size, crop)."
 )
 OWN_HELP = (
     "A Python file of your own and, after a colon, the function in it that returns the network "
