@@ -220,6 +220,8 @@ def test_counters_are_left_out_and_told(load, state):
 def test_a_weight_of_one_value_is_no_counter(refused, state):
     said = refused(state | {"stem.2.weight": torch.ones(1)})  # of a PReLU that the network lacks
     assert "nothing missing, unexpected stem.2.weight" in said
+    said = refused(state | {"head.step": torch.ones(3)})  # a counter by its name alone
+    assert "nothing missing, unexpected head.step" in said
 
 
 def test_scalars_beside_tensors_are_told(load, state):
