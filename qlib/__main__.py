@@ -26,11 +26,12 @@ DONE, WRONG, FAULT, CANCELLED = 0, 2, 1, 130
 PROG = "python -m qlib"
 ABOUT = "Post-training quantization you can see. `quant-explorer` without a verb opens the app."
 HELP = {  # of the fields that say nothing of themselves
-    "model": "network: a key of `list models`, or FILE.py:BUILD, a function of your own that "
-    "returns it (this runs the code in that file)",
+    "model": "network: a key of `list models` (of timm with a tag and options, if need be: "
+    "timm:NAME.TAG?img_size=96&in_chans=1), or FILE.py:BUILD, a function of your own that returns "
+    "it (this runs the code in that file)",
     "data": "test images: a key of `list datasets`",
     "method": "how to quantize: a key of `list methods`",
-    "weights": "file with the network's weights",
+    "weights": "file with the network's weights; FILE#KEY where it has several sets of them",
     "calib_data": "source of the calibration images (default: the training part of --data)",
     "test": "test images (default: all)",
 }

@@ -5,7 +5,9 @@ say: ``steps`` and ``pause`` (seconds between them), ``fault`` (how to fail afte
 """
 
 import errno
+import faulthandler
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -66,7 +68,17 @@ def run(of: RunSpec, report: Report, folder: Path, known: object = ()) -> RunRec
             report(Event("profile", *at, loss=1 / step, note="alone both"))
         else:
             report(Event("reconstruct", "blocks.0", 1, 1, step, steps, loss=1 / step))
-    fault = of.settings.get("fault")
+    _fail(of.settings.get("fault"))
+    _write_preds(folder)
+    (folder / "quantizers.safetensors").write_bytes(bytes(200_000))
+    rows = [profile_row(f"blocks.{step}", 1 / step) for step in range(1, steps + 1)]
+    found = record(of, layers=rows, data={"profile_rows": steps}) if of.analysis else record(of)
+    store.write_record(found, folder)
+    return found
+
+
+def _fail(fault: object) -> None:
+    """Fail as a run does, or as one whose process dies."""
     if fault == "refused":
         raise InvalidSpec(
             "The loss of blocks.0 is nan at iteration 3; try a smaller learning rate."
@@ -79,14 +91,11 @@ def run(of: RunSpec, report: Report, folder: Path, known: object = ()) -> RunRec
         raise OSError(errno.ENOSPC, "No space left on device")
     if fault == "bug":
         raise KeyError("blocks.7")
+    if str(fault).startswith("SIG"):
+        faulthandler.enable()  # as a worker does
+        os.kill(os.getpid(), signal.Signals[str(fault)])
     if fault == "deaf":
         time.sleep(60)
-    _write_preds(folder)
-    (folder / "quantizers.safetensors").write_bytes(bytes(200_000))
-    rows = [profile_row(f"blocks.{step}", 1 / step) for step in range(1, steps + 1)]
-    found = record(of, layers=rows, data={"profile_rows": steps}) if of.analysis else record(of)
-    store.write_record(found, folder)
-    return found
 
 
 def _write_preds(folder: Path) -> None:

@@ -53,7 +53,7 @@ WRONG = {
     "device": ([*RUN, "--device", "tpu"], "device must be one of cpu, cuda; got 'tpu'"),
     "calib": ([*RUN, "--calib", "0"], "calib must be at least 1; got 0"),
     "test": ([*RUN, "--test", "-5"], "test must be at least 1, or left out for all; got -5"),
-    "seed": ([*RUN, "--seed", "-1"], "seed must be at least 0; got -1"),
+    "seed": ([*RUN, "--seed", "-1"], "seed must be a whole number from 0 to"),
     "set": ([*RUN, "--set", "steps"], "--set takes NAME=VALUE, such as --set steps=500; got 's"),
     "setting": ([*RUN, "--set", "steps=5"], "Nearest has no setting 'steps'; it has none"),
     "old setting": ([*RUN, "--method", "qdrop", "--set", "keep=0.5"],
@@ -209,7 +209,9 @@ def test_json_is_all_that_standard_output_gets(
     out, err = capfd.readouterr()
     assert out.count("\n") == 1
     found = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert set(found) == {"spec", "metrics", "seconds", "peak_mb", "run_dir"}
+    assert set(found) == {
+        "spec", "metrics", "seconds", "peak_mb", "preprocess", "notes", "run_dir",
+    }  # fmt: skip
     assert (found["spec"]["method"], found["metrics"]["top1"]) == ("nearest", 91.25)
     assert (found["seconds"]["total"], found["metrics"]["kl"]) == (12.0, None)
     assert Path(found["run_dir"]).parent == tmp_path
@@ -375,7 +377,9 @@ def test_sensitivity_makes_the_profile_of_a_run(
     assert spec == profile.spec_of(checked(RunSpec("digits-vit", "digits", "nearest")))
     assert known == [tmp_path, store.demo_dir()]
     found = json.loads(capsys.readouterr().out)
-    assert set(found) == {"spec", "metrics", "seconds", "peak_mb", "run_dir", "worst"}
+    assert set(found) == {
+        "spec", "metrics", "seconds", "peak_mb", "preprocess", "notes", "run_dir", "worst",
+    }  # fmt: skip
     assert found["worst"] == ["blocks.1", "blocks.2", "blocks.3"]
     assert "_sensitivity_" in Path(found["run_dir"]).name
     assert main([*words, "--test", "300", "--keep-float", "head"]) == 0

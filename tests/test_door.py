@@ -229,6 +229,11 @@ def test_wrong_input_is_one_sentence(case):
         ({"method": "brecq", "steps": -1}, r"steps must be"),
         ({"act_observer": "mze"}, r"no observer 'mze'; the nearest are mse"),
         ({"allocator": "sane"}, r"no allocator 'sane'; the nearest are same"),
+        ({"keep_float": "cells.0.frist"}, r"no layer 'cells.0.frist'; the nearest are cells.0.f"),
+        ({"keep_float": [3]}, r"keep_float takes names of layers, .* got '3' of type int"),
+        ({"seed": 10**30}, r"seed must be a whole number from 0 to 9,223"),
+        ({"seed": 0.5}, r"seed must be a whole number from 0 to 9,223"),
+        ({"weight_bits": "4"}, r"weight_bits must be a whole number .* got '4' of type str"),
         ({"keep_float": ["cells.0.frist"]}, r"no layer 'cells.0.frist'; the nearest are cells.0.f"),
         ({"weight_bits": 1}, r"weight_bits must be in \[2, 8\]; got 1"),
     ],
@@ -322,6 +327,38 @@ def test_command_line_takes_a_function(name, method, tmp_path, capfd):
     record = json.loads((Path(found["run_dir"]) / "run.json").read_text())
     assumed = [note for note in record["notes"] if "came without preprocessing" in note]
     assert len(assumed) == (name == "cnn")
+
+
+def test_what_was_told_of_weights_is_in_the_record(tmp_path, capfd):
+    trained = made("cnn")
+    wrong = {k: torch.zeros_like(v) for k, v in trained.state_dict().items()}
+    sets = {"state_dict": wrong, "state_dict_ema": trained.half().state_dict(), "epoch": 3}
+    torch.save(sets, tmp_path / "last.ckpt")
+    results = []
+    for key in ("", "#state_dict"):
+        code, out, err = run(
+            tmp_path, f"{FILE}:cnn", capfd, "--method", "nearest",
+            "--weights", f"{tmp_path / 'last.ckpt'}{key}",
+        )  # fmt: skip
+        assert code == 0, err
+        results.append(json.loads(out))
+    average, plain = results
+    assert average["run_dir"] != plain["run_dir"]  # the choice is part of the key
+    assert plain["spec"]["weights"].endswith("last.ckpt#state_dict")
+    for part in ("under 'state_dict_ema'", "last.ckpt#state_dict", "from float16", "epoch (int)"):
+        assert any(part in note for note in average["notes"]), part
+    record = json.loads((Path(average["run_dir"]) / "run.json").read_text())
+    assert record["notes"] == average["notes"]
+    assert record["data"]["preprocess"] == average["preprocess"]
+    assert average["preprocess"]["input_size"] == [1, 8, 8]
+    assert main(["show", average["run_dir"]]) == 0
+    assert "images     1 × 8 × 8, bilinear, crop 1" in capfd.readouterr().out
+
+
+def test_one_layer_may_be_named_by_itself():
+    one = quantized("cnn", keep_float="cells.0.first")
+    assert one.spec.keep_float == ("cells.0.first",)
+    assert one.spec == quantized("cnn", keep_float=["cells.0.first"]).spec
 
 
 def test_changed_code_is_another_run(tmp_path):

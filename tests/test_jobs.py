@@ -197,7 +197,11 @@ def test_a_killed_worker_is_seen_as_crashed_with_its_last_event(runs: Path) -> N
     job = status(of, runs)
     assert job.last["unit"] == "blocks.0"
     assert job.last["step"] >= 1
-    assert "ended during reconstruct blocks.0 without a word (exit code -9)" in job.message
+    assert job.message == (
+        "The job's process was killed, most often because the machine ran out of memory (SIGKILL), "
+        "during reconstruct blocks.0; use fewer images or a smaller network, close other programs, "
+        "and start it again."
+    )
     assert job.message.count(". ") == 0  # one sentence
     assert not psutil.pid_exists(job.pid)  # buried, no zombie is left
     wait(lambda: status(waiting, runs).state == "done")  # the look moved the queue
@@ -456,6 +460,30 @@ def test_a_worker_that_cannot_be_started_is_told(runs: Path) -> None:
     job = jobs.submit(spec(), runs, command=["/no/such/python"])
     assert job.state == "failed"
     assert job.message == "The job's process could not be started: No such file or directory."
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("SIGSEGV", "touched memory that is not its own"),
+        ("SIGABRT", "gave up inside a compiled library"),
+        ("SIGFPE", "divided by zero"),
+    ],
+)
+@pytest.mark.parametrize("whose", ["ours", "of nobody"])
+def test_a_signal_is_told_with_its_meaning_and_the_unit(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str, whose: str
+) -> None:
+    if whose == "of nobody":  # started by another worker: no exit code, but the log tells
+        monkeypatch.setattr(process, "exit_code", lambda proc: None)
+    of = spec(fault=name)
+    submit(of, runs)
+    wait(lambda: status(of, runs).over)
+    job = status(of, runs)
+    assert job.state == "crashed"
+    assert job.message.startswith(f"The job's process {words}")
+    assert f"({name}), during reconstruct blocks.0; " in job.message
+    assert "\n" not in job.message
 
 
 def test_the_last_words_of_a_dead_worker_are_told(runs: Path) -> None:

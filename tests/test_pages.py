@@ -315,6 +315,7 @@ def test_another_run_starts_from_the_settings_of_the_last(demo):
     assert not at.exception and "job" not in at.query_params
     assert any(IDENTICAL in s.value for s in at.success)
     assert at.number_input(key="qdrop.steps").value == 7
+    assert at.text_input(key="seed").value == "4"
     assert (at.toggle(key="norms").value, at.number_input(key="biases").value) == (True, 40)
 
 
@@ -342,6 +343,26 @@ def test_wrong_settings_are_one_sentence(demo):
     assert "There is no file or folder /nowhere/w.pth" in at.warning[0].value
 
 
+@pytest.mark.parametrize("seed", ["9" * 25, str(2**63), "-1", "1.5", "one"])
+def test_seed_that_no_generator_takes_is_one_sentence(demo, seed):
+    at = open_page(RUN, seed=seed)
+    assert not at.exception
+    assert any(tells(w.value, "seed must be a whole number from 0 to", seed) for w in at.warning)
+    at.text_input(key="seed").set_value(str(2**63 - 1)).run()
+    assert not at.exception and not at.warning
+
+
+def test_options_of_timm_reach_the_job_in_one_spelling(demo, monkeypatch):
+    seen = []
+    monkeypatch.setattr(jobs, "submit", lambda spec, runs: seen.append(spec) or waiting(spec, runs))
+    monkeypatch.setattr(jobs, "status", lambda key, runs: waiting(seen[0], runs))
+    at = open_page(RUN, model="timm:NAME", name="test_vit?in_chans=1&img_size=96")
+    at.button(key="start").click().run()
+    assert [s.model for s in seen] == ["timm:test_vit?img_size=96&in_chans=1"]
+    at = open_page(RUN, model="timm:NAME", name="test_vit?size=96")
+    assert any(tells(w.value, "come options such as", "size=96") for w in at.warning)
+
+
 def test_start_submits_once_and_shows_the_job(demo, monkeypatch):
     seen = []
 
@@ -352,7 +373,7 @@ def test_start_submits_once_and_shows_the_job(demo, monkeypatch):
     monkeypatch.setattr(jobs, "submit", submit)
     monkeypatch.setattr(jobs, "status", lambda key, runs: waiting(seen[0], runs))
     at = open_page(RUN)
-    at.number_input(key="seed").set_value(7).run()
+    at.text_input(key="seed").set_value("7").run()
     assert not seen  # nothing happens before Start
     at.button(key="start").click().run()
     assert [s.seed for s in seen] == [7] and seen[0] == checked(seen[0])

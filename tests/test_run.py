@@ -79,8 +79,9 @@ def test_metrics_fit_together(done) -> None:
     assert record.peak_mb > 50
     assert set(record.data) == {
         "calib_hash", "test_hash", "calib_n", "classes", "same_source", "errors_n",
-        "errors_n_test",
+        "errors_n_test", "preprocess",
     }  # fmt: skip
+    assert record.prepared == "1 × 8 × 8, bilinear, crop 1 (center), mean 0.305, std 0.376"
     assert (record.data["errors_n"], record.data["errors_n_test"]) == (32, 60)
     assert record.data["calib_n"] == 32
     assert record.data["calib_hash"] != record.data["test_hash"]

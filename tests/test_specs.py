@@ -159,7 +159,14 @@ WRONG = {
     "range": ({"settings": {"penalty": -1}}, r"Brecq.penalty must be at least 0; got -1"),
     "type": ({"settings": {"steps": "few"}}, r"Brecq.steps must be of type int; got 'few'"),
     "test": ({"test": 0}, "test must be at least 1, or left out for all; got 0."),
-    "seed": ({"seed": -1}, "RunSpec.seed must be at least 0; got -1"),
+    "seed": ({"seed": -1}, r"seed must be a whole number from 0 to 9,.*5,807 \(2⁶³ − 1\); got -1"),
+    "seed too long": ({"seed": 2**63}, r"from 0 to 9,223,.*; got 9223372036854775808\."),
+    "seed endless": ({"seed": 10**5000}, r"from 0 to 9,223,.*; got a longer number\."),
+    "seed of text": ({"seed": "1"}, "seed must be a whole number from 0 to"),
+    "bits of text": ({"weight_bits": "4"}, r"weight_bits must be a whole .*; got '4' of type str"),
+    "bits of floats": ({"act_bits": 4.0}, r"act_bits must be a whole number .* of type float"),
+    "layers that are numbers": ({"keep_float": (3,)}, "keep_float takes names .*; got '3' of type"),
+    "a layer that is none": ({"keep_float": None}, "keep_float takes names .* of type NoneType"),
 }
 
 

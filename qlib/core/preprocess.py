@@ -17,3 +17,13 @@ class Preprocess:
     interpolation: str = "bilinear"  # nearest | bilinear | bicubic
     crop_pct: float = 1.0
     crop_mode: str = "center"
+
+    @property
+    def words(self) -> str:
+        """All of it in words, for people."""
+        channels, height, width = self.input_size
+        mean, std = (", ".join(f"{n:.3g}" for n in ns) for ns in (self.mean, self.std))
+        return (
+            f"{channels} × {height} × {width}, {self.interpolation}, crop {self.crop_pct:g} "
+            f"({self.crop_mode}), mean {mean}, std {std}"
+        )

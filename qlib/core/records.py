@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from qlib.core import params
 from qlib.core.checks import Scalar, check, check_fields, plain
 from qlib.core.params import param
+from qlib.core.preprocess import Preprocess
 from qlib.core.rows import METRICS, Coverage, Images, LayerRow, RunData, Seconds, UnitRow, WidthRow
 
 FORMAT = 2  # of run folders; raised whenever an older folder would be read wrongly
@@ -243,6 +244,12 @@ class RunRecord:
     blocks: list[UnitRow] = field(default_factory=list)
     plan: dict[str, int | None] = field(default_factory=dict)  # point → bits; None: float
     coverage: Coverage | None = None
+
+    @property
+    def prepared(self) -> str:
+        """How images were prepared for the network, in words; "" in records that do not say."""
+        row = self.data.get("preprocess")
+        return Preprocess(**row).words if row else ""  # type: ignore[arg-type]
 
     def to_json(self) -> dict[str, Any]:
         """The record as a dict for ``run.json``; ``layers`` live in ``layers.csv`` beside it."""

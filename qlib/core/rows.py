@@ -77,13 +77,25 @@ class Seconds(TypedDict):
     profile: NotRequired[Positive]
 
 
+class PreprocessRow(TypedDict):
+    """How images were prepared for the network; see `qlib.core.preprocess.Preprocess`."""
+
+    input_size: list[Count]
+    mean: list[Number]
+    std: list[Number]
+    interpolation: str
+    crop_pct: Number
+    crop_mode: str
+
+
 class RunData(TypedDict, total=False):
     """`RunRecord.data`: which images the numbers are about.
 
     ``calib_hash``, ``test_hash``: of the images' names; ``calib_n``: calibration images;
     ``classes``; ``same_source``: calibration images come from the tested data set; ``errors_n``,
     ``errors_n_test``: images behind the errors of layers' outputs; ``profile_rows``: rows of an
-    analysis; ``base``: key of the run that an analysis is about.
+    analysis; ``base``: key of the run that an analysis is about; ``preprocess``: how images were
+    prepared.
     """
 
     calib_hash: str
@@ -95,6 +107,7 @@ class RunData(TypedDict, total=False):
     errors_n_test: Count
     profile_rows: Count
     base: str
+    preprocess: PreprocessRow
 
 
 class Coverage(TypedDict):

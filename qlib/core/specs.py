@@ -1,12 +1,15 @@
 """Checks the names, settings and limits of a specification. No torch: forms use it too."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from qlib.core import own_code, params
+from qlib.core import own_code, params, weights_key
 from qlib.core.checks import Damaged, check, plain
 from qlib.core.records import BITS, InvalidSpec, RunSpec
 from qlib.core.registry import discover, lookup, names
+
+SEEDS = 2**63 - 1  # the largest seed that every generator takes
 
 
 def model_keys() -> list[str]:
@@ -42,11 +45,11 @@ def checked(spec: RunSpec) -> RunSpec:
     Raises:
         InvalidSpec: an unknown name, or a value outside its limits.
     """
-    source_of("models", spec.model)
+    model = source_of("models", spec.model).proper(spec.model)
     source_of("datasets", spec.data)
     if spec.calib_data is not None:
         source_of("datasets", spec.calib_data)
-    return recipe_checked(spec)
+    return recipe_checked(replace(spec, model=model))
 
 
 def recipe_checked(spec: RunSpec) -> RunSpec:
@@ -57,6 +60,7 @@ def recipe_checked(spec: RunSpec) -> RunSpec:
     """
     try:
         _check_bits(spec)
+        _check_seed(spec.seed)
         params.check(spec)
         lookup("method", spec.method, names("methods"))
         lookup("observer", spec.weight_observer, names("observers"))
@@ -72,7 +76,7 @@ def recipe_checked(spec: RunSpec) -> RunSpec:
     except ValueError as error:
         raise InvalidSpec(str(error)) from None
     settings = {name: getattr(made, name) for name in params.params(made)}
-    kept = tuple(sorted({name.strip() for name in spec.keep_float}))  # one set, one key
+    kept = tuple(sorted({name.strip() for name in layer_names(spec.keep_float)}))  # one key
     return replace(spec, settings=settings, keep_float=kept)
 
 
@@ -106,7 +110,7 @@ def absolute(spec: RunSpec) -> RunSpec:
     Raises:
         InvalidSpec: there is no such file or folder.
     """
-    named = {"weights": spec.weights and _there(spec.weights)}
+    named = {"weights": spec.weights and _weights(spec.weights)}
     if own_code.is_own(spec.model):
         file, function = own_code.parts(spec.model)
         named |= {"model": f"{file.absolute()}:{function}", "code": own_code.digest(file)}
@@ -115,6 +119,12 @@ def absolute(spec: RunSpec) -> RunSpec:
         if path.strip() and f"{source}:PATH" in dataset_keys():
             named[side] = source + colon + _there(path.strip())
     return replace(spec, **named)
+
+
+def _weights(text: str) -> str:
+    """A weights file, and after a ``#`` the weights inside of it; see `qlib.core.weights_key`."""
+    file, key = weights_key.parts(text)
+    return weights_key.joined(Path(_there(str(file))), key)
 
 
 def _there(text: str) -> str:
@@ -132,8 +142,39 @@ def _check_tuning(spec: RunSpec, owner: type) -> None:
         )
 
 
+def layer_names(names: object) -> tuple[str, ...]:
+    """Names of layers; a single text is one name.
+
+    Raises:
+        InvalidSpec: something else among them.
+    """
+    every = names if isinstance(names, Iterable) and not isinstance(names, str) else (names,)
+    kept = []
+    for name in every:
+        if not isinstance(name, str):
+            raise InvalidSpec(
+                "keep_float takes names of layers, such as keep_float=('head', "
+                f"'blocks.0.attn.qkv'); got {str(name)[:60]!r} of type {type(name).__name__}."
+            )
+        kept.append(name)
+    return tuple(kept)
+
+
+def _check_seed(seed: object) -> None:
+    if type(seed) is not int or not 0 <= seed <= SEEDS:
+        said = str(seed) if not isinstance(seed, int) or abs(seed) < 10**30 else "a longer number"
+        raise InvalidSpec(
+            f"seed must be a whole number from 0 to {SEEDS:,} (2⁶³ − 1); got {said[:60]}."
+        )
+
+
 def _check_bits(spec: RunSpec) -> None:
     for side, bits in (("weight", spec.weight_bits), ("act", spec.act_bits)):
+        if type(bits) is not int:
+            raise InvalidSpec(
+                f"{side}_bits must be a whole number in [2, 8]; got {str(bits)[:60]!r} of type "
+                f"{type(bits).__name__}: write {side}_bits=4."
+            )
         if bits == 1:
             raise InvalidSpec(
                 f"{side}_bits must be in [2, 8]; got 1. A uniform grid of one bit has two levels "

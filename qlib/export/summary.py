@@ -30,6 +30,8 @@ def as_json(record: RunRecord, run_dir: Path) -> dict[str, Any]:
             "metrics": {name: _finite(value) for name, value in record.metrics.items()},
             "seconds": {name: _finite(value) for name, value in record.seconds.items()},
             "peak_mb": _finite(record.peak_mb),
+            "preprocess": record.data.get("preprocess"),
+            "notes": record.notes,
             "run_dir": str(run_dir),
         }
     )
@@ -43,6 +45,7 @@ def as_text(record: RunRecord, run_dir: Path) -> str:
     lines = [
         f"{spec.model} on {spec.data}: {_recipe(spec)}, seed {spec.seed}",
         f"settings   {settings or 'none'}; {spec.calib} calibration images",
+        *([f"images     {record.prepared}"] if record.prepared else []),
         *_bits(record),
         *([f"coverage   {covered(record)}"] if record.coverage else []),
         *body(record),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qlib import store
-from qlib.core import process, specs
+from qlib.core import deaths, process, specs
 from qlib.core.checks import Damaged, check
 from qlib.core.process import Proc
 from qlib.core.records import FORMAT as VERSION
@@ -202,6 +202,8 @@ def _crash(job: Job) -> str:
     if last is not None:
         where = f"during {' '.join(filter(None, (last['phase'], last['unit'])))}"
     code = None if job.proc is None else process.exit_code(job.proc)
+    if signal := deaths.cause(code, _tail(job.log)):
+        return f"The job's process {signal}, {where}; {deaths.remedy(signal)}."
     how = "" if code is None else f" (exit code {code})"
     if words := _last_words(job.log):
         return f"The job's process ended {where}{how}; the last line of its log is: {words}"
@@ -212,11 +214,16 @@ def _crash(job: Job) -> str:
 
 
 def _last_words(log: Path) -> str:
+    lines = _tail(log).split("\n")
+    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "")
+
+
+def _tail(log: Path) -> str:
+    """The end of a log; the fault handler's stack of a deep network is within it."""
     try:
-        lines = read_tail(log, 2000).decode(errors="replace").split("\n")
+        return read_tail(log, 20_000).decode(errors="replace")
     except OSError:
         return ""
-    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "")
 
 
 def _start(job: Job, command: Sequence[str]) -> Job:

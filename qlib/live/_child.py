@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qlib.core import process
+from qlib.core import deaths, process
 from qlib.core.records import InvalidSpec
 
 AGAIN = "Start it again, or go on with stored results."
@@ -139,8 +139,8 @@ class Child:
 
     def _why(self, code: int) -> str:
         """A sentence about a process that said nothing before it ended."""
-        if code in (-9, 137):
-            return "The live network was killed, often because memory ran out."
+        if signal := deaths.cause(code):
+            return f"The live network {signal}."
         self._log.seek(0)
         said = self._log.read().decode(errors="replace").split("\n")
         last = next((line.strip() for line in reversed(said) if line.strip()), "")

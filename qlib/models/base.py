@@ -20,6 +20,7 @@ class Built:
     module: "nn.Module"
     preprocess: Preprocess | None
     classes: int | None  # outputs of the head
+    notes: tuple[str, ...] = ()  # what was chosen, left out or converted to come to it
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,15 @@ class Model(ABC):
     def owns(cls, name: str) -> bool:
         """Whether this source builds the network called ``name``."""
         return name in cls.variants()
+
+    @classmethod
+    def proper(cls, name: str) -> str:
+        """``name`` in the one spelling that records and keys use. Loads no torch.
+
+        Raises:
+            InvalidSpec: an option in the name that there is not.
+        """
+        return name
 
     @abstractmethod
     def build(self, name: str, weights: str | None) -> Built:

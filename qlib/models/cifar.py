@@ -34,12 +34,12 @@ class Cifar(Model):
                 f"{name} comes without weights: give a .safetensors or .pth file of its "
                 "state_dict (--weights FILE), or choose a digits network, which has its own."
             )
-        from qlib.models._weights import load_weights, read_weights
+        from qlib.models._weights import load_weights
 
-        state = read_weights(weights)
         net = _vit() if name == VIT else _resnet(DEPTHS[name])
-        load_weights(net, state, name, weights)
-        return Built(net.eval(), VIT_INPUT if name == VIT else RESNET_INPUT, classes=10)
+        notes = load_weights(net, weights, name)
+        preprocess = VIT_INPUT if name == VIT else RESNET_INPUT
+        return Built(net.eval(), preprocess, classes=10, notes=notes)
 
 
 def _resnet(depth: int):

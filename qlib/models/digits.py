@@ -21,9 +21,10 @@ class Digits(Model):
     def build(self, name: str, weights: str | None) -> Built:
         """See `Model.build`; ``weights`` replace the embedded ones."""
         from qlib.models import _zoo
-        from qlib.models._weights import load_weights, read_weights
+        from qlib.models._weights import load_weights
 
-        source = weights or str(_zoo.FOLDER / f"{name}.safetensors")
         net = _zoo.NETWORKS[name]()
-        load_weights(net, read_weights(source), name, source)
-        return Built(net.eval(), _zoo.PREPROCESS, classes=10)
+        own = str(_zoo.FOLDER / f"{name}.safetensors")
+        notes = load_weights(net, weights or own, name)
+        # nobody chose the embedded file, so what is inside needs no telling
+        return Built(net.eval(), _zoo.PREPROCESS, classes=10, notes=notes if weights else ())

@@ -61,11 +61,12 @@ class File(Model):
                 )
             returned = _called(build, path, f"{function}()")
         net, preprocess = _unpacked(returned, f"{path.name}:{function}")
+        notes: tuple[str, ...] = ()
         if weights is not None:
-            from qlib.models._weights import load_weights, read_weights
+            from qlib.models._weights import load_weights
 
-            load_weights(net, read_weights(weights), f"{path.name}:{function}", weights)
-        return Built(net.cpu().eval(), preprocess, None)
+            notes = load_weights(net, weights, f"{path.name}:{function}")
+        return Built(net.cpu().eval(), preprocess, None, notes)
 
 
 @contextmanager

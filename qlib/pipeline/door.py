@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from qlib.core.records import InvalidSpec, Report, RunSpec, ignore
-from qlib.core.specs import recipe_checked
+from qlib.core.specs import layer_names, recipe_checked
 from qlib.learning.calibration import Calibration
 from qlib.measure import metrics, output_errors
 from qlib.network import costs, switching
@@ -41,7 +41,7 @@ def quantize(
     symmetric_weights: bool = False,
     symmetric_acts: bool = False,
     allocator: str = "same",
-    keep_float: Sequence[str] = (),
+    keep_float: Sequence[str] | str = (),
     allow_float: bool = False,
     tune_norms: bool = False,
     tune_biases: int = 0,
@@ -77,7 +77,7 @@ def quantize(
             act_bits=act_bits, edge_layers=edge_layers, placement=placement,
             weight_observer=weight_observer, act_observer=act_observer, granularity=granularity,
             symmetric_weights=symmetric_weights, symmetric_acts=symmetric_acts,
-            allocator=allocator, keep_float=tuple(keep_float), allow_float=allow_float,
+            allocator=allocator, keep_float=layer_names(keep_float), allow_float=allow_float,
             tune_norms=tune_norms,
             tune_biases=tune_biases, seed=seed, calib=len(images), device=images.device.type,
             settings=settings,

@@ -116,7 +116,7 @@ class Predictor:
     def __init__(
         self, preprocess: Preprocess, images: Images, device: torch.device, report: Report
     ) -> None:
-        self._preprocess, self._images = preprocess, images
+        self.preprocess, self._images = preprocess, images
         self._device, self._report = device, report
         self._kept: list[Tensor] = []
 
@@ -134,20 +134,20 @@ class Predictor:
         if self._kept:
             found = torch.cat([*self._kept[: -(-n // EVAL_BATCH)]])[:n]
         else:
-            found = to_tensor(self._images, self._preprocess, 0, n)
+            found = to_tensor(self._images, self.preprocess, 0, n)
         return channels_last(found.to(self._device))
 
     def at(self, position: int) -> Tensor:
         """One image, (1, channels, height, width), prepared, on the device."""
-        x = to_tensor(self._images, self._preprocess, position, position + 1)
+        x = to_tensor(self._images, self.preprocess, position, position + 1)
         return channels_last(x.to(self._device))
 
     def _batches(self) -> Iterator[Tensor]:
         if self._kept:
             yield from self._kept
             return
-        numel = len(self._images) * int(np.prod(self._preprocess.input_size))
-        for _, x in batches(self._images, self._preprocess, EVAL_BATCH):
+        numel = len(self._images) * int(np.prod(self.preprocess.input_size))
+        for _, x in batches(self._images, self.preprocess, EVAL_BATCH):
             if 4 * numel <= self.KEEP:
                 self._kept.append(x)
             yield x

@@ -18,7 +18,7 @@ def completed(built: Built, images: Images) -> tuple[Complete, list[str]]:
     Raises:
         InvalidSpec: as `answers` and `check_network`.
     """
-    notes: list[str] = []
+    notes = [*built.notes]
     check_network(built.module)
     preprocess, classes = built.preprocess, built.classes
     if preprocess is None:
@@ -31,7 +31,7 @@ def completed(built: Built, images: Images) -> tuple[Complete, list[str]]:
         )
     if classes is None:
         classes = answers(built.module, to_tensor(images, preprocess, 0, 2)).shape[1]
-    return Complete(built.module, preprocess, classes), notes
+    return Complete(built.module, preprocess, classes, built.notes), notes
 
 
 def answers(net: nn.Module, images: Tensor) -> Tensor:

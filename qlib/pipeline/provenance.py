@@ -9,9 +9,10 @@ from importlib.metadata import version
 
 import torch
 
+from qlib.core.preprocess import Preprocess
 from qlib.core.process import peak_mb
 from qlib.core.records import Event, Report
-from qlib.core.rows import RunData
+from qlib.core.rows import PreprocessRow, RunData
 from qlib.pipeline.experiment import Experiment
 
 
@@ -60,6 +61,19 @@ def about_data(experiment: Experiment) -> RunData:
         "calib_n": len(experiment.calib),
         "classes": len(experiment.classes),
         "same_source": experiment.same_source,
+        "preprocess": _prepared(experiment.predict.preprocess),
+    }
+
+
+def _prepared(preprocess: Preprocess) -> PreprocessRow:
+    """As a record stores it: JSON has lists alone."""
+    return {
+        "input_size": [*preprocess.input_size],
+        "mean": [*preprocess.mean],
+        "std": [*preprocess.std],
+        "interpolation": preprocess.interpolation,
+        "crop_pct": preprocess.crop_pct,
+        "crop_mode": preprocess.crop_mode,
     }
 
 

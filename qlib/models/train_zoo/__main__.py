@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from qlib.datasets.digits import Digits
 from qlib.datasets.preprocessing.prepare import to_tensor
 from qlib.models import _zoo
-from qlib.models._weights import load_weights, read_weights
+from qlib.models._weights import load_weights
 
 SEED = 0
 BATCH = 64
@@ -58,7 +58,7 @@ def main() -> None:
         net = train(name)
         file = args.out / f"{name}.safetensors"
         save_file(_stored(net), file)
-        load_weights(net, read_weights(file), name, str(file))
+        load_weights(net, str(file), name)
         file.chmod(0o644)
         measured[name] = measure(net) | {"seed": SEED} | RECIPES[name]._asdict()
         table.write_text(json.dumps(measured, indent=1) + "\n")

@@ -1,5 +1,7 @@
 """The settings of a run as a form: pickers and the method's own fields. Yields a RunSpec."""
 
+import re
+
 import streamlit as st
 
 from qlib.core import specs
@@ -13,7 +15,6 @@ SPEC = params(RunSpec)
 SPEC_KEYS = {  # fields of a specification that have a widget of their own, and its key
     "calib": "calib",
     "calib_choice": "choice",
-    "seed": "seed",
     "device": "device",
     "precision": "prec",
     "edge_layers": "edge",
@@ -30,6 +31,7 @@ SPEC_KEYS = {  # fields of a specification that have a widget of their own, and 
 }
 FIRST = ("model", "method", "w", "a")  # what other pages know as well
 URL = "query-params"
+SEED = "seed"
 
 
 def begin() -> None:
@@ -108,13 +110,19 @@ def _images() -> dict:
             bind=URL,
             help="Fewer are quicker and give a wider interval. Empty: all there are.",
         )
-        seed = _field("seed")
+        seed = _seed()
     with three:
         device = _field("device")
         precision = _field("precision", "Learn in")
     found = {"calib": calib, "calib_data": other.strip() or None, "seed": seed, "device": device}
     found |= {"calib_choice": choice, "precision": precision}
     return found | {"test": int(test) if test else None}
+
+
+def _seed():
+    """A seed as text: a browser's numbers end at 2⁵³. What is no number is left to the check."""
+    text = st.text_input("Seed", value="0", key=SEED, bind=URL, help=SPEC["seed"].help).strip()
+    return int(text) if re.fullmatch(r"-?[0-9]{1,40}", text) else text
 
 
 def _grid() -> dict:
@@ -154,7 +162,7 @@ def again(spec: RunSpec) -> None:
     values = {"model": model, "name": name, "weights": spec.weights or ""}
     values |= {"data": data, "path": path, "method": spec.method}
     values |= {"w": spec.weight_bits, "a": spec.act_bits, "test": spec.test}
-    values |= {"calib_data": spec.calib_data or ""}
+    values |= {"calib_data": spec.calib_data or "", SEED: str(spec.seed)}
     values |= {key: getattr(spec, name) for name, key in SPEC_KEYS.items()}
     values |= {f"{spec.method}.{name}": value for name, value in spec.settings.items()}
     for key, value in values.items():

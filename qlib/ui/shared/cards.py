@@ -35,6 +35,8 @@ def result(record: RunRecord) -> None:
         st.caption(f"{answers.source_line(record)}.")
         if text := covered(record):
             st.caption(f":material/function: {text[0].upper()}{text[1:]}.")
+        if record.prepared:
+            st.caption(f"Images as the network takes them: {record.prepared}.")
         for note in record.notes:
             st.caption(f":material/info: {note}")
 

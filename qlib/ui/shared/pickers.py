@@ -17,6 +17,11 @@ EXAMPLES = {
     own_code.PATTERN: "/home/me/net.py:build",
 }
 URL = "query-params"
+TIMM_HELP = (
+    "Any network name that timm knows; a tag says whose weights and preprocessing, and options "
+    "after a ? how it is made: resnet18.a1_in1k?img_size=96. Options: img_size, in_chans, "
+    "num_classes, global_pool, patch_size, window_size, preprocess=test (timm's test size, crop)."
+)
 OWN_HELP = (
     "A Python file of your own and, after a colon, the function in it that returns the network "
     "(and, if it likes, its preprocessing). Its code is run on this machine, so name only a file "
@@ -57,7 +62,7 @@ def model() -> tuple[str, str | None]:
         picked = _filled(picked, "name", "File and function", OWN_HELP)
         st.caption(":material/warning: Runs the code in this file on this machine.")
     else:
-        picked = _filled(picked, "name", "Network name", "Any network name that timm knows.")
+        picked = _filled(picked, "name", "Network name", TIMM_HELP)
     weights = None
     if not picked.startswith("digits-"):
         weights = st.text_input(
@@ -65,8 +70,10 @@ def model() -> tuple[str, str | None]:
             key="weights",
             bind=URL,
             placeholder="/data/weights.safetensors",
-            help="A .safetensors or .pth file of the network's state. Without one, timm networks "
-            "load their published weights, which needs a network connection once.",
+            help="A .safetensors or .pth file of the network's state. Of a checkpoint with several "
+            "sets of weights a moving average is taken; FILE#KEY takes another one. Without a "
+            "file, timm networks load their published weights, which needs a network connection "
+            "once.",
         )
     return picked, weights or None
 
