@@ -34,9 +34,16 @@ HELP = {  # of the fields that say nothing of themselves
     "weights": "file with the network's weights; FILE#KEY where it has several sets of them",
     "calib_data": "source of the calibration images (default: the training part of --data)",
     "test": "test images (default: all)",
+    "classes": "file with the class folders in the network's order: a name a line, or folder,index",
 }
 SHAPES = {int: "N", float: "X", str: "NAME"}
-METAVARS = {"weights": "FILE", "calib_data": "SOURCE", "test": "N", "data": "SOURCE"}
+METAVARS = {
+    "weights": "FILE",
+    "classes": "FILE",
+    "calib_data": "SOURCE",
+    "test": "N",
+    "data": "SOURCE",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -108,7 +115,7 @@ def _add_option(parser: argparse.ArgumentParser, field: Any) -> None:
         parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
                             help="a setting of the method; may be repeated")  # fmt: skip
         return
-    if field.name in ("analysis", "code"):  # said by the verb; found out
+    if field.name in ("analysis", "code", "classes_digest"):  # said by the verb; found out
         return
     name, param = "--" + field.name.replace("_", "-"), params.params(RunSpec).get(field.name)
     if field.name == "keep_float":
@@ -181,6 +188,8 @@ def _run(args: argparse.Namespace) -> int:
         except Exception as error:
             return _fault(error, spec, runs)
         run_dir = store.finish(folder, runs, spec.key)
+    for doubt in record.doubts:
+        _say(f"Careful: {doubt['text']} {doubt['remedy']}")
     text = json.dumps(as_json(record, run_dir)) if args.json else as_text(record, run_dir)
     print(text, flush=True)
     return DONE

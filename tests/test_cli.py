@@ -31,6 +31,10 @@ from qlib.sensitivity import profile
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ["run", "--model", "digits-vit", "--data", "digits", "--method", "nearest"]
+KEYS = {
+    *("spec", "metrics", "seconds", "peak_mb", "run_dir"),
+    *("pictures", "doubts", "preprocess", "notes"),
+}
 
 
 # ---- wrong input --------------------------------------------------------------------------------
@@ -138,6 +142,7 @@ def test_defaults_are_those_of_the_specification() -> None:
             "analysis",
             "keep_float",
             "code",
+            "classes_digest",
         ):
             assert getattr(args, field.name) == field.default
 
@@ -173,7 +178,9 @@ def test_help_names_every_option_with_its_default(capsys: pytest.CaptureFixture)
     out = " ".join(capsys.readouterr().out.split())
     for field in fields(RunSpec):
         name = "set" if field.name == "settings" else field.name.replace("_", "-")
-        assert (f"--{name} " in out) == (name not in ("analysis", "code"))  # not one's to say
+        assert (f"--{name} " in out) == (
+            name not in ("analysis", "code", "classes-digest")
+        )  # not one's to say
     assert "(default: 256)" in out
 
 
@@ -209,9 +216,7 @@ def test_json_is_all_that_standard_output_gets(
     out, err = capfd.readouterr()
     assert out.count("\n") == 1
     found = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert set(found) == {
-        "spec", "metrics", "seconds", "peak_mb", "preprocess", "notes", "run_dir",
-    }  # fmt: skip
+    assert set(found) == KEYS
     assert (found["spec"]["method"], found["metrics"]["top1"]) == ("nearest", 91.25)
     assert (found["seconds"]["total"], found["metrics"]["kl"]) == (12.0, None)
     assert Path(found["run_dir"]).parent == tmp_path
@@ -377,9 +382,7 @@ def test_sensitivity_makes_the_profile_of_a_run(
     assert spec == profile.spec_of(checked(RunSpec("digits-vit", "digits", "nearest")))
     assert known == [tmp_path, store.demo_dir()]
     found = json.loads(capsys.readouterr().out)
-    assert set(found) == {
-        "spec", "metrics", "seconds", "peak_mb", "preprocess", "notes", "run_dir", "worst",
-    }  # fmt: skip
+    assert set(found) == {*KEYS, "worst"}
     assert found["worst"] == ["blocks.1", "blocks.2", "blocks.3"]
     assert "_sensitivity_" in Path(found["run_dir"]).name
     assert main([*words, "--test", "300", "--keep-float", "head"]) == 0

@@ -295,7 +295,7 @@ def test_no_image(tmp_path):
     make_zip(tmp_path / "none.zip", {"a/1.txt": b"hello"})
     for name in ("empty", "text", "none.zip"):
         refuses(
-            f"folder:{tmp_path / name}", rf"No image was found in .*{name}; it needs sub-folders"
+            f"folder:{tmp_path / name}", rf"No image was found in .*{name}.*; it needs sub-folders"
         )
 
 
@@ -307,7 +307,7 @@ def test_not_a_zip(tmp_path):
     refuses(f"folder:{tmp_path / 'b.zip'}", "b.zip is neither a folder nor a readable zip file")
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", png()[:-30], png()[:40]])
+@pytest.mark.parametrize("content", [b"hello", png()[:-30], png()[:40]])
 def test_corrupt_image_is_named(made, content):
     refuses(
         made({"ant/bad.png": content}), r"ant/bad.png is damaged or no image .*; repair the file"
@@ -323,7 +323,10 @@ def test_huge_image_is_refused_before_it_is_unpacked(made, recwarn):
     header = b"BM" + struct.pack(
         "<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 99999, 99999, 1, 24, *[0] * 6
     )
-    refuses(made({"ant/bad.bmp": header}), "bad.bmp (has 99999 x 99999 pixels, and|is damaged)")
+    refuses(
+        made({"ant/bad.bmp": header}),
+        "bad.bmp is too large: more than .* pixels, and at most 67,108,864 are read",
+    )
 
 
 def test_damaged_member_is_named(tmp_path):
@@ -331,7 +334,7 @@ def test_damaged_member_is_named(tmp_path):
     content = bytearray(path.read_bytes())
     content[60] ^= 255
     path.write_bytes(content)
-    refuses(f"folder:{path}", "a.zip: ant/1.png (cannot be read|is damaged) .*; make the zip again")
+    refuses(f"folder:{path}", "a.zip: ant/1.png is (not readable|damaged) .*; make the zip again")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,18 @@ from qlib.core import params
 from qlib.core.checks import Scalar, check, check_fields, plain
 from qlib.core.params import param
 from qlib.core.preprocess import Preprocess
-from qlib.core.rows import METRICS, Coverage, Images, LayerRow, RunData, Seconds, UnitRow, WidthRow
+from qlib.core.rows import (
+    METRICS,
+    Coverage,
+    Doubt,
+    Images,
+    LayerRow,
+    PictureNote,
+    RunData,
+    Seconds,
+    UnitRow,
+    WidthRow,
+)
 
 FORMAT = 2  # of run folders; raised whenever an older folder would be read wrongly
 BITS = range(2, 9)
@@ -34,6 +45,8 @@ class RunSpec:
     ``settings`` holds the method's own fields; `qlib.core.specs.checked` fills in the missing ones.
     ``keep_float`` names layers that stay in float: their weight and their own inputs get no grid.
     ``tune_norms`` and ``tune_biases`` may follow any method: see `qlib.learning.tuning`.
+    ``classes``: a file that gives class folders their indices (see `qlib.core.class_order`);
+    ``classes_digest``: of its content, filled in by `qlib.core.specs.absolute`.
     ``code``: digest of the file where the network is one's own, filled in by
     `qlib.core.specs.absolute`: changed code is another run.
     A field added later must have a default that means "as before": see `key`.
@@ -106,6 +119,13 @@ class RunSpec:
         "Go on where less than half of the multiplications can be quantized, and the rest stays in "
         "float.",
     )
+    skip_damaged: bool = param(
+        False,
+        "Go on without pictures that cannot be read, and count them; otherwise the first ones are "
+        "named and nothing is run.",
+    )
+    classes: str | None = None
+    classes_digest: str = ""
 
     @property
     def key(self) -> str:
@@ -224,6 +244,7 @@ class RunRecord:
     analysis, one per measurement (see `qlib.sensitivity.profile`); ``metrics`` is then shorter.
     ``bit_widths``, ``blocks``: of a network whose bit-width can be switched, one dict per measured
     combination of widths, and one per unit and width (see `qlib.pipeline.bit_widths`); else empty.
+    ``pictures``: what was done to the pictures; ``doubts``: reasons not to believe the numbers.
     ``plan``: quantization point (``LAYER.weight``, ``LAYER.input``, …) → the bits that the
     allocator gave it, None where it stays in float; empty where nothing was quantized.
     ``coverage``: share of the multiplications that are quantized, and what is not; None in
@@ -244,6 +265,8 @@ class RunRecord:
     blocks: list[UnitRow] = field(default_factory=list)
     plan: dict[str, int | None] = field(default_factory=dict)  # point → bits; None: float
     coverage: Coverage | None = None
+    pictures: PictureNote = field(default_factory=PictureNote)
+    doubts: list[Doubt] = field(default_factory=list)
 
     @property
     def prepared(self) -> str:

@@ -121,6 +121,56 @@ class Coverage(TypedDict):
     float: list[str]
 
 
+class PictureNote(TypedDict, total=False):
+    """`RunRecord.pictures`: what was done to the pictures that a run used, and what it left out.
+
+    ``looked_at``: pictures opened, for calibration and for testing; of these ``turned`` upright (by
+    EXIF), ``composed`` (transparent ones laid on white), ``sixteen_bit`` (greys scaled by their
+    type), ``by_range`` (greys of floats or long integers, scaled by the range that holds them),
+    ``first_frame`` (of several). ``skipped``: files that could not be read, the first in
+    ``skipped_names``. Not read at all: ``endings`` (files by ending), ``folders`` (hidden, or
+    beside training and test folders), ``unnamed`` (class folders that the file of classes does not
+    name, with their pictures), ``beside`` (pictures outside class folders, or hidden). ``overlap``:
+    test pictures left out because calibration uses the same files. ``order``: what numbers the
+    classes: names, numbers, wordnet or file; ``classes``: the first few folders in that order.
+    """
+
+    looked_at: Count
+    turned: Count
+    composed: Count
+    sixteen_bit: Count
+    by_range: Count
+    first_frame: Count
+    skipped: Count
+    skipped_names: list[str]
+    endings: dict[str, Count]
+    folders: list[str]
+    unnamed: dict[str, Count]
+    beside: Count
+    overlap: Count
+    order: Annotated[str, Among(("names", "numbers", "wordnet", "file"))]
+    classes: list[str]
+
+
+# what may be done to a picture while it is read: counted in a `PictureNote`
+CHANGES = ("turned", "composed", "sixteen_bit", "by_range", "first_frame")
+
+
+class Doubt(TypedDict):
+    """A reason not to believe a run's numbers that the run itself noticed; see `RunRecord.doubts`.
+
+    ``name``: what is doubted; ``text``: a sentence with numbers; ``remedy``: what to do.
+    ``top1_reordered``: the float network's accuracy under the best other order of classes;
+    ``order``: that order, as the lines of a file of classes (``folder,index``).
+    """
+
+    name: str
+    text: str
+    remedy: str
+    top1_reordered: NotRequired[Percent]
+    order: NotRequired[list[str]]
+
+
 class WidthRow(TypedDict):
     """One measured combination of bit-widths of a network that can be switched."""
 

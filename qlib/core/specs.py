@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from qlib.core import own_code, params, weights_key
+from qlib.core import class_order, own_code, params, weights_key
 from qlib.core.checks import Damaged, check, plain
 from qlib.core.records import BITS, InvalidSpec, RunSpec
 from qlib.core.registry import discover, lookup, names
@@ -114,6 +114,10 @@ def absolute(spec: RunSpec) -> RunSpec:
     if own_code.is_own(spec.model):
         file, function = own_code.parts(spec.model)
         named |= {"model": f"{file.absolute()}:{function}", "code": own_code.digest(file)}
+    if spec.classes:
+        file = Path(spec.classes).expanduser().absolute()
+        class_order.read(file)  # what is wrong with it is said before anything runs
+        named |= {"classes": str(file), "classes_digest": class_order.digest(file)}
     for side in ("data", "calib_data"):
         source, colon, path = (getattr(spec, side) or "").partition(":")
         if path.strip() and f"{source}:PATH" in dataset_keys():

@@ -1,7 +1,8 @@
 """Draws images at random in a way that no library's version can change."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from qlib.core.records import InvalidSpec
@@ -9,6 +10,9 @@ from qlib.datasets.base import Images
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+Usable = Callable[[int], bool]  # position of an image -> whether it can be read
 
 
 def shuffled(ids: Iterable[str], seed: int | str) -> list[int]:
@@ -29,15 +33,23 @@ def subset(images: Images, rows: Sequence[int]) -> Images:
     def open_(index: int):
         return images.open(rows[index])
 
-    return Images([images.ids[i] for i in rows], labels, open_)
+    file = images.file
+    return Images([images.ids[i] for i in rows], labels, open_, file and (lambda i: file(rows[i])))
 
 
 def draw_calibration(
-    images: Images, n: int, seed: int, where: str, *, balanced: bool = False
+    images: Images,
+    n: int,
+    seed: int,
+    where: str,
+    *,
+    balanced: bool = False,
+    usable: Usable | None = None,
 ) -> Images:
     """Draw ``n`` images for calibration.
 
-    ``n`` of ``images`` in the order of the draw; ``balanced``: one class after the other.
+    ``n`` of ``images`` in the order of the draw; ``balanced``: one class after the other;
+    ``usable``: others are passed over.
 
     Raises:
         InvalidSpec: fewer than ``n`` are there, or they have no labels to balance by.
@@ -48,14 +60,14 @@ def draw_calibration(
             f"choose from 1 to {len(images)}."
         )
     order = shuffled(images.ids, seed)
-    if not balanced:
-        return subset(images, order[:n])
-    if images.labels is None:
+    if balanced and images.labels is None:
         raise InvalidSpec(
             f"The images of {where} have no classes, so they cannot be balanced; sort them into "
             "one folder for each class, or choose calibration images at random."
         )
-    return subset(images, in_turns(order, images.labels)[:n])
+    if balanced:
+        order = in_turns(order, images.labels)
+    return subset(images, _first(order, n, usable, where))
 
 
 def in_turns(order: Sequence[int], labels: "Sequence[int] | np.ndarray") -> list[int]:
@@ -71,17 +83,31 @@ def in_turns(order: Sequence[int], labels: "Sequence[int] | np.ndarray") -> list
     return [row for _, _, row in sorted(turns)]
 
 
-def draw_test(images: Images, n: int | None, where: str) -> Images:
+def draw_test(images: Images, n: int | None, where: str, *, usable: Usable | None = None) -> Images:
     """All of ``images`` for testing, or the same random ``n`` every time, in their own order.
+
+    ``usable``: others are passed over.
 
     Raises:
         InvalidSpec: fewer than ``n`` are there.
     """
     if n is None:
-        return images
+        rows = range(len(images))
+        return subset(images, [i for i in rows if usable(i)]) if usable else images
     if n < 1 or n > len(images):
         raise InvalidSpec(
             f"{n} test images were asked of {where}, which has {len(images)} for that; choose "
             f"from 1 to {len(images)}, or leave the number out for all."
         )
-    return subset(images, sorted(shuffled(images.ids, "test")[:n]))
+    return subset(images, sorted(_first(shuffled(images.ids, "test"), n, usable, where)))
+
+
+def _first(order: Sequence[int], n: int, usable: Usable | None, where: str) -> list[int]:
+    """The first ``n`` positions in ``order`` that are usable."""
+    rows = list(islice(filter(usable, order), n)) if usable else list(order[:n])
+    if len(rows) < n:
+        raise InvalidSpec(
+            f"{n} images were asked of {where}, and only {len(rows)} of its {len(order)} can be "
+            f"read; ask for at most {len(rows)}."
+        )
+    return rows

@@ -1,9 +1,12 @@
 """The contract of a source of images, and the one place where an image becomes a tensor."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from qlib.core.records import InvalidSpec
+from qlib.core.rows import PictureNote
 
 if TYPE_CHECKING:
     import numpy as np
@@ -11,16 +14,25 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class File:
+    """The file that an image lies in: its size in bytes, and its content, read when asked for."""
+
+    size: int
+    read: Callable[[], bytes]  # raises InvalidSpec naming a bad file
+
+
+@dataclass(frozen=True)
 class Images:
     """Some images of a dataset, opened one at a time.
 
     ``ids`` are stable names (for hashes and galleries); ``labels`` are class indices, or None
-    for images without classes.
+    for images without classes. ``file``: (index) -> `File`; None where images lie in no files.
     """
 
     ids: Sequence[str]
     labels: "np.ndarray | None"  # int64, (n,)
     open: Any  # (index) -> PIL image; raises InvalidSpec naming a bad file
+    file: Callable[[int], File] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -79,6 +91,35 @@ class Dataset(ABC):
         Raises:
             InvalidSpec: fewer than ``n`` are there, or they have no labels.
         """
+
+    # ---- what only sources of files have: by default there is nothing to do ------------------
+
+    def use_classes(self, index_of: Mapping[str, int]) -> None:
+        """Give class folders these class indices; folders that are not named are left out.
+
+        Raises:
+            InvalidSpec: the classes of this source have an order of their own.
+        """
+        raise InvalidSpec(
+            f"{self.title} has its own order of classes, so that a file of classes (--classes) "
+            "says nothing about it; leave it out, or give the images as folder:PATH."
+        )
+
+    def skip_damaged(self) -> bool:
+        """From now on leave out files that cannot be read, and count them in `note`.
+
+        False: the images of this source lie in no files of their own.
+        """
+        return False
+
+    def leave_out(self, images: Images) -> int:
+        """Never test with what ``images`` hold, byte by byte; how many were left out."""
+        return 0
+
+    @property
+    def note(self) -> PictureNote:
+        """What was done to the images handed out so far, and what lies there unread."""
+        return {}
 
 
 Base = Dataset

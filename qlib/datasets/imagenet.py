@@ -5,6 +5,7 @@ Source: Russakovsky et al., IJCV 2015, arXiv 1409.0575. Its terms forbid passing
 
 from typing import ClassVar
 
+from qlib.core.rows import PictureNote
 from qlib.datasets._imagenet import class_index, class_names
 from qlib.datasets._tree import Tree, source_path
 from qlib.datasets.base import Dataset, Images
@@ -48,3 +49,16 @@ class ImageNet(Dataset):
     def test(self, n: int | None = None) -> Images:
         """See `Dataset.test`."""
         return self._tree.test(n)
+
+    def skip_damaged(self) -> bool:
+        """See `Dataset.skip_damaged`."""
+        return self._tree.skip_damaged()
+
+    def leave_out(self, images: Images) -> int:
+        """See `Dataset.leave_out`."""
+        return self._tree.leave_out(images)
+
+    @property
+    def note(self) -> PictureNote:
+        """See `Dataset.note`."""
+        return self._tree.note | PictureNote(order="wordnet")

@@ -8,6 +8,7 @@ compete. Networks with ten outputs of their own take the unpacked folder as ``fo
 from pathlib import Path
 from typing import ClassVar
 
+from qlib.core.rows import PictureNote
 from qlib.datasets._fetch import fetch
 from qlib.datasets._imagenet import class_index, class_names
 from qlib.datasets._tree import Tree
@@ -47,6 +48,19 @@ class Imagenette(Dataset):
     def test(self, n: int | None = None) -> Images:
         """See `Dataset.test`."""
         return self._tree.test(n)
+
+    def skip_damaged(self) -> bool:
+        """See `Dataset.skip_damaged`."""
+        return self._tree.skip_damaged()
+
+    def leave_out(self, images: Images) -> int:
+        """See `Dataset.leave_out`."""
+        return self._tree.leave_out(images)
+
+    @property
+    def note(self) -> PictureNote:
+        """See `Dataset.note`."""
+        return self._tree.note | PictureNote(order="wordnet")
 
 
 def _folder() -> Path:

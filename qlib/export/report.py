@@ -70,6 +70,8 @@ def about(record: RunRecord) -> dict:
         "top1_95": [m.get("top1_low"), m.get("top1_high")],
         "n": m.get("n"),
         "data": record.data,
+        "pictures": record.pictures,
+        "doubts": record.doubts,
         "versions": record.versions,
         "created": record.created,
         "simulated": True,
@@ -139,9 +141,9 @@ def _n(numbers: dict, name: str, digits: int = 1) -> str:
 
 def _details(record: RunRecord) -> str:
     body = html.escape(json.dumps(about(record), indent=1, default=str))
-    notes = "".join(f"<li>{html.escape(str(note))}</li>" for note in record.notes)
-    if text := covered(record):
-        notes = f"<li>{html.escape(text)}</li>{notes}"
+    doubts = [f"Doubtful: {doubt['text']} {doubt['remedy']}" for doubt in record.doubts]
+    lines = [*doubts, *filter(None, [covered(record)]), *record.notes]
+    notes = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
     return (
         f"<details><summary>Specification, versions and data of {html.escape(record.spec.key)}"
         f"</summary><pre>{body}</pre><ul>{notes}</ul></details>"

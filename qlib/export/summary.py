@@ -31,6 +31,8 @@ def as_json(record: RunRecord, run_dir: Path) -> dict[str, Any]:
             "seconds": {name: _finite(value) for name, value in record.seconds.items()},
             "peak_mb": _finite(record.peak_mb),
             "preprocess": record.data.get("preprocess"),
+            "pictures": record.pictures,
+            "doubts": record.doubts,
             "notes": record.notes,
             "run_dir": str(run_dir),
         }
@@ -52,6 +54,7 @@ def as_text(record: RunRecord, run_dir: Path) -> str:
         f"time       {', '.join(f'{name} {value:.1f} s' for name, value in record.seconds.items())}"
         f"; peak memory {record.peak_mb:.0f} MB",
         *(_worst(record.layers) if not spec.analysis else ()),
+        *(f"doubt      {doubt['text']} {doubt['remedy']}" for doubt in record.doubts),
         *(f"note       {note}" for note in record.notes),
         f"folder     {run_dir}",
     ]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from qlib.core.checks import plain
 from qlib.core.records import BASELINE, RunRecord
 from qlib.measure import paired
 from qlib.measure.statistics import LEVEL
@@ -73,7 +74,15 @@ def of(
     ]
     ranked = sorted((f for f in found if f), key=lambda f: -f.weight)
     last = unproven(record)
-    return [*ranked, last] if last else ranked
+    return [*doubted(record), *ranked, *([last] if last else [])]
+
+
+def doubted(record: RunRecord) -> list[Finding]:
+    """Rule: whatever the run itself gave as a reason not to believe its numbers, first of all."""
+    return [
+        Finding(doubt["name"], plain(doubt["text"]), plain(doubt["remedy"]), "compare", {}, 100.0)
+        for doubt in record.doubts
+    ]
 
 
 def left_in_float(record: RunRecord) -> Finding | None:

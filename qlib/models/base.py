@@ -21,6 +21,7 @@ class Built:
     preprocess: Preprocess | None
     classes: int | None  # outputs of the head
     notes: tuple[str, ...] = ()  # what was chosen, left out or converted to come to it
+    names: tuple[str, ...] | None = None  # of the outputs, where the source knows them
 
 
 @dataclass(frozen=True)

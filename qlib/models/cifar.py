@@ -12,6 +12,9 @@ from qlib.models.base import Built, Model
 
 DEPTHS = {"cifar10-resnet20": 3, "cifar10-resnet32": 5, "cifar10-resnet56": 9}
 VIT = "cifar10-vit"
+CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
 # the two ways of normalising that the published weights were trained with
 RESNET_INPUT = Preprocess((3, 32, 32), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 VIT_INPUT = Preprocess((3, 32, 32), (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616))
@@ -39,7 +42,7 @@ class Cifar(Model):
         net = _vit() if name == VIT else _resnet(DEPTHS[name])
         notes = load_weights(net, weights, name)
         preprocess = VIT_INPUT if name == VIT else RESNET_INPUT
-        return Built(net.eval(), preprocess, classes=10, notes=notes)
+        return Built(net.eval(), preprocess, classes=10, notes=notes, names=CLASSES)
 
 
 def _resnet(depth: int):

@@ -27,4 +27,6 @@ class Digits(Model):
         own = str(_zoo.FOLDER / f"{name}.safetensors")
         notes = load_weights(net, weights or own, name)
         # nobody chose the embedded file, so what is inside needs no telling
-        return Built(net.eval(), _zoo.PREPROCESS, classes=10, notes=notes if weights else ())
+        notes = notes if weights else ()
+        names = tuple("0123456789")
+        return Built(net.eval(), _zoo.PREPROCESS, classes=10, notes=notes, names=names)

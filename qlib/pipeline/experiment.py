@@ -10,16 +10,17 @@ from torch import Tensor
 from qlib.core import own_code
 from qlib.core.preprocess import Preprocess
 from qlib.core.records import Event, InvalidSpec, Report, RunSpec
+from qlib.core.rows import PictureNote
 from qlib.core.specs import source_of
-from qlib.datasets.base import Dataset, Images
+from qlib.datasets.base import Images
 from qlib.datasets.preprocessing.augment import noise, shifted
 from qlib.datasets.preprocessing.prepare import batches, to_tensor
 from qlib.learning.calibration import Calibration
-from qlib.models.base import Complete
 from qlib.network.blocks import find_blocks
 from qlib.network.model import QuantModel
 from qlib.observers.base import Observer, observers
 from qlib.pipeline.own_network import completed
+from qlib.pipeline.sources import Sources, class_names, open_sources
 
 LEAST_COVERED = 0.5  # share of the multiplications that must be quantizable
 EVAL_BATCH = 64  # more and the activations of a vision transformer leave the cache
@@ -32,11 +33,29 @@ class Experiment:
     net: torch.nn.Module
     model: QuantModel
     data: Calibration
-    test: Images
-    calib: Images
+    sources: Sources
     classes: tuple[str, ...]
-    same_source: bool  # calibration and test images come from one dataset
     predict: "Predictor"
+
+    @property
+    def test(self) -> Images:
+        """The held-out images."""
+        return self.sources.test
+
+    @property
+    def calib(self) -> Images:
+        """The calibration images, as they are in their files."""
+        return self.sources.calib
+
+    @property
+    def same_source(self) -> bool:
+        """Whether calibration and test images come from one data set."""
+        return self.sources.same
+
+    @property
+    def pictures(self) -> PictureNote:
+        """What was done to the pictures that have been looked at so far."""
+        return self.sources.note(self.classes)
 
     @property
     def labels(self) -> Tensor:
@@ -51,17 +70,18 @@ def load_experiment(spec: RunSpec, device: torch.device, report: Report) -> Expe
         InvalidSpec: something is missing, or does not fit together.
     """
     report(Event("load", spec.model))
-    built, source, calib_images, same_source, notes = _load(spec)
-    test_images = _held_out(source, spec)
+    _check_code(spec)
+    source = source_of("models", spec.model)().build(spec.model, spec.weights)
+    sources = open_sources(spec)
+    built, notes = completed(source, sources.calib)
+    classes = class_names(sources.tested, spec, built.classes, built.names)
     net = built.module.to(device)
-    calib = _chosen(to_tensor(calib_images, built.preprocess), spec)
+    calib = _chosen(to_tensor(sources.calib, built.preprocess), spec)
     report(Event("load", note=f"{len(calib)} calibration images"))
     model, data = quantizable(net, calib.to(device), spec, report)
     model.notes += notes
-    predict = Predictor(built.preprocess, test_images, device, report)
-    return Experiment(
-        net, model, data, test_images, calib_images, source.classes, same_source, predict
-    )
+    predict = Predictor(built.preprocess, sources.test, device, report)
+    return Experiment(net, model, data, sources, classes, predict)
 
 
 def quantizable(
@@ -153,26 +173,6 @@ class Predictor:
             yield x
 
 
-def _load(spec: RunSpec) -> tuple[Complete, Dataset, Images, bool, list[str]]:
-    """Network, source of images, calibration images, whether these come from that source, notes."""
-    _check_code(spec)
-    found = source_of("models", spec.model)().build(spec.model, spec.weights)
-    source = source_of("datasets", spec.data)(spec.data)
-    other = source
-    if spec.calib_data is not None and spec.calib_data != spec.data:
-        other = source_of("datasets", spec.calib_data)(spec.calib_data)
-    balanced = spec.calib_choice == "balanced"
-    # first: test images are what is left
-    calib = other.calibration(spec.calib, spec.seed, balanced=balanced)
-    built, notes = completed(found, calib)
-    if len(source.classes) != built.classes:
-        raise InvalidSpec(
-            f"{spec.model} tells {built.classes} classes apart, but {spec.data} has "
-            f"{len(source.classes)}; choose images of the task that the network was trained for."
-        )
-    return built, source, calib, other is source, notes
-
-
 def _check_code(spec: RunSpec) -> None:
     """Raises:
     InvalidSpec: the file of one's own network is not what it was when the run was asked for.
@@ -192,13 +192,6 @@ def _chosen(images: Tensor, spec: RunSpec) -> Tensor:
     if spec.calib_choice in ("shifted", "mirrored"):
         return shifted(images, draws, mirror=spec.calib_choice == "mirrored")
     return images
-
-
-def _held_out(source: Dataset, spec: RunSpec) -> Images:
-    """The images that are measured; an analysis makes do with fewer than it asked for."""
-    if spec.analysis and spec.test and len(found := source.test()) < spec.test:
-        return found
-    return source.test(spec.test)
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def completed(built: Built, images: Images) -> tuple[Complete, list[str]]:
         )
     if classes is None:
         classes = answers(built.module, to_tensor(images, preprocess, 0, 2)).shape[1]
-    return Complete(built.module, preprocess, classes, built.notes), notes
+    return Complete(built.module, preprocess, classes, built.notes, built.names), notes
 
 
 def answers(net: nn.Module, images: Tensor) -> Tensor:

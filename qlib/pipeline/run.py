@@ -15,7 +15,9 @@ from qlib.network import costs, switching
 from qlib.pipeline import bit_widths, quantizer_file
 from qlib.pipeline.analysis import analyse
 from qlib.pipeline.artifacts import save_predictions
+from qlib.pipeline.doubts import doubts_of
 from qlib.pipeline.experiment import Experiment, device_of, load_experiment
+from qlib.pipeline.picture_note import sentences
 from qlib.pipeline.provenance import Clock, about_data, peak_of, versions
 from qlib.pipeline.quantize import bit_plan, bits_of, quantize
 from qlib.sensitivity.units import block_sensitivity
@@ -57,6 +59,7 @@ def run(
         with writing(folder):
             save_predictions(folder, experiment.test, logits | by_width, experiment.classes)
             quantizer_file.save(experiment.model, folder / quantizer_file.FILE)
+    pictures = experiment.pictures
     record = RunRecord(
         spec=spec,
         metrics=found,
@@ -65,12 +68,14 @@ def run(
         layers=rows,
         versions=versions(),
         data=about_data(experiment) | measured,
-        notes=experiment.model.notes,
+        notes=experiment.model.notes + sentences(pictures),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         bit_widths=at_widths,
         blocks=blocks,
         plan=bits_of(plan, experiment.model),
         coverage=costs.coverage(experiment.model),
+        pictures=pictures,
+        doubts=doubts_of(experiment, logits["float"]),
     )
     if folder is not None:
         store.write_record(record, folder)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from qlib.core.preprocess import Preprocess
 
+MAX_PIXELS = 64 * 2**20  # of a resized image, before it is cropped
 COLOURS = {1: "L", 3: "RGB"}  # channels -> Pillow's name of the pixel format
 
 
@@ -34,7 +35,7 @@ def to_tensor(
         raise InvalidSpec(
             f"No image lies between {start} and {stop}: the set has {len(images)} images."
         )
-    return torch.stack([one(images.image(i)) for i in rows])
+    return torch.stack([_named(one, images, i) for i in rows])
 
 
 def batches(
@@ -54,7 +55,8 @@ def transform(preprocess: "Preprocess") -> "Callable[[Image], Tensor]":
     An image that has the right size already is not resampled.
 
     Raises:
-        InvalidSpec: the network wants a number of channels that is neither 1 nor 3.
+        InvalidSpec: the network wants a number of channels that is neither 1 nor 3. So does the
+            function, for an image that would grow beyond all bounds.
     """
     from timm.data.transforms_factory import transforms_imagenet_eval
 
@@ -76,6 +78,33 @@ def transform(preprocess: "Preprocess") -> "Callable[[Image], Tensor]":
     mode = COLOURS[channels]
 
     def to_one(image: "Image") -> Tensor:
+        _check_growth(image, preprocess)
         return torch.as_tensor(steps(image if image.mode == mode else image.convert(mode)))
 
     return to_one
+
+
+def _named(one: "Callable[[Image], Tensor]", images: Images, index: int) -> Tensor:
+    """An image's tensor; a refusal of its size names the image."""
+    image = images.image(index)
+    try:
+        return one(image)
+    except InvalidSpec as error:
+        raise InvalidSpec(f"{images.ids[index]}: {error}") from None
+
+
+def _check_growth(image: "Image", preprocess: "Preprocess") -> None:
+    """Raises:
+    InvalidSpec: resized so that its short side fits, the image would be too large for memory.
+    """
+    _, height, width = preprocess.input_size
+    if preprocess.crop_mode == "squash" or image.size == (width, height):
+        return
+    factor = max(height, width) / preprocess.crop_pct / min(image.size)
+    pixels = round(image.width * factor) * round(image.height * factor)
+    if pixels > MAX_PIXELS:
+        raise InvalidSpec(
+            f"The image of {image.width} x {image.height} pixels would have {pixels:,} when "
+            f"resized for this network, and at most {MAX_PIXELS:,} are made; crop it or take it "
+            "out."
+        )

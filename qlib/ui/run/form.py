@@ -28,6 +28,7 @@ SPEC_KEYS = {  # fields of a specification that have a widget of their own, and 
     "allow_float": "allow",
     "tune_norms": "norms",
     "tune_biases": "biases",
+    "skip_damaged": "skip",
 }
 FIRST = ("model", "method", "w", "a")  # what other pages know as well
 URL = "query-params"
@@ -99,6 +100,7 @@ def _images() -> dict:
             help="Calibrate on other images, for example folder:/data/photos. They need no labels.",
         )
         choice = _field("calib_choice", "Calibration images are")
+        skip = _field("skip_damaged", "Skip damaged files")
     with two:
         test = st.number_input(
             "Held-out test images",
@@ -111,11 +113,21 @@ def _images() -> dict:
             help="Fewer are quicker and give a wider interval. Empty: all there are.",
         )
         seed = _seed()
+        classes = st.text_input(
+            "File of classes",
+            key="classes",
+            bind=URL,
+            placeholder="folders by name",
+            help="Where the network numbers its classes in another way than the folders' names do, "
+            "or has more of them: a text file with a folder name a line, the first for output 0, "
+            "or folder,index.",
+        )
     with three:
         device = _field("device")
         precision = _field("precision", "Learn in")
     found = {"calib": calib, "calib_data": other.strip() or None, "seed": seed, "device": device}
     found |= {"calib_choice": choice, "precision": precision}
+    found |= {"skip_damaged": skip, "classes": classes.strip() or None}
     return found | {"test": int(test) if test else None}
 
 
@@ -163,6 +175,7 @@ def again(spec: RunSpec) -> None:
     values |= {"data": data, "path": path, "method": spec.method}
     values |= {"w": spec.weight_bits, "a": spec.act_bits, "test": spec.test}
     values |= {"calib_data": spec.calib_data or "", SEED: str(spec.seed)}
+    values |= {"classes": spec.classes or ""}
     values |= {key: getattr(spec, name) for name, key in SPEC_KEYS.items()}
     values |= {f"{spec.method}.{name}": value for name, value in spec.settings.items()}
     for key, value in values.items():

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from qlib.core.checks import plain
 from qlib.core.records import BASELINE, RunRecord
 from qlib.export.summary import covered
 from qlib.jobs import Job
@@ -33,12 +34,14 @@ def result(record: RunRecord) -> None:
         for cell, (name, value, note, term) in zip(st.columns(6), facts, strict=True):
             cell.metric(name, value, note, delta_color="off", delta_arrow="off", help=word(term))
         st.caption(f"{answers.source_line(record)}.")
+        for doubt in record.doubts:
+            st.warning(plain(f"{doubt['text']} {doubt['remedy']}"), icon=":material/warning:")
         if text := covered(record):
             st.caption(f":material/function: {text[0].upper()}{text[1:]}.")
         if record.prepared:
             st.caption(f"Images as the network takes them: {record.prepared}.")
         for note in record.notes:
-            st.caption(f":material/info: {note}")
+            st.caption(f":material/info: {plain(note)}")
 
 
 def gap(value: float, word: str) -> str:
