@@ -60,12 +60,12 @@ def draw_calibration(
             f"choose from 1 to {len(images)}."
         )
     order = shuffled(images.ids, seed)
-    if balanced and images.labels is None:
-        raise InvalidSpec(
-            f"The images of {where} have no classes, so they cannot be balanced; sort them into "
-            "one folder for each class, or choose calibration images at random."
-        )
     if balanced:
+        if images.labels is None:
+            raise InvalidSpec(
+                f"The images of {where} have no classes, so they cannot be balanced; sort them "
+                "into one folder for each class, or choose calibration images at random."
+            )
         order = in_turns(order, images.labels)
     return subset(images, _first(order, n, usable, where))
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qlib.core.records import InvalidSpec
 from qlib.core.rows import CHANGES, PictureNote
@@ -158,9 +158,8 @@ class Tree:
         """What was done to the pictures handed out, and what lies there and is not read."""
         left_out, layout = self._files.left_out, self._layout
         seen = [self._changes[name] for name in self._handed if name in self._changes]
-        counts = {kind: sum(kind in changes for changes in seen) for kind in CHANGES}
-        note: PictureNote = {"looked_at": len(seen), **{k: v for k, v in counts.items() if v}}
-        others: PictureNote = {
+        counts: dict[str, Any] = {kind: sum(kind in done for done in seen) for kind in CHANGES}
+        counts |= {
             "skipped": len(self._skipped),
             "skipped_names": list(self._skipped)[:NAMED],
             "endings": {end or "without ending": k for end, k in left_out.endings.items() if k},
@@ -168,7 +167,9 @@ class Tree:
             "unnamed": {name: self.counts[name] for name in self._unnamed[:NAMED]},
             "beside": layout.beside + left_out.hidden,
         }
-        return note | {k: v for k, v in others.items() if v}
+        return PictureNote(
+            looked_at=len(seen), **{name: value for name, value in counts.items() if value}
+        )
 
     # ---- one picture -------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from qlib.measure import paired
 RARE = 0.05  # above chance is what chance alone gives more rarely than this
 POWER = 0.01  # and a network half-way to perfect would be as bad as this more rarely than this
 CLEAR = 1e-3  # p of the paired test between the two orders
-GAIN = 10.0  # points that another order has to win
+GAIN = 5.0  # points that another order has to win
 EXPLAINS = 0.3  # of the way from chance to perfect, that the other order has to reach
 LARGEST = 25_000_000  # cells of a confusion table: beyond, no other order is tried
 FEWEST = 4  # images of a labelled class on average: with fewer, no other order is tried

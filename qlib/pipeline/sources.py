@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from qlib.core import class_order
 from qlib.core.records import InvalidSpec, RunSpec
@@ -149,8 +150,9 @@ def _listed(names: Sequence[str]) -> str:
 
 def _sum(one: PictureNote, other: PictureNote) -> PictureNote:
     """Counts added, lists joined; the order of classes is that of the first."""
-    total = dict(one)
-    for name, value in other.items():
+    total: dict[str, Any] = dict(one)
+    added: dict[str, Any] = dict(other)
+    for name, value in added.items():
         if name in ("order", "classes"):
             continue
         mine = total.get(name)
@@ -162,4 +164,4 @@ def _sum(one: PictureNote, other: PictureNote) -> PictureNote:
             total[name] = list(dict.fromkeys([*mine, *value]))
         else:
             total[name] = mine + value
-    return PictureNote(**total)
+    return cast(PictureNote, total)
