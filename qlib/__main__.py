@@ -72,6 +72,11 @@ def main(argv: list[str] | None = None, prog: str = PROG) -> int:
         return DONE
 
 
+def _print(text: str) -> None:
+    """Print a result; bytes of a path that are no UTF-8 become replacement marks."""
+    print(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"), flush=True)
+
+
 def _say(sentence: str) -> None:
     sys.stderr.write(" ".join(sentence.split()) + "\n")
 
@@ -191,7 +196,7 @@ def _run(args: argparse.Namespace) -> int:
     for doubt in record.doubts:
         _say(f"Careful: {doubt['text']} {doubt['remedy']}")
     text = json.dumps(as_json(record, run_dir)) if args.json else as_text(record, run_dir)
-    print(text, flush=True)
+    _print(text)
     return DONE
 
 
@@ -255,7 +260,7 @@ def _only_ours_on_stdout() -> Iterator[None]:
 
 def _show(args: argparse.Namespace) -> int:
     folder = args.run_dir.expanduser().absolute()
-    print(as_text(store.load(folder), folder), flush=True)
+    _print(as_text(store.load(folder), folder))
     return DONE
 
 

@@ -331,3 +331,17 @@ def test_the_form_gives_both_fields() -> None:
     text = Path(form.__file__).read_text()
     assert form.SPEC_KEYS["skip_damaged"] == "skip"
     assert re.search(r'key="classes"', text)
+
+
+def test_a_visitor_from_elsewhere_reads_no_file_through_messages(monkeypatch, tmp_path) -> None:
+    from qlib.ui.run import form
+    from qlib.ui.shared import own_code
+
+    (tmp_path / "secret").write_text("password\npassword\n")
+    spec = RunSpec("digits-vit", "digits", "nearest", classes=str(tmp_path / "secret"))
+    monkeypatch.setattr(own_code, "allowed", lambda: False)
+    with pytest.raises(InvalidSpec, match="only for a visitor at the machine itself"):
+        form.checked(spec)
+    monkeypatch.setattr(own_code, "allowed", lambda: True)
+    with pytest.raises(InvalidSpec, match="twice"):
+        form.checked(spec)

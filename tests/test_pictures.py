@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, features
 from test_datasets import make_folder, make_zip, picture, png, pool
 
+from qlib.__main__ import _print
 from qlib.core.preprocess import Preprocess
 from qlib.core.records import InvalidSpec, RunSpec
 from qlib.datasets import _archive, _decode, _files, _walk
@@ -420,7 +421,7 @@ def test_the_same_pictures_by_another_spelling_never_overlap(tmp_path: Path, spe
     assert (len(both.calib), len(both.test)) == (16, 24)
     assert both.overlap == (0 if both.same else 16)
     if not both.same:
-        assert "16 test pictures are left out" in " ".join(sentences(both.note(("ant", "bee"))))
+        assert "16 test pictures left out" in " ".join(sentences(both.note(("ant", "bee"))))
     with pytest.raises(InvalidSpec, match=r"25 test images were asked of .*, which has 24"):
         sources(base, other, calib=16, test=25)
 
@@ -442,3 +443,15 @@ def test_listing_opens_no_file(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(os, "open", lambda *args: pytest.fail("opened"))
     data = Folder(f"folder:{path}")
     assert len(data.test()) == 40
+
+
+def test_empty_files_are_not_the_same_picture(tmp_path: Path) -> None:
+    damaged = {f"{c}/{i:02d}.png": b"" for c in ("ant", "bee") for i in range(0, 20, 4)}
+    name = with_damage(tmp_path, damaged).removeprefix("folder:")
+    both = sources(name, f"{name}/ant", calib=20)
+    assert both.overlap == 15  # those of the folder ant that are no empty files
+
+
+def test_a_place_whose_name_is_not_utf_8_is_printed_with_marks(capsys) -> None:
+    _print(os.fsdecode(b"folder:/caf\xe9"))
+    assert capsys.readouterr().out == "folder:/caf�\n"

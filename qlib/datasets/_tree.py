@@ -131,7 +131,7 @@ class Tree:
         if images.file is None or self._test.file is None:
             return 0
         theirs = [images.file(i) for i in range(len(images))]
-        sizes = {file.size for file in theirs}
+        sizes = {file.size for file in theirs if file.size > 0}  # empty ones are all alike
         alike = [
             name for name in self._test.ids
             if name not in self._drawn and self._files.size(name) in sizes

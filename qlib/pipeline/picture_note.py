@@ -36,14 +36,19 @@ def _left_out(note: PictureNote) -> str:
         named = ", ".join(note.get("skipped_names", []))
         parts.append(f"{skipped:,} that cannot be read ({named}{_more(skipped, note)})")
     if endings := note.get("endings"):
-        parts.append(f"{sum(endings.values()):,} files by their endings ({_counted(endings)})")
+        many = sum(endings.values())
+        parts.append(f"{_some(many, 'file')} of other endings ({_counted(endings)})")
     if unnamed := note.get("unnamed"):
         parts.append(f"class folders that the file does not name ({_counted(unnamed)})")
     if folders := note.get("folders"):
         parts.append(f"the folders {', '.join(folders)}")
     if beside := note.get("beside"):
-        parts.append(f"{beside:,} pictures beside the class folders or hidden")
+        parts.append(f"{_some(beside, 'picture')} beside the class folders or hidden")
     return f"Left out: {'; '.join(parts)}." if parts else ""
+
+
+def _some(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _more(count: int, note: PictureNote) -> str:
@@ -59,7 +64,9 @@ def _overlap(note: PictureNote) -> str:
     count = note.get("overlap", 0)
     if not count:
         return ""
-    return f"{count:,} test pictures are left out, as calibration uses the same files (by content)."
+    return (
+        f"{_some(count, 'test picture')} left out, as calibration uses the same files (by content)."
+    )
 
 
 def _order(note: PictureNote) -> str:

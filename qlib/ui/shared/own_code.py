@@ -21,8 +21,14 @@ def check(spec: RunSpec) -> None:
     """Refuse a network that is a Python file, to visitors who may not run code here.
 
     Raises:
-        InvalidSpec: the network is code, and this visitor may not run code here.
+        InvalidSpec: the network is code, and this visitor may not run code here; or a file of
+            classes is named, whose lines messages would show.
     """
+    if spec.classes and not allowed():
+        raise InvalidSpec(
+            "This app reads a file of classes only for a visitor at the machine itself; use python "
+            f"-m qlib run there, or start the app with {OPT_IN}=1."
+        )
     if own_code.is_own(spec.model) and not allowed():
         raise InvalidSpec(
             f"{spec.model} is code, and this app runs code of one's own only for a visitor at the "
