@@ -59,7 +59,7 @@ def open_sources(spec: RunSpec) -> Sources:
     balanced = spec.calib_choice == "balanced"
     # first: test images are what is left
     calib = calibrating.calibration(spec.calib, spec.seed, balanced=balanced)
-    overlap = tested.leave_out(calib)
+    overlap = tested.leave_out(calib) if apart else 0
     return Sources(tested, calibrating, calib, _held_out(tested, spec), overlap)
 
 
