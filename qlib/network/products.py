@@ -34,15 +34,17 @@ Child = tuple[nn.Module, Run] | None  # None: this call stays as it is
 NOT_PRODUCTS = (nn.Softmax, nn.GELU)
 
 
-def expose_products(net: nn.Module, example: Tensor, layers: tuple[type[nn.Module], ...]) -> None:
+def expose_products(
+    net: nn.Module, example: Tensor, is_layer: Callable[[nn.Module], bool]
+) -> None:
     """Give, in place, every multiplication outside of layers a module; see also `keep_apart`.
 
     Args:
         example: a small batch; one forward pass shows the calls.
-        layers: classes whose own multiplication is quantized without this rewrite.
+        is_layer: whether a module's own multiplication is quantized without this rewrite.
     """
     with torch.no_grad():
-        owners = _owners(net, example, layers)
+        owners = _owners(net, example, is_layer)
     calling = {net.get_submodule(name): rows for name, rows in owners.items()}
     others = [module for module, rows in calling.items() if not _expose(module, rows)]
     keep_apart(net, others)  # such as nn.Softmax, which calls a function too
@@ -186,19 +188,21 @@ def _apart(kind: type[nn.Module]) -> type[nn.Module]:
 
 
 def _owners(
-    net: nn.Module, example: Tensor, layers: tuple[type[nn.Module], ...]
+    net: nn.Module, example: Tensor, is_layer: Callable[[nn.Module], bool]
 ) -> dict[str, list[list[Call]]]:
     """Module → the calls in each of its runs; modules without any are left out."""
     seeing = _Seeing(example)
     hooks = []
     for name, module in net.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # takes no hooks
         hooks.append(
             module.register_forward_pre_hook(lambda m, a, name=name: seeing.enter(name, m))
         )
         hooks.append(module.register_forward_hook(lambda m, a, y: seeing.leave()))
     with removing(hooks), seeing:
         net(example)
-    skipped = {name for name, m in net.named_modules() if isinstance(m, layers)}
+    skipped = {name for name, m in net.named_modules() if is_layer(m)}
     return {name: rows for name, rows in seeing.rows.items() if name not in skipped and any(rows)}
 
 
