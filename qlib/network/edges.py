@@ -1,4 +1,4 @@
-"""The layers at a network's two ends: those that read the images, and those that give the answer."""
+"""The layers at a network's ends: those that read the images, those that give the answer."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,7 +20,7 @@ def edges(
     A first layer reads the images and nothing that another layer has returned; a last layer's
     output goes into the network's answer and into no other layer. There are several where a network
     has two stems or two heads. Seen from which gradients could flow on one pass, so that a network
-    that cuts its gradients may have none: then it is the layer that runs first, or last.
+    that cuts or refuses gradients may have none: then it is the layer that runs first, or last.
 
     Args:
         layers: those with a weight, in order of execution.
@@ -29,19 +29,22 @@ def edges(
     read: dict[str, set[str]] = {name: set() for name in layers}
     reach = _Reach(sources)
 
-    def enter(name: str, args: tuple) -> None:
-        read[name] |= reach(args)
+    def enter(name: str, given: tuple) -> None:
+        read[name] |= reach(given)
 
     def leave(name: str, output: Tensor) -> Tensor:
         return _source(output, name, sources, reach)
 
     hooks = []
     for name, layer in layers.items():
-        hooks.append(layer.register_forward_pre_hook(
-            lambda m, args, kwargs, name=name: enter(name, (args, kwargs)), with_kwargs=True))  # fmt: skip
+        before = lambda m, args, kwargs, name=name: enter(name, (args, kwargs))  # noqa: E731
+        hooks.append(layer.register_forward_pre_hook(before, with_kwargs=True))
         hooks.append(layer.register_forward_hook(lambda m, a, y, name=name: leave(name, y)))
-    with removing(hooks), torch.enable_grad():
-        answers = reach(net(_source(example, _IMAGES, sources, reach)))
+    try:
+        with removing(hooks), torch.enable_grad():
+            answers = reach(net(_source(example, _IMAGES, sources, reach)))
+    except RuntimeError:  # a network that cannot run with gradients
+        answers, read = frozenset[str](), {name: set() for name in layers}
     others = {name: behind - {name} for name, behind in read.items()}  # a layer may run twice
     between = set().union(*others.values())
     first = [name for name in layers if others[name] == {_IMAGES}]
@@ -52,7 +55,7 @@ def edges(
 
 def _source(x: Tensor, name: str, sources: dict[int, str], reach: "_Reach") -> Tensor:
     """The same values, at the beginning of a graph of their own; they may be written to."""
-    begun = x.detach().requires_grad_()
+    begun = x.detach().clone().requires_grad_()
     y = begun.clone()
     sources[id(y.grad_fn)] = name
     reach.kept.append(y.grad_fn)

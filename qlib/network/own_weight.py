@@ -37,10 +37,8 @@ class OwnWeight(nn.Module):
 
     def __init__(self, original: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        for name, value in (
-            ("weight", weight),
-            ("bias", bias),
-        ):  # before there is one to answer for
+        # before there is an original to answer for them
+        for name, value in (("weight", weight), ("bias", bias)):
             kept = None if value is None else nn.Parameter(value, requires_grad=False)
             self.register_parameter(name, kept)
         vars(original)["part_of_a_layer"] = True  # so that it becomes none itself
@@ -70,9 +68,7 @@ class OutputFirst(OwnWeight):
         bias = None if conv.bias is None else conv.bias.detach()
         super().__init__(conv, _turned(conv.weight.detach(), conv.groups), bias)
         conv.weight = conv.bias = None  # pyright: ignore[reportAttributeAccessIssue] -- held above
-        self.padding_behind = (
-            tuple(conv.output_padding) if output_padding is None else output_padding
-        )
+        self.padding_behind = output_padding or tuple(conv.output_padding)
         dims = len(conv.kernel_size)
         self._call = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dims - 1]
 
@@ -80,7 +76,8 @@ class OutputFirst(OwnWeight):
         conv = self.original
         assert isinstance(conv, TRANSPOSED)
         return self._call(
-            x, _turned(weight, conv.groups), bias, conv.stride, conv.padding,
+            x, _turned(weight, conv.groups), bias, conv.stride,
+            conv.padding,  # pyright: ignore[reportArgumentType] -- never a word, as the stub says
             self.padding_behind, conv.groups, conv.dilation,
         )  # fmt: skip
 

@@ -73,15 +73,11 @@ def plain_layers(net: nn.Module, example: Tensor) -> list[str]:
 
 def _scripted(net: nn.Module) -> list[str]:
     """A note on modules that PyTorch has compiled, into which nobody sees."""
-    inside: list[str] = []
-    for name, module in net.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            if not any(name.startswith(f"{outer}.") for outer in inside):
-                inside.append(name)
-    if not inside:
+    names = [n for n, m in net.named_modules() if isinstance(m, torch.jit.ScriptModule)]
+    outer = [n for n in names if not any(n.startswith(f"{other}.") for other in names)]
+    if not outer:
         return []
-    named = ", ".join(repr(name) for name in inside)
-    return [f"Compiled by torch.jit and therefore left in float: {named}."]
+    return [f"Compiled by torch.jit and therefore left in float: {', '.join(map(repr, outer))}."]
 
 
 def _without_norms(module: nn.Module) -> None:
@@ -138,8 +134,7 @@ def _rewritten(module: nn.Module, calls: list[tuple[tuple, dict]]) -> tuple[nn.M
     """The same layer in a form that can be quantized, or why there is none; neither: as it is."""
     if type(module) in TRANSPOSED and "forward" not in vars(module):
         return _turned(module, calls)
-    args, kwargs = calls[0]
-    x, others = _split(args, kwargs)
+    x, others = _split(*calls[0])
     if others or not isinstance(x, Tensor) or list(module.children()):
         return None, "takes more than one tensor or holds other layers: its weight stays in float"
     here, there = _Products.of(module, x), _Products.of(module, x.flip(0) * 0.7 + 0.1)
@@ -150,18 +145,25 @@ def _rewritten(module: nn.Module, calls: list[tuple[tuple, dict]]) -> tuple[nn.M
         if made is None or not _alike(made, here):
             return None, "multiplies in a way of its own: its weight stays in float"
         return made, ""
-    one, other = here.seen[0], there.seen[0]
-    if not torch.equal(one.arguments["weight"], other.arguments["weight"]):
+    return _with_weight(module, here, there)
+
+
+def _with_weight(
+    module: nn.Module, here: "_Products", there: "_Products"
+) -> tuple[nn.Module | None, str]:
+    """`_rewritten` for one product, seen with two inputs."""
+    one, weight = here.seen[0], here.seen[0].arguments["weight"]
+    if not torch.equal(weight, there.seen[0].arguments["weight"]):
         return None, "makes its weight from the images: its weight stays in float"
-    if one.arguments["weight"] is getattr(module, "weight", None) and one.kind not in TRANSPOSED:
+    turned = one.kind in TRANSPOSED
+    if weight is getattr(module, "weight", None) and not turned:
         return None, ""
-    made = one.layer()
-    if _alike(made, here) and _alike(made, there):
-        return made, ""
-    if one.kind not in TRANSPOSED:
-        made = MadeOnce(module, one.arguments["weight"].clone(), _copied(one.arguments.get("bias")))
-        if _alike(made, here) and _alike(made, there):
-            return made, ""
+    made = [one.layer()]
+    if not turned:
+        made.append(MadeOnce(module, weight.clone(), _copied(one.arguments.get("bias"))))
+    for layer in made:
+        if _alike(layer, here) and _alike(layer, there):
+            return layer, ""
     return None, "makes its weight in a way that cannot be repeated: its weight stays in float"
 
 
@@ -174,7 +176,8 @@ def _turned(module: nn.Module, calls: list[tuple[tuple, dict]]) -> tuple[nn.Modu
         asked.add(
             tuple(
                 module._output_padding(
-                    x, others[0] if others else None, list(module.stride), list(module.padding),
+                    x, others[0] if others else None, list(module.stride),
+                    list(module.padding),  # pyright: ignore[reportArgumentType] -- no words here
                     list(module.kernel_size), len(module.kernel_size), list(module.dilation),
                 )
             )

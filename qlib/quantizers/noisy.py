@@ -13,9 +13,10 @@ class Noisy(Quantizer):
     """x̂ = Q(x + N) − N around any quantizer Q, with an N that was drawn once.
 
     ``noise``: (channels,) along the last axis; or (c, h, w) for images that a convolution cuts
-    into patches of h × w, repeated over the image; with fewer or more axes for other convolutions. Hardware takes N off in the bias
-    (`denoising_bias`), which is the same: ŵ·(Q(x + N) − N) + b. Here it is taken off at once, so
-    that the layer is right also while its weight is in float or its input is not rounded.
+    into patches of h × w, repeated over the image (in one or three dimensions alike). Hardware
+    takes N off in the bias (`denoising_bias`), which is the same: ŵ·(Q(x + N) − N) + b. Here it is
+    taken off at once, so that the layer is right also while its weight is in float or its input is
+    not rounded.
     """
 
     title = "nearest under fixed noise"
