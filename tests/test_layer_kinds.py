@@ -164,7 +164,7 @@ def test_rewritten_layer_is_the_float_one_and_is_counted(kind: str) -> None:
     close(model(x), net(x).detach())
     assert list(model.layers) == ["layer", "head"]
     assert model.macs == {"layer": KINDS[kind][2], "head": OUT * 5}
-    assert model.layers["layer"].weight.shape[0] == OUT
+    assert len(model.weighted()["layer"].weight) == OUT
     assert not model.notes
 
 

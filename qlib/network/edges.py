@@ -39,7 +39,8 @@ def edges(
     for name, layer in layers.items():
         before = lambda m, args, kwargs, name=name: enter(name, (args, kwargs))  # noqa: E731
         hooks.append(layer.register_forward_pre_hook(before, with_kwargs=True))
-        hooks.append(layer.register_forward_hook(lambda m, a, y, name=name: leave(name, y)))
+        after = lambda m, args, y, name=name: leave(name, y)  # noqa: E731
+        hooks.append(layer.register_forward_hook(after))
     try:
         with removing(hooks), torch.enable_grad():
             answers = reach(net(_source(example, _IMAGES, sources, reach)))
