@@ -3,7 +3,7 @@
 Weight norm of either kind, spectral norm, every other parametrization, standardised convolutions,
 and whatever else a class of somebody's own works out from its parameters alone. Transposed
 convolutions are turned (`OutputFirst`). What multiplies by a weight that depends on the images, or
-in more than one product, is left as it is and told.
+in more than one product, is left as it is and told; then its products count one by one.
 """
 
 from dataclasses import dataclass, field
@@ -67,7 +67,10 @@ def plain_layers(net: nn.Module, example: Tensor) -> list[str]:
             replace(net, module, made.eval())
         elif why:
             vars(module)["multiplies_otherwise"] = True
-            notes.append(f"The layer {name!r} ({type(module).__name__}) {why}.")
+            notes.append(
+                f"The layer {name!r} ({type(module).__name__}) {why}, so that it is not quantized "
+                "as one layer; its products are, one by one, where they can be."
+            )
     return notes
 
 
@@ -136,14 +139,14 @@ def _rewritten(module: nn.Module, calls: list[tuple[tuple, dict]]) -> tuple[nn.M
         return _turned(module, calls)
     x, others = _split(*calls[0])
     if others or not isinstance(x, Tensor) or list(module.children()):
-        return None, "takes more than one tensor or holds other layers: its weight stays in float"
+        return None, "takes more than one tensor or holds other layers"
     here, there = _Products.of(module, x), _Products.of(module, x.flip(0) * 0.7 + 0.1)
     if len(here.seen) > 1:
-        return None, "multiplies more than once: its weight stays in float"
+        return None, "multiplies more than once"
     if not here.seen:
         made = _by_settings(module)
         if made is None or not _alike(made, here):
-            return None, "multiplies in a way of its own: its weight stays in float"
+            return None, "multiplies in a way of its own"
         return made, ""
     return _with_weight(module, here, there)
 
@@ -154,7 +157,7 @@ def _with_weight(
     """`_rewritten` for one product, seen with two inputs."""
     one, weight = here.seen[0], here.seen[0].arguments["weight"]
     if not torch.equal(weight, there.seen[0].arguments["weight"]):
-        return None, "makes its weight from the images: its weight stays in float"
+        return None, "makes its weight from the images"
     turned = one.kind in TRANSPOSED
     if weight is getattr(module, "weight", None) and not turned:
         return None, ""
@@ -164,7 +167,7 @@ def _with_weight(
     for layer in made:
         if _alike(layer, here) and _alike(layer, there):
             return layer, ""
-    return None, "makes its weight in a way that cannot be repeated: its weight stays in float"
+    return None, "makes its weight in a way that cannot be repeated"
 
 
 def _turned(module: nn.Module, calls: list[tuple[tuple, dict]]) -> tuple[nn.Module | None, str]:
@@ -183,7 +186,7 @@ def _turned(module: nn.Module, calls: list[tuple[tuple, dict]]) -> tuple[nn.Modu
             )
         )  # fmt: skip
     if len(asked) > 1:
-        return None, "is asked for outputs of several paddings: its weight stays in float"
+        return None, "is asked for outputs of several paddings"
     return OutputFirst(module, asked.pop()), ""
 
 

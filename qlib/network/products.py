@@ -34,9 +34,7 @@ Child = tuple[nn.Module, Run] | None  # None: this call stays as it is
 NOT_PRODUCTS = (nn.Softmax, nn.GELU)
 
 
-def expose_products(
-    net: nn.Module, example: Tensor, is_layer: Callable[[nn.Module], bool]
-) -> None:
+def expose_products(net: nn.Module, example: Tensor, is_layer: Callable[[nn.Module], bool]) -> None:
     """Give, in place, every multiplication outside of layers a module; see also `keep_apart`.
 
     Args:
