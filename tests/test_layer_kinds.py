@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 import qlib
-from qlib.core.records import ignore
+from qlib.core.records import InvalidSpec, ignore
 from qlib.methods._search.noise import cancels
 from qlib.methods._search.obq import as_rows
 from qlib.methods._search.operands import operand
@@ -510,9 +510,12 @@ def test_compiled_part_runs_in_float_and_is_told() -> None:
         warnings.simplefilter("ignore")  # deprecated, and still in many networks
         part = torch.jit.script(nn.Sequential(nn.Conv2d(1, OUT, 3), nn.ReLU()).eval())
     net, x = Around(part, PLANE).eval(), images(16)
+    with pytest.raises(InvalidSpec, match=r"Only 2 % of this network's .*--allow-float"):
+        qlib.quantize(net, x, "nearest")
     for name in ("nearest", "brecq"):
         settings: dict[str, Any] = {} if name == "nearest" else {"steps": 2}
-        model = qlib.quantize(net, x, name, **settings).model
+        model = qlib.quantize(net, x, name, allow_float=True, **settings).model
+        assert (model.float_macs, model.float_weights) == (OUT * 36 * 9, OUT * 9)
         assert model.notes[0] == "Compiled by torch.jit and therefore left in float: 'layer'."
         with model.quantized(weights=False, inputs=False):
             close(model(x), net(x).detach())

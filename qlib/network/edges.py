@@ -1,5 +1,6 @@
 """The layers at a network's ends: those that read the images, those that give the answer."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -42,7 +43,8 @@ def edges(
         after = lambda m, args, y, name=name: leave(name, y)  # noqa: E731
         hooks.append(layer.register_forward_hook(after))
     try:
-        with removing(hooks), torch.enable_grad():
+        with removing(hooks), torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a number read from a tensor that has a gradient
             answers = reach(net(_source(example, _IMAGES, sources, reach)))
     except RuntimeError:  # a network that cannot run with gradients
         answers, read = frozenset[str](), {name: set() for name in layers}

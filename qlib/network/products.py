@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 from qlib.core.records import InvalidSpec
 from qlib.network.attention import MatMul, ScaledDotProduct
 from qlib.network.einsum import Contraction
+from qlib.network.own_weight import OutputFirst
 from qlib.network.trace import removing
 
 Run = Callable[..., Tensor]  # (child, the call's own arguments) → what the call returns
@@ -379,7 +380,7 @@ def _transposed(
         bias=kept is not None, dilation=_row(dilation), device="meta",
     )  # fmt: skip
     own = kept is not None or bias is None
-    return _filled(layer, weight, kept), partial(_run_layer, own_bias=own)
+    return OutputFirst(_filled(layer, weight, kept)), partial(_run_layer, own_bias=own)
 
 
 def _sizes(weight: Tensor) -> Any:
