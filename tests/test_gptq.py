@@ -25,12 +25,12 @@ from qlib.methods._search.obq import (
     Levels,
     as_rows,
     matched,
-    operand,
     product,
     round_cheapest_first,
     round_in_order,
     round_strongest_first,
 )
+from qlib.methods._search.operands import operand
 from qlib.network.model import QuantModel
 from qlib.network.points import QuantLayer
 from qlib.observers.minmax import MinMax

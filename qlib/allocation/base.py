@@ -43,20 +43,21 @@ class Allocator(ABC):
         already), as BRECQ and QDrop do.
 
         Args:
-            edge_layers: the first and the last layer at 8 bits, at the ``same`` bits as `spread`
-                says, or in float.
+            edge_layers: the first and the last layers (all of them where there are several stems or
+                heads) at 8 bits, at the ``same`` bits as `spread` says, or in float.
         """
         if edge_layers not in EDGES:
             raise ValueError(f"edge_layers must be one of {EDGES}; got {edge_layers!r}.")
-        plan, names = self.spread(model, weight, act), list(model.weighted())
-        edges = {names[0], names[-1]} if edge_layers != "same" else set()
+        plan, ends = self.spread(model, weight, act), {*model.first_layers, *model.last_layers}
+        edges = ends if edge_layers != "same" else set()
         weights = {n: s for n, s in plan.weights.items() if n not in edges}
         inputs = {p: s for p, s in plan.inputs.items() if p.rpartition(".")[0] not in edges}
         if edge_layers == "8-bit":
             weights |= {n: replace(s, bits=8) for n, s in plan.weights.items() if n in edges}
             inputs |= {p: replace(s, bits=8) for p, s in plan.inputs.items() if p not in inputs}
         if model.placement == "boundary":
-            inputs.pop(f"{names[0]}.input", None)
+            images = {f"{name}.input" for name in model.first_layers}
+            inputs = {p: s for p, s in inputs.items() if p not in images}
         return BitPlan(weights, inputs, frozenset(edges if edge_layers == "8-bit" else ()))
 
 

@@ -59,7 +59,7 @@ class RunSpec:
     act_bits: int = param(4, "Bits of every activation, edge layers apart.", low=2, high=8)
     edge_layers: str = param(
         "8-bit",
-        "How the first and the last layer are treated; papers differ.",
+        "How the first and the last layers are treated; papers differ.",
         choices=("8-bit", "same", "float"),
     )
     placement: str = param(

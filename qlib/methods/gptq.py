@@ -94,7 +94,8 @@ def _moments(unit: "Unit", *, against_float: bool) -> "tuple[Tensor, Tensor | No
     """Σ x̂·x̂ᵀ over all images, and Σ x·x̂ᵀ with what the float network has in the same place."""
     import torch
 
-    from qlib.methods._search.obq import operand, product
+    from qlib.methods._search.obq import product
+    from qlib.methods._search.operands import operand
 
     (layer,) = unit.weighted
     room = 2**24 // (unit.inputs[0].numel() * max(1, layer.weight[0, 0].numel()))

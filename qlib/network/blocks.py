@@ -57,9 +57,9 @@ def _blocks(module: "nn.Module", name: str, in_row: bool) -> list[str]:
 
 
 def _weight_layers(module: "nn.Module") -> int:
-    from torch import nn
+    from qlib.network.kinds import WEIGHTED
 
-    return sum(isinstance(m, nn.Conv2d | nn.Linear) for m in module.modules())
+    return sum(isinstance(m, WEIGHTED) for m in module.modules())
 
 
 def _is_row(module: "nn.Module") -> bool:

@@ -34,12 +34,16 @@ def coverage(model: QuantModel) -> Coverage:
 
 
 def costs(model: QuantModel) -> dict[str, float]:
-    """weight_mb and weight_mb_float (10⁶ bytes, weights of quantizable layers), gbops (10⁹)."""
-    layers = model.weighted().values()
+    """weight_mb and weight_mb_float (10⁶ bytes), gbops (10⁹): of all that multiplies.
+
+    What multiplies outside of quantizable layers counts with 32 bits, its operands and its weights.
+    """
+    layers, rest = model.weighted().values(), FLOAT / 8 * model.float_weights
+    operations = sum(bit_operations(model, name) for name in model.macs)
     return {
-        "weight_mb": sum(weight_bytes(layer) for layer in layers) / 1e6,
-        "weight_mb_float": sum(4 * layer.weight.numel() for layer in layers) / 1e6,
-        "gbops": sum(bit_operations(model, name) for name in model.macs) / 1e9,
+        "weight_mb": (sum(weight_bytes(layer) for layer in layers) + rest) / 1e6,
+        "weight_mb_float": (sum(4 * layer.weight.numel() for layer in layers) + rest) / 1e6,
+        "gbops": (operations + model.float_macs * FLOAT * FLOAT) / 1e9,
     }
 
 

@@ -72,6 +72,8 @@ def coverage(net: nn.Module, example: Tensor, layers: Collection[str]) -> Covera
     counting = _Counting()
     hooks = []
     for name, module in net.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # takes no hooks
         hooks.append(module.register_forward_pre_hook(lambda m, a, name=name: counting.enter(name)))
         hooks.append(module.register_forward_hook(lambda m, a, y: counting.leave()))
     fast = torch.backends.mha.get_fastpath_enabled()

@@ -8,9 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from qlib.network.trace import Trace, trace
+from qlib.network.kinds import CONVOLUTIONS
+from qlib.network.own_weight import OutputFirst
+from qlib.network.replace import replace
+from qlib.network.trace import Call, Trace, trace
 
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_FOLDABLE = (*CONVOLUTIONS, nn.Linear, OutputFirst)
 
 
 def fold_batch_norm(net: nn.Module, example: Tensor) -> tuple[nn.Module, list[str]]:
@@ -30,8 +34,8 @@ def fold_batch_norm(net: nn.Module, example: Tensor) -> tuple[nn.Module, list[st
     pairs = _pairs(before)
     for layer_name, norm_name in pairs:
         layer, norm = net.get_submodule(layer_name), net.get_submodule(norm_name)
-        net.set_submodule(layer_name, _fused(layer, norm))
-        net.set_submodule(norm_name, _rest(norm))
+        replace(net, layer, _fused(layer, norm))
+        replace(net, norm, _rest(norm))
     net.requires_grad_(False)
     with torch.no_grad():
         gap = (net(example) - before.output).abs().max()
@@ -47,7 +51,7 @@ def _pairs(seen: Trace) -> list[tuple[str, str]]:
         makers = [
             call
             for call in seen.calls
-            if call.output is norm.input and type(call.module) in (nn.Conv2d, nn.Linear)
+            if call.output is norm.input and type(call.module) in _FOLDABLE and _by_channel(call)
         ]
         leaves = [c for c in seen.readers(norm.input) if not any(c.module.children())]
         others = [c for c in leaves if not isinstance(c.module, (nn.Identity, nn.Dropout))]
@@ -58,12 +62,16 @@ def _pairs(seen: Trace) -> list[tuple[str, str]]:
     return found
 
 
+def _by_channel(call: Call) -> bool:
+    """Does a batch norm count as channels what the layer does? Not behind rows of tokens."""
+    return not isinstance(call.module, nn.Linear) or call.output.dim() == 2
+
+
 def _fused(layer: nn.Module, norm: nn.Module) -> nn.Module:
     assert isinstance(norm, _NORMS)  # so `_pairs` chose them
     if isinstance(layer, nn.Linear):
         return fuse_linear_bn_eval(layer, norm)
-    assert isinstance(layer, nn.Conv2d)
-    return fuse_conv_bn_eval(layer, norm)
+    return fuse_conv_bn_eval(layer, norm)  # pyright: ignore[reportArgumentType] -- duck-typed
 
 
 def _rest(norm: nn.Module) -> nn.Module:

@@ -3,11 +3,10 @@
 The network is a copy, rewritten exactly (`attention`, `fold`).
 """
 
-import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +14,17 @@ from torch.utils._pytree import tree_leaves
 
 from qlib.core.records import InvalidSpec
 from qlib.network.attention import MatMul, rewrite_attention
-from qlib.network.coverage import coverage
+from qlib.network.coverage import OWN, coverage
+from qlib.network.edges import edges
 from qlib.network.fold import fold_batch_norm
 from qlib.network.partial_forward import PartialForward
+from qlib.network.plain_layers import multiplies_as_it_is, multiplies_by_itself, plain_layers
 from qlib.network.points import QuantLayer, QuantMatMul, QuantPoint
 from qlib.network.products import expose_products, keep_apart
+from qlib.network.replace import float_copy, replace
 from qlib.network.trace import Call, Trace, trace
 
 PLACEMENTS = ("inputs", "boundary")
-LAYERS = (nn.Conv2d, nn.Linear)  # quantized as they are
 # by name: timm has classes of its own beside PyTorch's
 _ACTIVATIONS = {"ReLU", "ReLU6", "LeakyReLU", "PReLU", "GELU", "GELUTanh", "QuickGELU"}
 _ACTIVATIONS |= {"SiLU", "Swish", "Hardswish", "HardSwish", "Mish"}
@@ -37,7 +38,10 @@ class QuantModel(nn.Module):
         blocks: names of reconstruction blocks, in order of execution.
         points: name → activation point in use: ``LAYER.input``, ``LAYER.left``, ``LAYER.right``,
             ``BLOCK.boundary``.
-        macs: layer name → multiply–accumulates for one image.
+        macs: layer name → multiply–accumulates for one image, all calls together.
+        float_macs: multiply–accumulates for one image outside of ``layers``.
+        float_weights: numbers that multiply outside of ``layers``.
+        first_layers, last_layers: those that read the images, and those that give the answer.
         partial: runs of parts of it.
         walkable: can each unit be run on its input alone?
         is_sequential: moreover, does one tensor cross from unit to unit, so that it can be carried?
@@ -73,6 +77,11 @@ class QuantModel(nn.Module):
         seen = trace(self.net, example)
         self._read_structure(seen, layers, blocks, len(example))
         self.coverage = coverage(self.net, example, self.layers)
+        self.float_macs = sum(self.coverage.left_float.values())
+        self.float_weights = _float_weights(self.net, self.coverage.left_float)
+        self.notes += _told_calls(seen, self.layers)
+        self.first_layers, self.last_layers = edges(self.net, self.weighted(), example)
+        self.notes += _told_edges(self.first_layers, self.last_layers)
         self.eval()
 
     def _wrapped(
@@ -81,16 +90,19 @@ class QuantModel(nn.Module):
         """A rewritten copy of ``net``, and its layers by name, which are in it already."""
         copied = self._folded(net, example)
         if products:
-            expose_products(copied, example, LAYERS)
-        layers = {name: _wrapped(m) for name, m in copied.named_modules() if _quantizable(m)}
-        for name, layer in layers.items():
-            copied.set_submodule(name, layer)
+            expose_products(copied, example, multiplies_by_itself)
+        plain = {name: m for name, m in copied.named_modules() if _quantizable(m)}
+        layers = {name: _wrapped(module) for name, module in plain.items()}
+        for name, module in plain.items():
+            replace(copied, module, layers[name])
         keep_apart(copied, layers.values())
         return copied, layers
 
     def _folded(self, net: nn.Module, example: Tensor) -> nn.Module:
         def fresh() -> nn.Module:
-            made = rewrite_attention(copy.deepcopy(net).eval().requires_grad_(False))
+            made = float_copy(net)
+            notes[:] = plain_layers(made, example)
+            made = rewrite_attention(made)
             for module in made.modules():
                 if getattr(module, "inplace", False):
                     # captured tensors must stay what they were; the stub lets a module have no
@@ -102,12 +114,14 @@ class QuantModel(nn.Module):
                     module.use_nested_tensor = False  # the same
             return made
 
+        notes: list[str] = []
         try:
-            return fold_batch_norm(fresh(), example)[0]
+            folded = fold_batch_norm(fresh(), example)[0]
         except ArithmeticError as error:
-            note = f"{error} They are left unfolded and in float."
-            self.notes += [note] if note not in self.notes else []
-            return fresh()
+            folded = fresh()
+            notes.append(f"{error} They are left unfolded and in float.")
+        self.notes += [note for note in notes if note not in self.notes]
+        return folded
 
     def _read_structure(
         self,
@@ -157,7 +171,8 @@ class QuantModel(nn.Module):
             if unit in self.boundaries:
                 self.points[f"{unit}.boundary"] = self.boundaries[unit]
             for name in self.layers_of(unit):
-                shared = id(seen.of(name)[0].input) in entering and name not in self.boundaries
+                reads = {id(call.input) for call in seen.of(name)}
+                shared = reads <= entering and name not in self.boundaries
                 for tensor, point in self.layers[name].points().items():
                     if not shared:
                         self.points[f"{name}.{tensor}"] = point
@@ -244,7 +259,7 @@ def _check_same(net: nn.Module, rewritten: nn.Module, example: Tensor) -> None:
     ArithmeticError: the rewritten network computes something else, on the example or on noise.
     """
     noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(1)).to(example)
-    copied = copy.deepcopy(net).eval() if net.training else net
+    copied = float_copy(net) if any(m.training for m in net.modules()) else net
     for images in (example, noise):
         for one, two in zip(_tensors(copied(images)), _tensors(rewritten(images)), strict=True):
             gap = (one - two).abs().max()
@@ -271,12 +286,47 @@ def _one_tensor_each(calls: Iterable[Call], batch: int) -> bool:
     )
 
 
-def _quantizable(module: nn.Module) -> TypeGuard[nn.Conv2d | nn.Linear | MatMul]:
-    return isinstance(module, (*LAYERS, MatMul))
+def _quantizable(module: nn.Module) -> bool:
+    return isinstance(module, MatMul) or multiplies_as_it_is(module)
 
 
-def _wrapped(module: nn.Conv2d | nn.Linear | MatMul) -> QuantLayer | QuantMatMul:
+def _wrapped(module: nn.Module) -> QuantLayer | QuantMatMul:
     return QuantMatMul(module) if isinstance(module, MatMul) else QuantLayer(module)
+
+
+def _float_weights(net: nn.Module, left_float: Iterable[str]) -> int:
+    """Numbers in the matrices of the modules that multiply in float.
+
+    ``left_float``: their names with the kind of product, see `Coverage`. What torch.jit has
+    compiled multiplies in the name of the module around it.
+    """
+    names = {part.rpartition(" ")[0].removesuffix(OWN) for part in left_float}
+    modules = [net.get_submodule(name) for name in names]
+    modules += [c for m in modules for c in m.modules() if isinstance(c, torch.jit.ScriptModule)]
+    own = {id(p): p.numel() for m in modules for p in m.parameters(recurse=False) if p.dim() > 1}
+    return sum(own.values())
+
+
+def _told_calls(seen: Trace, layers: dict[str, QuantLayer | QuantMatMul]) -> list[str]:
+    """A note on layers that run several times: their grids serve all calls."""
+    counts = {name: len(seen.of(name)) for name in layers}
+    several = [f"{name} ({n} times)" for name, n in counts.items() if n > 1]
+    if not several:
+        return []
+    return [
+        "Layers that run more than once for an image have one grid for their weight and one for "
+        f"their inputs, whatever the call: {', '.join(several)}."
+    ]
+
+
+def _told_edges(first: list[str], last: list[str]) -> list[str]:
+    """A note where more than one layer reads the images, or gives the answer."""
+    notes = []
+    if len(first) > 1:
+        notes.append(f"All layers that read the images are first layers: {', '.join(first)}.")
+    if len(last) > 1:
+        notes.append(f"All layers that give the answer are last layers: {', '.join(last)}.")
+    return notes
 
 
 def _follower(seen: Trace, name: str) -> nn.Module | None:
@@ -294,8 +344,7 @@ def _macs(calls: list[Call], batch: int) -> int:
     for call in calls:
         module, out = call.module, call.output
         if isinstance(module, QuantLayer):
-            per_output = module.weight[0].numel()
+            total += module.macs(call.input, out)
         else:
-            per_output = call.args[0].shape[-1]
-        total += out.numel() * per_output
+            total += out.numel() * call.args[0].shape[-1]
     return total // batch

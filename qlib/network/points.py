@@ -6,6 +6,7 @@ float one for that call.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from qlib.network.attention import MatMul
+from qlib.network.kinds import CONVOLUTIONS
+from qlib.network.own_weight import OwnWeight, answered_by
 from qlib.quantizers.base import Learner, Quantizer
 from qlib.quantizers.switchable import Switchable
 
@@ -87,11 +90,13 @@ class BiasCorrection(Learner):
 class QuantLayer(nn.Module):
     """A convolution or a linear layer with a point on its weight and one on its input.
 
+    It answers for ``layer``: a network that reads its layers' settings finds them here.
     ``correction``: a method's correction of the bias, if it makes one; off with the weight point,
     so that the float network stays what it was. ``arithmetic``: see `multiplying`.
     """
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
+    def __init__(self, layer: nn.Module) -> None:
+        """``layer``: one that `qlib.network.plain_layers.multiplies_as_it_is`."""
         super().__init__()
         self.layer = layer
         self.weight_point = WeightPoint()
@@ -99,20 +104,23 @@ class QuantLayer(nn.Module):
         self.correction: BiasCorrection | None = None
         self.arithmetic: torch.dtype | None = None
 
+    def __getattr__(self, name: str) -> Any:
+        return answered_by(self, "layer", name)
+
     @property
     def kind(self) -> str:
         """``"conv"`` or ``"linear"``."""
-        return "conv" if isinstance(self.layer, nn.Conv2d) else "linear"
+        return "conv" if self.weight.dim() > 2 else "linear"
 
     @property
     def weight(self) -> Tensor:
-        """The float weight."""
-        return self.layer.weight
+        """The float weight, (out, in / groups, *kernel)."""
+        return self.layer.weight  # pyright: ignore[reportReturnType] -- the stub: tensor or module
 
     @property
     def bias(self) -> Tensor | None:
-        """The float bias; None without one."""
-        return self.layer.bias
+        """The float bias, (out,); None without one."""
+        return self.layer.bias  # pyright: ignore[reportReturnType]
 
     def points(self) -> dict[str, QuantPoint]:
         """Activation points by the name of their tensor."""
@@ -123,20 +131,38 @@ class QuantLayer(nn.Module):
         self.correction = BiasCorrection(self.weight.shape[0], self.weight)
         return self.correction
 
-    def forward(self, input: Tensor) -> Tensor:  # PyTorch's layers call it so
+    def macs(self, input: Tensor, output: Tensor) -> int:
+        """Multiply–accumulates of one call.
+
+        Every number of the weight multiplies once for each place of the output, or where the
+        convolution is transposed, of the input.
+        """
+        if self.kind == "linear":
+            return output.numel() * self.weight.shape[1]
+        places = input if getattr(self.layer, "transposed", False) else output
+        return places[:, 0].numel() * self.weight.numel()
+
+    def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
+        """``input``: PyTorch's layers call it so. ``output_size``: see `OutputFirst`."""
         weight, x = self.weight_point(self.layer.weight), self.input_point(input)
         return _in(self.arithmetic, self._product, x, weight, self._bias_in_use())
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         layer = self.layer
         if type(layer) is nn.Conv2d:
+            if _is_thin(layer) and any(t is not None and t.requires_grad for t in (weight, bias)):
+                return _of_places_read(layer, x, weight, bias)
             return layer._conv_forward(x, weight, bias)
         if type(layer) is nn.Linear:
             return F.linear(x, weight, bias)
+        if type(layer) in CONVOLUTIONS:
+            return layer._conv_forward(x, weight, bias)  # pyright: ignore[reportCallIssue]
+        if isinstance(layer, OwnWeight):
+            return layer.product(x, weight, bias)
         # timm's padded convolutions etc.
         if layer.bias is None or bias is None:
             y = functional_call(layer, {"weight": weight}, (x,))
-            return y if bias is None else y + bias.reshape(-1, *(1, 1) * (self.kind == "conv"))
+            return y if bias is None else y + bias.reshape(-1, *(1,) * (weight.dim() - 2))
         return functional_call(layer, {"weight": weight, "bias": bias}, (x,))
 
     def _bias_in_use(self) -> Tensor | None:
@@ -200,3 +226,30 @@ def _in(
     if dtype is None:
         return product(x, *others)
     return product(x.to(dtype), *(y if y is None else y.to(dtype) for y in others)).to(x.dtype)
+
+
+def _is_thin(conv: nn.Conv2d) -> bool:
+    """Whether PyTorch must not get this convolution's gradient in one piece.
+
+    With channels-last inputs of 2 to 15 channels the gradient for the weight or the bias of a 1×1
+    convolution with a stride and without groups writes outside of its memory: the process dies
+    (PyTorch 2.14.1, processor with AVX-512; seen with strides 2 and 4, in one direction or both, on
+    images of 96² and 224²). Not with 1 or 16 channels, a stride of 1, larger kernels, padding,
+    groups, inputs in the plain order, or when only the input has a gradient.
+    """
+    return (
+        conv.kernel_size == (1, 1)
+        and max(conv.stride) > 1
+        and 1 < conv.in_channels < 16
+        and conv.groups == 1
+        and conv.padding in ((0, 0), "valid")
+    )
+
+
+def _of_places_read(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The same product: a 1×1 convolution over just those places that its stride reads."""
+    down, right = conv.stride
+    read = x[..., ::down, ::right]
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    read = read.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    return F.conv2d(read, weight, bias)

@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 from qlib.core.records import InvalidSpec
 from qlib.network.attention import MatMul, ScaledDotProduct
 from qlib.network.einsum import Contraction
+from qlib.network.own_weight import OutputFirst
 from qlib.network.trace import removing
 
 Run = Callable[..., Tensor]  # (child, the call's own arguments) → what the call returns
@@ -34,15 +35,15 @@ Child = tuple[nn.Module, Run] | None  # None: this call stays as it is
 NOT_PRODUCTS = (nn.Softmax, nn.GELU)
 
 
-def expose_products(net: nn.Module, example: Tensor, layers: tuple[type[nn.Module], ...]) -> None:
+def expose_products(net: nn.Module, example: Tensor, is_layer: Callable[[nn.Module], bool]) -> None:
     """Give, in place, every multiplication outside of layers a module; see also `keep_apart`.
 
     Args:
         example: a small batch; one forward pass shows the calls.
-        layers: classes whose own multiplication is quantized without this rewrite.
+        is_layer: whether a module's own multiplication is quantized without this rewrite.
     """
     with torch.no_grad():
-        owners = _owners(net, example, layers)
+        owners = _owners(net, example, is_layer)
     calling = {net.get_submodule(name): rows for name, rows in owners.items()}
     others = [module for module, rows in calling.items() if not _expose(module, rows)]
     keep_apart(net, others)  # such as nn.Softmax, which calls a function too
@@ -186,19 +187,21 @@ def _apart(kind: type[nn.Module]) -> type[nn.Module]:
 
 
 def _owners(
-    net: nn.Module, example: Tensor, layers: tuple[type[nn.Module], ...]
+    net: nn.Module, example: Tensor, is_layer: Callable[[nn.Module], bool]
 ) -> dict[str, list[list[Call]]]:
     """Module → the calls in each of its runs; modules without any are left out."""
     seeing = _Seeing(example)
     hooks = []
     for name, module in net.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # takes no hooks
         hooks.append(
             module.register_forward_pre_hook(lambda m, a, name=name: seeing.enter(name, m))
         )
         hooks.append(module.register_forward_hook(lambda m, a, y: seeing.leave()))
     with removing(hooks), seeing:
         net(example)
-    skipped = {name for name, m in net.named_modules() if isinstance(m, layers)}
+    skipped = {name for name, m in net.named_modules() if is_layer(m)}
     return {name: rows for name, rows in seeing.rows.items() if name not in skipped and any(rows)}
 
 
@@ -377,7 +380,7 @@ def _transposed(
         bias=kept is not None, dilation=_row(dilation), device="meta",
     )  # fmt: skip
     own = kept is not None or bias is None
-    return _filled(layer, weight, kept), partial(_run_layer, own_bias=own)
+    return OutputFirst(_filled(layer, weight, kept)), partial(_run_layer, own_bias=own)
 
 
 def _sizes(weight: Tensor) -> Any:

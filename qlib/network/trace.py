@@ -60,6 +60,8 @@ def trace(net: nn.Module, images: Tensor) -> Trace:
 
     hooks = []
     for name, module in net.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # takes no hooks
         hooks.append(
             module.register_forward_pre_hook(
                 lambda m, a, k, name=name: enter(name, m, a, k), with_kwargs=True

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from qlib.core.records import Event
 from qlib.learning.calibration import Calibration
+from qlib.network.kinds import CONVOLUTIONS
 from qlib.network.model import QuantModel
 from qlib.network.points import QuantLayer
 from qlib.network.trace import removing
@@ -40,17 +41,22 @@ def sampled(
 def _as_rows(layer: QuantLayer, x: Tensor) -> Tensor:
     """(rows, d) of an input; of a convolution one row for each patch."""
     conv = layer.layer
-    if isinstance(conv, nn.Linear):
+    if not isinstance(conv, CONVOLUTIONS):
         return x.flatten(0, -2)
-    return nn.functional.unfold(x, conv.kernel_size, stride=conv.stride).mT.flatten(0, 1)
+    dims = len(conv.kernel_size)
+    for axis, (size, stride) in enumerate(zip(conv.kernel_size, conv.stride, strict=True), start=2):
+        x = x.unfold(axis, size, stride)
+    return x.movedim(1, 1 + dims).flatten(1 + dims).flatten(0, dims)
 
 
 def fits(layer: QuantLayer) -> bool:
     """Whether a layer is one matrix product that reads a number at most once, without padding."""
-    if layer.kind == "linear":
-        return True
     conv = layer.layer
-    if type(conv) is not nn.Conv2d or conv.groups > 1 or conv.padding not in ((0, 0), "valid"):
+    if isinstance(conv, nn.Linear):
+        return True
+    if not isinstance(conv, CONVOLUTIONS) or type(conv) not in CONVOLUTIONS or conv.groups > 1:
+        return False
+    if conv.padding != "valid" and any(conv.padding):
         return False
     reach = zip(conv.kernel_size, conv.dilation, conv.stride, strict=True)
     return all(size <= stride and (size == 1 or gap == 1) for size, gap, stride in reach)

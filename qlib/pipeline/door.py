@@ -58,7 +58,8 @@ def quantize(
         q.save("net.safetensors")
 
     Args:
-        net: float32, in eval mode; (n, c, h, w) in, class scores (n, classes) out. Not changed.
+        net: float32; (n, c, h, w) in, class scores (n, classes) out. Not changed: of a network in
+            training mode a copy in eval mode is used (see ``model.notes``).
         images: unlabelled calibration images (n, c, h, w), float32, preprocessed as the network
             expects, on its device; a few hundred are usual.
         method: a key of ``python -m qlib list methods``.
@@ -70,6 +71,7 @@ def quantize(
     Raises:
         InvalidSpec: wrong input, in one sentence.
     """
+    net, notes = own_network.evaluated(net)
     own_network.check(net, images)
     spec = recipe_checked(
         RunSpec(
@@ -84,6 +86,7 @@ def quantize(
         )
     )  # fmt: skip
     model, data = quantizable(net, images, spec, report)
+    model.notes += notes
     apply(model, data, spec, bit_plan(model, spec), report)
     return Quantized(net, model, spec, data)
 
@@ -97,7 +100,7 @@ def load(path: str | Path, net: nn.Module) -> "Quantized":
     Raises:
         InvalidSpec: the file is missing or damaged, or was made from another network.
     """
-    path, net = Path(path).expanduser(), own_network.check_network(net)
+    path, (net, notes) = Path(path).expanduser(), own_network.evaluated(net)
     words = _words(path)
     if words.get("network") != _digest(net):
         raise InvalidSpec(
@@ -109,6 +112,7 @@ def load(path: str | Path, net: nn.Module) -> "Quantized":
     example = _example(shape, device)
     own_network.check(net, example)
     model = QuantModel(net, example, find_blocks(net), spec.placement).to(device)
+    model.notes += notes
     quantizer_file.load(model, path)
     model.switch(weights=True, inputs=True)
     return Quantized(net, model, spec)
@@ -159,7 +163,7 @@ class Quantized(nn.Module):
         Raises:
             InvalidSpec: images or labels are not what they should be.
         """
-        net = self._beside[0]
+        net = self._float_net
         own_network.check(net, images)
         own_network.check_labels(labels, images, own_network.answers(net, images[:1]).shape[1])
         return metrics.accuracy(labels.cpu(), _logits(self, images), _logits(net, images))
@@ -189,8 +193,13 @@ class Quantized(nn.Module):
         return pd.DataFrame(rows)
 
     def _calibration(self, images: Tensor) -> Calibration:
-        own_network.check(self._beside[0], images)
-        return quantizable(self._beside[0], images, self.spec, ignore)[1]
+        own_network.check(self._float_net, images)
+        return quantizable(self._float_net, images, self.spec, ignore)[1]
+
+    @property
+    def _float_net(self) -> nn.Module:
+        """Whatever mode it has been switched to since."""
+        return own_network.evaluated(self._beside[0])[0]
 
     @property
     def coverage(self) -> float:

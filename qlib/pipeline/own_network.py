@@ -8,6 +8,7 @@ from qlib.core.records import InvalidSpec
 from qlib.datasets.base import Images
 from qlib.datasets.preprocessing.prepare import to_tensor
 from qlib.models.base import Built, Complete
+from qlib.network.replace import float_copy
 
 
 def completed(built: Built, images: Images) -> tuple[Complete, list[str]]:
@@ -18,8 +19,8 @@ def completed(built: Built, images: Images) -> tuple[Complete, list[str]]:
     Raises:
         InvalidSpec: as `answers` and `check_network`.
     """
-    notes = [*built.notes]
-    check_network(built.module)
+    module, notes = evaluated(built.module)
+    notes = [*built.notes, *notes]
     preprocess, classes = built.preprocess, built.classes
     if preprocess is None:
         first = images.image(0)
@@ -30,8 +31,8 @@ def completed(built: Built, images: Images) -> tuple[Complete, list[str]]:
             f"{size[0]} × {size[1]} × {size[2]}, with values from 0 to 1."
         )
     if classes is None:
-        classes = answers(built.module, to_tensor(images, preprocess, 0, 2)).shape[1]
-    return Complete(built.module, preprocess, classes, built.notes, built.names), notes
+        classes = answers(module, to_tensor(images, preprocess, 0, 2)).shape[1]
+    return Complete(module, preprocess, classes, built.notes, built.names), notes
 
 
 def answers(net: nn.Module, images: Tensor) -> Tensor:
@@ -105,18 +106,11 @@ def check_network(net: object) -> nn.Module:
     """Check that ``net`` is a network that can be quantized, and return it.
 
     Raises:
-        InvalidSpec: no module in eval mode with float32 weights.
+        InvalidSpec: no module with float32 weights.
     """
     if not isinstance(net, nn.Module):
         raise InvalidSpec(
             f"net must be a torch.nn.Module; got {type(net).__name__}. Give the network itself."
-        )
-    training = next((name for name, part in net.named_modules() if part.training), None)
-    if training is not None:
-        part = f"The network's part {training!r}" if training else "The network"
-        raise InvalidSpec(
-            f"{part} is in training mode, where batch norms and dropout depend on the batch and on "
-            "chance; call net.eval() first."
         )
     odd = next((p for p in net.parameters() if p.dtype != torch.float32), None)
     if odd is not None:
@@ -125,6 +119,35 @@ def check_network(net: object) -> nn.Module:
             "net.float() first."
         )
     return net
+
+
+def evaluated(net: object) -> tuple[nn.Module, list[str]]:
+    """A network in eval mode: ``net`` itself, or a copy where some of it trains; and notes.
+
+    Raises:
+        InvalidSpec: as `check_network`, or it cannot be copied.
+    """
+    net, notes = check_network(net), list[str]()
+    training = [name for name, part in net.named_modules() if part.training]
+    if training:
+        part = "The network" if training[0] == "" else f"The network's part {training[0]!r}"
+        notes.append(
+            f"{part} came in training mode, where batch norms and dropout depend on the batch and "
+            "on chance; a copy in eval mode was used."
+        )
+        net = float_copy(net)
+    by_batch = [name for name, part in net.named_modules() if _counts_the_batch(part)]
+    if by_batch:
+        notes.append(
+            "Batch norms without statistics of their own take those of the batch, so that answers "
+            f"depend on which images are in it: {', '.join(by_batch)}."
+        )
+    return net, notes
+
+
+def _counts_the_batch(part: nn.Module) -> bool:
+    """Whether a norm in eval mode still takes statistics over the batch."""
+    return isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is None
 
 
 def check_images(images: object) -> Tensor:

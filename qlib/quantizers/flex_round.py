@@ -44,8 +44,8 @@ class FlexRound(Quantizer):
     def start(self, weight: Tensor) -> nn.ParameterList:
         """Set every factor to 1, which is rounding to nearest."""
         shapes = [weight.shape, (weight.shape[0],) + (1,) * (weight.dim() - 1)]
-        if weight.dim() == 4:
-            shapes.append((1, weight.shape[1], 1, 1))
+        if weight.dim() > 2:
+            shapes.append((1, weight.shape[1]) + (1,) * (weight.dim() - 2))
         ones = [nn.Parameter(weight.new_ones(shape), requires_grad=False) for shape in shapes]
         self.factors = nn.ParameterList(ones)
         return self.factors

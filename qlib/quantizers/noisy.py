@@ -13,9 +13,10 @@ class Noisy(Quantizer):
     """x̂ = Q(x + N) − N around any quantizer Q, with an N that was drawn once.
 
     ``noise``: (channels,) along the last axis; or (c, h, w) for images that a convolution cuts
-    into patches of h × w, repeated over the image. Hardware takes N off in the bias
-    (`denoising_bias`), which is the same: ŵ·(Q(x + N) − N) + b. Here it is taken off at once, so
-    that the layer is right also while its weight is in float or its input is not rounded.
+    into patches of h × w, repeated over the image (in one or three dimensions alike). Hardware
+    takes N off in the bias (`denoising_bias`), which is the same: ŵ·(Q(x + N) − N) + b. Here it is
+    taken off at once, so that the layer is right also while its weight is in float or its input is
+    not rounded.
     """
 
     title = "nearest under fixed noise"
@@ -49,8 +50,10 @@ class Noisy(Quantizer):
         """The noise as it lies over ``x``: patches side by side, what is left over cut off."""
         if self.noise.dim() == 1:
             return self.noise
-        (high, wide), (h, w) = x.shape[-2:], self.noise.shape[-2:]
-        return self.noise.repeat(1, -(-high // h), -(-wide // w))[:, :high, :wide]
+        patch = self.noise.shape[1:]
+        size = x.shape[-len(patch) :]
+        times = [-(-whole // part) for whole, part in zip(size, patch, strict=True)]
+        return self.noise.repeat(1, *times)[(slice(None), *map(slice, size))]
 
 
 def denoising_bias(rounded_weight: Tensor, bias: Tensor | None, noise: Tensor) -> Tensor:

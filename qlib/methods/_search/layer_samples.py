@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from qlib.core.records import Event
 from qlib.learning.calibration import Calibration
 from qlib.learning.fisher import sampled_label_loss
-from qlib.methods._search.obq import as_rows, operand
+from qlib.methods._search.obq import as_rows
+from qlib.methods._search.operands import operand
 from qlib.methods._search.products import Product
 from qlib.network.model import QuantModel
 from qlib.network.points import QuantLayer
@@ -115,7 +116,7 @@ def _sampled(layer: nn.Module, args: tuple, y: Tensor, rows: int, data: Calibrat
         made = _Sampled(len(a), wanted, 0, data.generator,
                         lambda at: (a[at], b[at].transpose(1, 2)),
                         lambda g: g.flatten(0, -3))  # fmt: skip
-    elif isinstance(layer.layer, nn.Linear):
+    elif layer.kind == "linear":
         flat = x.flatten(0, -2)
         made = _Sampled(len(flat), rows, 1, data.generator,
                         lambda at: (flat[at][None], None),
@@ -132,8 +133,7 @@ def _sampled(layer: nn.Module, args: tuple, y: Tensor, rows: int, data: Calibrat
 def _of_conv(
     layer: QuantLayer, x: Tensor, y: Tensor, rows: int, generator: torch.Generator
 ) -> _Sampled:
-    groups = layer.layer.groups if isinstance(layer.layer, nn.Conv2d) else 1
-    each = y[0, 0].numel() * layer.weight[0].numel() * groups
+    each = y[0, 0].numel() * layer.weight[0].numel() * layer.layer.groups  # pyright: ignore[reportOperatorIssue] -- the stub: tensor or module
     few = max(1, UNFOLDED // each)
     images = torch.randperm(len(x), generator=generator, device=x.device)[:few].sort().values
     with torch.no_grad():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from qlib.methods._search.products import Product, in_parts
 from qlib.methods._search.scales import Sides, Stretched, WholeTensor, alternate
 from qlib.methods._search.step_grid import StepGrid
+from qlib.network.kinds import CONVOLUTIONS
 from qlib.network.model import QuantModel
 from qlib.network.points import QuantLayer
 from qlib.quantizers.base import Quantizer
@@ -37,8 +38,11 @@ def cancels(layer: nn.Module) -> bool:
     conv = layer.layer
     if isinstance(conv, nn.Linear):
         return True
-    plain = type(conv) is nn.Conv2d and conv.groups == 1 and conv.padding in ((0, 0), "valid")
-    return plain and tuple(conv.stride) == tuple(conv.kernel_size) and conv.dilation == (1, 1)
+    if not isinstance(conv, CONVOLUTIONS) or type(conv) not in CONVOLUTIONS or conv.groups > 1:
+        return False
+    padded = conv.padding != "valid" and any(conv.padding)
+    apart = tuple(conv.stride) == tuple(conv.kernel_size) and set(conv.dilation) == {1}
+    return apart and not padded
 
 
 def noisy_layers(model: QuantModel) -> list[str]:

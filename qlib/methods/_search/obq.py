@@ -5,13 +5,10 @@ Rounding weight q of a row costs (w_q − ŵ_q)²/(2·[H⁻¹]_qq) when the weig
 Papers: OBQ, Frantar & Alistarh, NeurIPS 2022, arXiv 2208.11580; GPTQ, arXiv 2210.17323
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from qlib.quantizers.base import Quantizer
 
@@ -20,18 +17,6 @@ ROOM = 2**25  # numbers held at once where every row has an inverse of its own
 
 
 # --- second moments
-
-
-def operand(call: Callable[[], object]) -> Tensor:
-    """What one call of a convolution or linear layer multiplies with its weight.
-
-    Returns:
-        (groups, d, positions): d numbers go into one output; a linear layer has one group.
-    """
-    with _Operands() as seen:
-        call()
-    (x,) = seen.found
-    return x
 
 
 def product(one: Tensor, two: Tensor) -> Tensor:
@@ -46,39 +31,6 @@ def matched(weight: Tensor, cross: Tensor, hessian: Tensor, damping: float) -> T
     that no Ŵ changes (but for the damping), rounding this with H is rounding against float outputs.
     """
     return weight + weight @ (cross - hessian) @ _inverse(hessian, damping)
-
-
-class _Operands(TorchFunctionMode):
-    """Collects the unfolded operand of every product with a weight.
-
-    It stands between the layer and the arithmetic, so that whatever a layer does first (a padding
-    of its own, the quantization of its input) is in it.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[Tensor] = []
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is F.linear:
-            self.found.append(args[0].flatten(0, -2).T[None])
-        elif func is torch.conv2d:
-            self.found.append(_unfolded(*args, **(kwargs or {})))
-        return func(*args, **(kwargs or {}))
-
-
-def _unfolded(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> Tensor:
-    kernel = weight.shape[2:]
-    dilation = (dilation, dilation) if isinstance(dilation, int) else dilation
-    if isinstance(padding, str):
-        same = padding == "same"
-        total = [d * (k - 1) * same for d, k in zip(dilation, kernel, strict=True)]
-        x = F.pad(x, [side for t in reversed(total) for side in (t // 2, t - t // 2)])
-        padding = 0
-    columns = F.unfold(x, kernel, dilation=dilation, padding=padding, stride=stride)
-    n, _, positions = columns.shape
-    split = columns.reshape(n, groups, -1, positions)
-    return split.permute(1, 2, 0, 3).reshape(groups, split.shape[2], n * positions)
 
 
 # --- rounding

@@ -1,0 +1,81 @@
+"""Copies a network, and puts one module in another one's place wherever the network holds it."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qlib.core.records import InvalidSpec
+
+
+def float_copy(net: nn.Module) -> nn.Module:
+    """A copy in eval mode, without gradients; ``net`` stays as it is.
+
+    Tensors that some modules keep with the graph that made them (`torch.nn.utils.weight_norm` does)
+    are copied as values, which `copy.deepcopy` alone refuses.
+
+    Raises:
+        InvalidSpec: it holds something that cannot be copied.
+    """
+    kept = [value for module in net.modules() for value in _values(module)]
+    memo: dict[int, Any] = {
+        id(value): value.detach().clone()
+        for value in kept
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    try:
+        with torch.no_grad():  # modules of torch.jit copy their weights by arithmetic
+            twin = copy.deepcopy(net, memo)
+    except (TypeError, RuntimeError, ValueError, AttributeError) as error:
+        text = (str(error).strip() or "no reason given").splitlines()[0][:200]
+        raise InvalidSpec(
+            f"The network cannot be copied ({type(error).__name__}: {text}); leave out what it "
+            "holds beside modules, tensors and plain values, such as open files or locks."
+        ) from None
+    return twin.eval().requires_grad_(False)
+
+
+def replace(net: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put ``new`` in place of ``old`` under every name that the network has for it, in place.
+
+    Lists, tuples and dictionaries that modules keep are names too: a forward pass may go through
+    them. Raises ValueError: ``old`` is the network itself.
+    """
+    if old is net:
+        raise ValueError("The network itself has no other module around it.")
+    for parent in list(net.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is old and parent is not new:
+                parent._modules[name] = new
+        if not isinstance(parent, torch.jit.ScriptModule):
+            _replace_kept(parent, old, new)
+
+
+def _replace_kept(parent: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    for name, value in list(vars(parent).items()):
+        if name.startswith("_") and name in vars(nn.Module()):  # what every module has
+            continue
+        if value is old:
+            vars(parent)[name] = new
+        elif isinstance(value, list):
+            value[:] = [new if one is old else one for one in value]
+        elif isinstance(value, tuple) and any(one is old for one in value):
+            vars(parent)[name] = tuple(new if one is old else one for one in value)
+        elif isinstance(value, dict):
+            value.update({key: new for key, one in value.items() if one is old})
+
+
+def _values(module: nn.Module) -> list[Any]:
+    """What a module keeps beside parameters, buffers and modules, one level of containers open."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return []
+    values: list[Any] = []
+    for value in vars(module).values():
+        values.append(value)
+        if isinstance(value, list | tuple):
+            values.extend(value)
+        elif isinstance(value, Mapping):
+            values.extend(value.values())
+    return values
