@@ -1,4 +1,4 @@
-"""Blocks as people write them: each learns to the bit as its plain twin, or is joined and says so."""
+"""Blocks as people write them: each learns as its plain twin to the bit, or is joined, and told."""
 
 from collections.abc import Callable
 from itertools import product
@@ -391,7 +391,9 @@ def test_units_stand_on_what_a_plain_pass_shows(net: str) -> None:
     for unit in iter_units(model, data):
         for quantized, inputs in ((False, unit.float_inputs), (True, unit.inputs)):
             with model.quantized(weights=quantized, inputs=quantized):
-                want = x if unit.name == model.partial.from_images else entering(model, unit.name, x)
+                want = (
+                    x if unit.name == model.partial.from_images else entering(model, unit.name, x)
+                )
             assert torch.equal(inputs, want), unit.title
         with model.quantized(weights=False, inputs=False), torch.no_grad():
             assert torch.equal(unit(unit.float_inputs), unit.targets), unit.title

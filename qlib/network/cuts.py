@@ -4,7 +4,7 @@ Everything is tried out on an example, since only a run can tell what a network'
 from one unit to another: in arguments, in attributes, past the units.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +87,7 @@ class _Trial:
     seen: Visits
     answers: Any
     others: Tensor
+    _known: dict[str, bool] = field(default_factory=dict)  # may a row of units begin here?
 
     def spans(self) -> tuple[list[Span], list[str]]:
         """The units that run together, and a note on each span of several."""
@@ -95,23 +96,19 @@ class _Trial:
         alone = {unit: self._runs_alone(unit) for unit in reversed(units)}
         if all(alone.values()):
             return [(unit,) for unit in units], []
-        spans, notes = list[Span](), list[str]()
-        for row in self._rows():
-            if all(alone[unit] for unit in row):
-                spans += [(unit,) for unit in row]
-                continue
-            spans.append(row)
-            if row[0] == units[0] and row[0] not in self._entered:
-                self.partial.from_images = row[0]
-            notes.append(self._joined(row))
-        self._read_onward([span for span in spans if len(span) > 1 or not alone[span[0]]], spans)
-        return spans, notes
+        spans, joined = list[Span](), self._joined({u for u in units if not alone[u]})
+        for unit in units:
+            row = next((row for row in joined if unit in row), (unit,))
+            if row[0] == unit:
+                spans.append(row)
+        self._read_onward(joined, spans)
+        return spans, [self._why(row) for row in joined]
 
     def carries(self, spans: Sequence[Span]) -> bool:
         """Does what a span returns make what enters the next one, or the answer?"""
         self.net(self.others)
         return all(
-            self._leads_to(span[-1], following and following[0])
+            self._leads_to(span[-1], following[0] if following else None)
             for span, following in zip(spans, [*spans[1:], None], strict=True)
         )
 
@@ -126,23 +123,33 @@ class _Trial:
             for v in self.seen[unit][: ends.runs]
         )  # fmt: skip
 
-    def _rows(self) -> list[Span]:
-        """The units in rows: all that comes later hangs on the one tensor that enters a row."""
-        units = self.partial.units
-        self.net(self.others)
-        self._entered = {unit for unit in reversed(units) if self._begins(unit)}
-        rows = [units[:1]]
-        for unit in units[1:]:
-            if unit in self._entered:
-                rows.append([unit])
-            else:
-                rows[-1].append(unit)
-        return [tuple(row) for row in rows]
+    def _joined(self, others: Collection[str]) -> list[Span]:
+        """The least rows around units that cannot run alone such that one tensor enters each row,
+        and one what comes after it."""
+        units, rows = self.partial.units, list[tuple[int, int]]()
+        for at, unit in enumerate(units):
+            if unit not in others or (rows and at < rows[-1][1]):
+                continue
+            first, end = at, at + 1
+            while first and not self._begins(units[first]):
+                first -= 1
+            while end < len(units) and not self._begins(units[end]):
+                end += 1
+            while rows and rows[-1][1] > first:
+                first = min(first, rows.pop()[0])
+            rows.append((first, end))
+        if rows and rows[0][0] == 0 and not self._begins(units[0]):
+            self.partial.from_images = units[0]
+        return [tuple(units[first:end]) for first, end in rows]
 
     def _begins(self, unit: str) -> bool:
         """Does the network give its answer where only what enters this unit is of the images?"""
-        if not self.partial.ends[unit].given.single:
-            return False
+        if unit not in self._known:
+            self._known[unit] = self.partial.ends[unit].given.single and self._answers_from(unit)
+        return self._known[unit]
+
+    def _answers_from(self, unit: str) -> bool:
+        self.net(self.others)  # what earlier units keep in attributes is of other images
         x = self._entering(unit, self.seen[unit][0])
         return self._same(lambda: self.partial.run_on(unit, x, None), self.answers)
 
@@ -156,8 +163,8 @@ class _Trial:
             own = (
                 len(span) > 1 and len(self.seen[last]) == 1 and self.partial.ends[last].back.single
             )
-            if not (own and self._leads_to(last, then and then[0])):
-                self.partial.onward[last] = then and then[0]
+            if not (own and self._leads_to(last, then[0] if then else None)):
+                self.partial.onward[last] = then[0] if then else None
 
     def _leads_to(self, unit: str, following: str | None) -> bool:
         """Is what enters the unit ``following`` (None: the answer) made of this one's output?"""
@@ -186,7 +193,7 @@ class _Trial:
         both = isinstance(got, Tensor) and isinstance(want, Tensor) and got.shape == want.shape
         return both and torch.allclose(got, want, rtol=1e-4, atol=1e-5, equal_nan=True)
 
-    def _joined(self, row: Span) -> str:
+    def _why(self, row: Span) -> str:
         several = not all(
             self.partial.ends[u].given.single and self.partial.ends[u].back.single for u in row
         )

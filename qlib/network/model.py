@@ -141,9 +141,9 @@ class QuantModel(nn.Module):
         self._place_points(seen)
 
     def _place_points(self, seen: Trace) -> None:
-        places = {name: self.partial.ends[name].given.first for name in self.blocks}
-        found = [name for name, place in places.items() if place is not None]
-        self.boundaries = {name: QuantPoint() for name in found if self._bounded}
+        entries = {name: self.partial.ends[name].given.first for name in self.blocks}
+        places = {name: place for name, place in entries.items() if place is not None}
+        self.boundaries = {name: QuantPoint() for name in places if self._bounded}
         self.points: dict[str, QuantPoint] = {}
         entering = list[tuple[Tensor, int]]()
         for name, point in self.boundaries.items():
