@@ -187,7 +187,7 @@ def _float_passes(subject: Subject, by: str) -> dict[str, float]:
 
 def _passes(unit: Unit, batch: int, generator: torch.Generator) -> Iterator[float]:
     """As a training loop would: some images drawn, the squared error, gradients thrown away."""
-    weights = [layer.layer.weight.requires_grad_(True) for layer in unit.weighted]
+    weights = [layer.weight.requires_grad_(True) for layer in unit.weighted]
     with torch.enable_grad():
         for _ in range(PASSES):
             start = time.perf_counter()

@@ -244,7 +244,7 @@ def test_units_cover_every_layer_once_and_run_one_by_one(family: str) -> None:
     as_calls = {name for name in model.weighted() if name.endswith("qkv_linear1")}  # Swin V2's
     assert set(ran) == set(model.weighted()) - as_calls
     assert [n for n in model.units("layer") if n not in as_calls] == list(dict.fromkeys(ran))
-    assert model.walkable, family
+    assert model.spans == [(unit,) for unit in model.units()], family
     units = model.units()
     y = model.partial.run_until(x, units[0])
     for unit, then in zip(units, [*units[1:], None], strict=True):
@@ -298,7 +298,7 @@ class Exchanging(nn.Module):
 
 def test_network_that_is_no_chain_is_found_out() -> None:
     model = QuantModel(Skipping().eval(), pictures(2)[0], BLOCKS)
-    assert model.walkable
+    assert model.spans == [(unit,) for unit in model.units()]
     assert not model.is_sequential
     x = pictures(3)[0]
     assert torch.equal(
@@ -307,11 +307,12 @@ def test_network_that_is_no_chain_is_found_out() -> None:
     )
 
 
-def test_block_that_needs_two_tensors_is_not_walkable() -> None:
+def test_block_that_needs_two_tensors_is_joined_to_what_gives_them() -> None:
+    """`tests/test_any_blocks.py` has more of the kind."""
     model = QuantModel(Exchanging().eval(), pictures(2)[0], ("pair",))
-    assert not model.walkable
-    with pytest.raises(InvalidSpec, match=r"exchange several tensors.*use the method 'nearest'"):
-        next(iter_units(model, calibration()))
+    assert model.spans == [("stem", "pair"), ("fc",)]
+    assert "stem … pair exchange several tensors and are learned as one unit" in model.notes[0]
+    assert [unit.title for unit in iter_units(model, calibration())] == ["stem … pair", "fc"]
 
 
 def test_layers_come_in_order_of_execution_and_by_units() -> None:

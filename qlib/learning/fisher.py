@@ -24,12 +24,17 @@ def sampled_label_loss(logits: Tensor, generator: torch.Generator) -> Tensor:
 def output_gradients(unit: Unit, data: Calibration) -> Tensor:
     """∂ `sampled_label_loss` / ∂(unit output) in the float network, like ``unit.targets``."""
     gradients = torch.empty_like(unit.targets)
-    with unit.model.quantized(weights=False, inputs=False), torch.enable_grad():
-        for start in range(0, len(gradients), data.batch):
-            part = slice(start, start + data.batch)
-            y = unit.targets[part].detach().requires_grad_(True)
-            loss = sampled_label_loss(unit.answers(data.images[part], y), data.generator)
-            (gradients[part],) = torch.autograd.grad(loss, y)
+    whole, share = unit.targets, len(unit.targets) // len(unit.runs)
+    with unit.model.quantized(weights=False, inputs=False), unit.model.gradients():
+        for at, run in enumerate(unit.runs):  # one by one: each meets all images
+            targets = whole[at * share : (at + 1) * share]
+            for start in range(0, share, data.batch):
+                part = slice(start, start + data.batch)
+                y = targets[part].detach().requires_grad_(True)
+                answers = unit.answers(data.images[part], y, run)
+                loss = sampled_label_loss(answers, data.generator)
+                (found,) = torch.autograd.grad(loss, y)
+                gradients[at * share + start : at * share + start + len(y)] = found
     return gradients
 
 

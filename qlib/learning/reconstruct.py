@@ -95,7 +95,7 @@ def reconstruct(
     learners, steps = unit.learners(), settings.steps
     groups = _groups(learners, settings.learn)
     soft = _penalised(learners, groups) if settings.penalty else []
-    with _hardening(learners), _learning(unit, groups), torch.enable_grad():
+    with _hardening(learners), _learning(unit, groups), unit.model.gradients():
         if not groups:
             return
         optimizer = _optimizer(groups, settings.optimizer)

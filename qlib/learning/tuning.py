@@ -5,8 +5,9 @@ Paper: AdaQuant, Hubara et al., ICML 2021, arXiv 2006.10518, equations 6–8 for
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -50,9 +51,10 @@ def tune_norms(model: QuantModel, data: Calibration, report: Report) -> None:
         fitted = layer.weight_point.quantizer
         if fitted is None:
             continue
-        mean, spread = _channels(layer, unit.inputs, data.batch)
+        run = partial(model.partial.layer_output, unit.title)
+        mean, spread = _channels(layer, run, unit.inputs, data.batch)
         with model.quantized(weights=False, inputs=False):
-            want, wanted = _channels(layer, unit.float_inputs, data.batch)
+            want, wanted = _channels(layer, run, unit.float_inputs, data.batch)
         ratio = torch.where(spread > 1e-6 * wanted, wanted / spread, torch.ones_like(spread))
         if fitted.scheme.granularity.kind == "tensor":
             ratio = torch.ones_like(ratio)
@@ -64,12 +66,14 @@ def tune_norms(model: QuantModel, data: Calibration, report: Report) -> None:
         report(Event("calibrate", unit.title, unit.index, unit.of, note="channel statistics"))
 
 
-def _channels(layer: QuantLayer, inputs: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+def _channels(
+    layer: QuantLayer, run: Callable[[Tensor], Tensor], inputs: Tensor, batch: int
+) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each output channel, over images and places."""
     total = square = inputs.new_zeros((), dtype=torch.float64)
     count = 0.0
     for part in inputs.split(batch):
-        y = layer(part)
+        y = run(part)
         rows = (y.movedim(1, -1) if layer.kind == "conv" else y).flatten(0, -2).double()
         total, square, count = total + rows.sum(0), square + rows.square().sum(0), count + len(rows)
     mean = total / count
@@ -103,7 +107,7 @@ def tune_biases(
     added = [(layer.correction or layer.correct_bias()).added for layer in layers]
     optimizer = torch.optim.Adam(added, lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    with _learning(added), model.quantized(weights=True, inputs=True), torch.enable_grad():
+    with _learning(added), model.quantized(weights=True, inputs=True), model.gradients():
         for step in range(steps):
             at = torch.randint(len(answers), (batch,), generator=data.generator,
                                device=answers.device)  # fmt: skip

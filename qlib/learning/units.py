@@ -23,6 +23,8 @@ class Unit(ABC):
         float_inputs, targets: what it receives, and returns, in the float network.
         inputs_by_bits: ``inputs`` at each bit-width, where the walk goes through several.
         boundary: the point that quantizes what enters.
+        runs: which of its runs in a pass the tensors are of: all images of the first of these, then
+            all of the next one.
         index, of: which unit it is, of how many.
         arithmetic: what layers multiply in while something is learned.
     """
@@ -35,6 +37,7 @@ class Unit(ABC):
     targets: Tensor
     inputs_by_bits: Mapping[int, Tensor] = field(default_factory=dict)
     boundary: QuantPoint | None = None
+    runs: tuple[int, ...] = (0,)
     index: int = 1
     of: int = 1
     arithmetic: torch.dtype = torch.float32
@@ -44,8 +47,8 @@ class Unit(ABC):
         """The unit's output, in the present state of the model."""
 
     @abstractmethod
-    def answers(self, images: Tensor, output: Tensor) -> Tensor:
-        """Logits for some images, with ``output`` in place of the unit's own."""
+    def answers(self, images: Tensor, output: Tensor, run: int = 0) -> Tensor:
+        """Logits for some images, with ``output`` in place of the unit's own in one of its runs."""
 
     @property
     def title(self) -> str:
@@ -108,11 +111,11 @@ class LayerUnit(Unit):
         return self.layer
 
     def __call__(self, x: Tensor) -> Tensor:
-        y = self.layers[self.layer](x)
-        return y if self.activation is None else self.activation(y)
+        return self.model.partial.run_layer(self.layer, self.activation, x)
 
-    def answers(self, images: Tensor, output: Tensor) -> Tensor:
-        return self.model.partial.rerun_layer(images, self.layer, self.activation, output)
+    def answers(self, images: Tensor, output: Tensor, run: int = 0) -> Tensor:
+        run_again = self.model.partial.rerun_layer
+        return run_again(images, self.layer, self.activation, output, run)
 
 
 @dataclass(kw_only=True)
@@ -122,15 +125,15 @@ class BlockUnit(Unit):
     def __call__(self, x: Tensor) -> Tensor:
         return self.model.partial.run_unit(self.name, x)
 
-    def answers(self, images: Tensor, output: Tensor) -> Tensor:
+    def answers(self, images: Tensor, output: Tensor, run: int = 0) -> Tensor:
         if self.model.is_sequential:
             return self.model.partial.run_between(self.name, output, None)
-        return self.model.partial.rerun(images, self.name, output)
+        return self.model.partial.rerun(images, self.name, output, run)
 
 
 @dataclass(kw_only=True)
 class StageUnit(Unit):
-    """Units in a row (see `qlib.network.stages.spans`); needs a sequential network."""
+    """Units in a row that are fitted together (see `qlib.network.stages.spans`)."""
 
     span: tuple[str, ...]
 
@@ -144,8 +147,10 @@ class StageUnit(Unit):
     def __call__(self, x: Tensor) -> Tensor:
         return self.model.partial.run_units(self.span, x)
 
-    def answers(self, images: Tensor, output: Tensor) -> Tensor:
-        return self.model.partial.run_between(self.span[-1], output, None)
+    def answers(self, images: Tensor, output: Tensor, run: int = 0) -> Tensor:
+        if self.model.is_sequential:
+            return self.model.partial.run_between(self.span[-1], output, None)
+        return self.model.partial.rerun(images, self.span[-1], output, run)
 
 
 @dataclass(kw_only=True)
@@ -162,5 +167,5 @@ class NetworkUnit(Unit):
     def __call__(self, x: Tensor) -> Tensor:
         return self.model(x)
 
-    def answers(self, images: Tensor, output: Tensor) -> Tensor:
+    def answers(self, images: Tensor, output: Tensor, run: int = 0) -> Tensor:
         return output

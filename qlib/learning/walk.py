@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qlib.core.records import InvalidSpec
 from qlib.learning.calibration import Calibration
@@ -17,6 +17,7 @@ from qlib.network.model import QuantModel
 from qlib.network.points import QuantLayer
 from qlib.network.stages import Span, spans
 
+_Run = Callable[[Tensor], Tensor]
 ONWARD = 16  # images that are carried on at once: between units a pass is what takes most memory
 
 
@@ -61,11 +62,6 @@ def iter_units(
 
 
 def _check(model: QuantModel, by: str) -> None:
-    if by != "network" and not model.walkable:
-        raise InvalidSpec(
-            "This network's blocks exchange several tensors, so it cannot be reconstructed "
-            "block by block; use the method 'nearest'."
-        )
     if by == "stage" and not model.is_sequential:
         raise InvalidSpec(
             "This network's blocks hand more than one tensor on, so they cannot be joined to "
@@ -90,9 +86,9 @@ class _Walk:
 
     def begin(self, start: str | None) -> None:
         """Stand before the unit ``start``; None: before the network itself."""
-        run, self.floats = self.model.partial, self.data.images
-        if start is not None:
-            self.floats = self._in_float(lambda x: run.run_until(x, start), self.floats)
+        self.floats = self.data.images
+        if start not in (None, self.model.partial.from_images):
+            self.floats = self._reached(start, self._in_float)
         self.quants = dict.fromkeys(self.switches, self.floats)
 
     def targets(self, span: Span, by: str) -> Tensor:
@@ -106,10 +102,12 @@ class _Walk:
         inside = [name for unit in span for name in self.model.layers_of(unit)]
         x = next(iter(self.quants.values()))
         if by == "layer":
-            yield from self._layers(span[0], inside, x)
+            yield from self._layers(span, inside, x)
             return
-        kinds = {"block": BlockUnit, "stage": partial(StageUnit, span=span), "network": NetworkUnit}
-        yield kinds[by](
+        row = partial(StageUnit, span=span)
+        kinds = {"block": BlockUnit, "stage": row, "network": NetworkUnit}
+        joined = by == "block" and self.model.partial.joined(span)
+        yield (row if joined else kinds[by])(
             model=self.model,
             name=span[0],
             layers={name: self.model.layers[name] for name in inside},
@@ -118,29 +116,38 @@ class _Walk:
             targets=targets,
             inputs_by_bits=self.quants,
             boundary=None if by == "network" else self.model.boundaries.get(span[0]),
+            runs=(0,) if by == "network" else self._runs(span),
         )
 
-    def _layers(self, unit: str, inside: Sequence[str], x: Tensor) -> Iterator[Unit]:
-        """Each layer with a weight; what enters it is worked out from the unit's input ``x``."""
+    def _runs(self, span: Span) -> tuple[int, ...]:
+        """Those runs of a unit in a pass whose tensors are learned from."""
+        alone = not self.model.partial.joined(span)
+        return tuple(range(self.model.partial.ends[span[0]].runs)) if alone else (0,)
+
+    def _layers(self, span: Span, inside: Sequence[str], x: Tensor) -> Iterator[Unit]:
+        """Each layer with a weight; what enters it is worked out from the units' input ``x``."""
         run = self.model.partial
+        outer = self._runs(span)
         for layer in inside:
             module, activation = self.model.layers[layer], self.model.activation[layer]
             if not isinstance(module, QuantLayer):
                 continue
-            reach = lambda x, layer=layer: run.layer_input(unit, layer, x)  # noqa: E731
-            float_inputs = self._in_float(reach, self.floats)
-            inputs = self._quantized(reach, x)
-            chain = nn.Sequential(module, activation or nn.Identity())
-            targets = self._in_float(chain, float_inputs)
+            inner = run.ends[layer].runs // len(outer) if (layer,) != span else 1
+            reach = [partial(run.layer_input, span, layer, run=k) for k in range(max(1, inner))]
+            float_inputs = _joined([self._in_float(call, self.floats) for call in reach])
+            inputs = _joined([self._quantized(call, x) for call in reach])
+            through = partial(run.run_layer, layer, activation)
+            targets = self._in_float(through, float_inputs)
             yield LayerUnit(
                 model=self.model,
-                name=unit,
+                name=span[0],
                 layers={layer: module},
                 inputs=inputs,
                 float_inputs=float_inputs,
                 targets=targets,
                 layer=layer,
                 activation=activation,
+                runs=tuple(u * len(reach) + k for k in range(len(reach)) for u in outer),
             )
             del float_inputs, inputs, targets  # before those of the next layer take room
 
@@ -156,24 +163,33 @@ class _Walk:
                 self.quants[bits] = self._quantized(through, self.quants[bits])
                 self.quants[bits] = self._in_float(onward, self.quants[bits])
         else:  # run from the images again: slower, never wrong
-            again = lambda x: run.run_until(x, following)  # noqa: E731
-            self.floats = self._in_float(again, self.data.images)
+            self.floats = self._reached(following, self._in_float)
             for bits, switch in self.switches.items():
                 switch()
-                self.quants[bits] = self._quantized(again, self.data.images)
+                self.quants[bits] = self._reached(following, self._quantized)
 
-    def _in_float(self, call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def _reached(self, unit: str, state: Callable[[_Run, Tensor], Tensor]) -> Tensor:
+        """What enters a unit in all its runs, from the images."""
+        span = next(span for span in spans(self.model, "block") if span[0] == unit)
+        calls = [partial(self.model.partial.run_until, place=unit, run=k) for k in self._runs(span)]
+        return _joined([state(call, self.data.images) for call in calls])
+
+    def _in_float(self, call: _Run, x: Tensor) -> Tensor:
         with self.model.quantized(weights=False, inputs=False):
             return _batched(call, x, min(self.data.batch, ONWARD))
 
-    def _quantized(self, call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def _quantized(self, call: _Run, x: Tensor) -> Tensor:
         """In the state that the walk was asked for."""
         with self.model.quantized(weights=self.weights, inputs=self.inputs):
             return _batched(call, x, min(self.data.batch, ONWARD))
 
 
+def _joined(runs: list[Tensor]) -> Tensor:
+    return runs[0] if len(runs) == 1 else torch.cat(runs)
+
+
 @torch.no_grad()
-def _batched(call: Callable[[Tensor], Tensor], x: Tensor, batch: int) -> Tensor:
+def _batched(call: _Run, x: Tensor, batch: int) -> Tensor:
     """``call`` on batches of ``x``; results in one tensor."""
     first = call(x[:batch])
     if first.data_ptr() == x.data_ptr() and first.shape[1:] == x.shape[1:]:

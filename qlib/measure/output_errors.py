@@ -152,7 +152,8 @@ class _Meter:
             self.model(x)
 
     def _in_float(self, name: str, layer: Layer, args: tuple, y: Tensor) -> None:
-        self._held[name].append(y)
+        # a copy where the network writes into it before it is compared, as `x += shortcut` does
+        self._held[name].append(y.clone() if name in self.model.overwritten else y)
         self.errors[name].alone.add(y, self._alone(name, layer, args))
 
     def _alone(self, name: str, layer: Layer, args: tuple) -> Tensor:

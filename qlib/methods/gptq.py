@@ -92,21 +92,24 @@ class Gptq(Method):
 
 def _moments(unit: "Unit", *, against_float: bool) -> "tuple[Tensor, Tensor | None]":
     """Σ x̂·x̂ᵀ over all images, and Σ x·x̂ᵀ with what the float network has in the same place."""
+    from functools import partial
+
     import torch
 
     from qlib.methods._search.obq import product
     from qlib.methods._search.operands import operand
 
     (layer,) = unit.weighted
+    run = partial(unit.model.partial.layer_output, unit.title)
     room = 2**24 // (unit.inputs[0].numel() * max(1, layer.weight[0, 0].numel()))
     at_once = max(1, min(64, room))  # unfolding makes images larger
     hessian = cross = torch.zeros((), dtype=torch.float64, device=unit.inputs.device)
     for start in range(0, len(unit.inputs), at_once):
         part = slice(start, start + at_once)
-        x = operand(lambda part=part: layer(unit.inputs[part]))
+        x = operand(lambda part=part: run(unit.inputs[part]))
         hessian = hessian + product(x, x)
         if against_float:
             with unit.model.quantized(weights=False, inputs=False):
-                there = operand(lambda part=part: layer(unit.float_inputs[part]))
+                there = operand(lambda part=part: run(unit.float_inputs[part]))
             cross = cross + product(there, x)
     return hessian, cross if against_float else None

@@ -38,7 +38,7 @@ def fold_batch_norm(net: nn.Module, example: Tensor) -> tuple[nn.Module, list[st
         replace(net, norm, _rest(norm))
     net.requires_grad_(False)
     with torch.no_grad():
-        gap = (net(example) - before.output).abs().max()
+        gap = (net(example.clone()) - before.output).abs().max()
     if gap > 1e-3 * before.output.abs().max().clamp(min=1e-3):
         raise ArithmeticError(f"Folding batch norms changed the network's output by {gap:.2g}.")
     return net, [norm for _, norm in pairs]

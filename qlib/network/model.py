@@ -4,7 +4,7 @@ The network is a copy, rewritten exactly (`attention`, `fold`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,11 +15,13 @@ from torch.utils._pytree import tree_leaves
 from qlib.core.records import InvalidSpec
 from qlib.network.attention import MatMul, rewrite_attention
 from qlib.network.coverage import OWN, coverage
+from qlib.network.cuts import find_cuts
 from qlib.network.edges import edges
 from qlib.network.fold import fold_batch_norm
-from qlib.network.partial_forward import PartialForward
+from qlib.network.inplace import overwrites_saved
 from qlib.network.plain_layers import multiplies_as_it_is, multiplies_by_itself, plain_layers
 from qlib.network.points import QuantLayer, QuantMatMul, QuantPoint
+from qlib.network.ports import leaf, replaced
 from qlib.network.products import expose_products, keep_apart
 from qlib.network.replace import float_copy, replace
 from qlib.network.trace import Call, Trace, trace
@@ -43,8 +45,10 @@ class QuantModel(nn.Module):
         float_weights: numbers that multiply outside of ``layers``.
         first_layers, last_layers: those that read the images, and those that give the answer.
         partial: runs of parts of it.
-        walkable: can each unit be run on its input alone?
-        is_sequential: moreover, does one tensor cross from unit to unit, so that it can be carried?
+        spans: units that are run and learned together, in order of execution: one each, save where
+            units exchange several tensors.
+        is_sequential: does one tensor cross from span to span, so that it can be carried on?
+        overwritten: layers whose output is written into after they have returned it.
         coverage: what multiplies in it, inside of these layers and outside.
         notes: what a reader of results should know about the rewriting.
     """
@@ -74,8 +78,9 @@ class QuantModel(nn.Module):
         except ArithmeticError as error:
             self.notes.append(f"{error} What it multiplies outside of layers stays in float.")
             self.net, layers = self._wrapped(net, example, products=False)
-        seen = trace(self.net, example)
-        self._read_structure(seen, layers, blocks, len(example))
+        with _by_position(layers.values()):
+            seen = trace(self.net, example)
+        self._read_structure(seen, layers, blocks, example)
         self.coverage = coverage(self.net, example, self.layers)
         self.float_macs = sum(self.coverage.left_float.values())
         self.float_weights = _float_weights(self.net, self.coverage.left_float)
@@ -128,7 +133,7 @@ class QuantModel(nn.Module):
         seen: Trace,
         layers: dict[str, QuantLayer | QuantMatMul],
         blocks: Sequence[str],
-        batch: int,
+        example: Tensor,
     ) -> None:
         order = seen.order(set(layers))
         if not order:
@@ -138,41 +143,36 @@ class QuantModel(nn.Module):
             )
         self.layers = {name: layers[name] for name in order}
         self.blocks = seen.order(set(blocks))
-        self.macs = {name: _macs(seen.of(name), batch) for name in order}
-        self._refuse_keywords(seen, {*order, *self.units()})
+        self.macs = {name: _macs(seen.of(name), len(example)) for name in order}
         self.activation = {name: _follower(seen, name) for name in order}
-        calls = {name: seen.of(name)[0] for name in self.units()}
-        image_shape = tuple(seen.calls[0].input.shape[1:])
-        self.partial = PartialForward(self.net, calls, image_shape)
-        self.walkable = _one_tensor_each(calls.values(), batch)
-        once = all(len(seen.of(name)) == 1 for name in calls)
-        self.is_sequential = self.walkable and once and self._carries(calls, seen.output)
-        self._place_points(seen, calls)
+        self.overwritten = seen.overwritten & set(order)
+        if seen.writes_images:
+            self.net.register_forward_pre_hook(lambda module, args: (args[0].clone(), *args[1:]))
+        cuts = find_cuts(self.net, example, self.units(), list(self.weighted()))
+        self.partial, self.spans, self.is_sequential = cuts.partial, cuts.spans, cuts.is_sequential
+        self.notes += cuts.notes
+        self._saves_copies = seen.writes and overwrites_saved(self.net, example)
+        self._place_points(seen)
 
-    def _refuse_keywords(self, seen: Trace, names: set[str]) -> None:
-        """Raises:
-        InvalidSpec: a layer or a block gets its input by keyword, where no hook finds it.
-        """
-        named = [call.name for call in seen.calls if call.name in names and not call.args]
-        if named:
-            raise InvalidSpec(
-                f"The network calls its part {named[0]!r} with the input as a keyword argument; "
-                "give it as the first argument, such as part(x)."
-            )
-
-    def _place_points(self, seen: Trace, calls: dict[str, Call]) -> None:
-        self.boundaries = {name: QuantPoint() for name in self.blocks if self._bounded}
+    def _place_points(self, seen: Trace) -> None:
+        entries = {name: self.partial.ends[name].given.first for name in self.blocks}
+        places = {name: place for name, place in entries.items() if place is not None}
+        self.boundaries = {name: QuantPoint() for name in places if self._bounded}
         self.points: dict[str, QuantPoint] = {}
+        entering = list[tuple[Tensor, int]]()
         for name, point in self.boundaries.items():
-            module = self.net.get_submodule(name)
-            module.register_forward_pre_hook(partial(_through, point))
-        entering = {id(calls[name].input) for name in self.boundaries}
+            call, module = seen.of(name)[0], self.net.get_submodule(name)
+            tensor = leaf((call.args, call.kwargs), places[name])
+            entering.append((tensor, call.versions[id(tensor)]))
+            hook = partial(_through, point, places[name])
+            module.register_forward_pre_hook(hook, with_kwargs=True)
         for unit in self.units():
             if unit in self.boundaries:
                 self.points[f"{unit}.boundary"] = self.boundaries[unit]
             for name in self.layers_of(unit):
-                reads = {id(call.input) for call in seen.of(name)}
-                shared = reads <= entering and name not in self.boundaries
+                calls = seen.of(name)
+                inside = all(any(call.reads(*t) for t in entering) for call in calls)
+                shared = inside and name not in self.boundaries
                 for tensor, point in self.layers[name].points().items():
                     if not shared:
                         self.points[f"{name}.{tensor}"] = point
@@ -238,19 +238,12 @@ class QuantModel(nn.Module):
         """The layers that have a weight, by name."""
         return {n: m for n, m in self.layers.items() if isinstance(m, QuantLayer)}
 
-    def _carries(self, calls: dict[str, Call], answers: Tensor) -> bool:
-        """Does one tensor cross from unit to unit? Tried out on the example."""
-        here = list(calls.values())
-        with torch.no_grad():
-            try:
-                for one, then in zip(here, [*here[1:], None], strict=True):
-                    want = answers if then is None else then.input
-                    got = self.partial.run_between(one.name, one.output, then and then.name)
-                    if not torch.allclose(got, want, rtol=1e-4, atol=1e-5):
-                        return False
-            except (RuntimeError, ValueError):
-                return False
-        return True
+    @contextmanager
+    def gradients(self) -> Iterator[None]:
+        """Inside a ``with`` block results can be differentiated, whatever writes into tensors."""
+        saving = torch.autograd.graph.allow_mutation_on_saved_tensors()
+        with torch.enable_grad(), saving if self._saves_copies else nullcontext():
+            yield
 
 
 @torch.no_grad()
@@ -261,7 +254,9 @@ def _check_same(net: nn.Module, rewritten: nn.Module, example: Tensor) -> None:
     noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(1)).to(example)
     copied = float_copy(net) if any(m.training for m in net.modules()) else net
     for images in (example, noise):
-        for one, two in zip(_tensors(copied(images)), _tensors(rewritten(images)), strict=True):
+        for one, two in zip(
+            _tensors(copied(images.clone())), _tensors(rewritten(images.clone())), strict=True
+        ):
             gap = (one - two).abs().max()
             if not gap <= 1e-3 * one.abs().max().clamp(min=1e-3):
                 raise ArithmeticError(f"Rewriting this network changed its output by {gap:.2g}.")
@@ -272,18 +267,35 @@ def _tensors(output: object) -> list[Tensor]:
     return [x for x in leaves if isinstance(x, Tensor) and x.is_floating_point() and x.numel()]
 
 
-def _through(point: QuantPoint, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A hook: what enters a module goes through a point."""
-    return point(args[0]), *args[1:]
+def _through(
+    point: QuantPoint, place: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A hook: one tensor of what enters a module goes through a point."""
+    if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
+        return (point(args[0]),), kwargs
+    return replaced((args, kwargs), place, point)
 
 
-def _one_tensor_each(calls: Iterable[Call], batch: int) -> bool:
-    """Do all units take one tensor and return one, with nothing of the images beside it?"""
-    extra = [v for c in calls for v in (*c.args[1:], *c.kwargs.values())]
-    beside = any(torch.is_tensor(v) and v.shape[:1] == (batch,) for v in extra)
-    return not beside and all(
-        isinstance(c.input, Tensor) and isinstance(c.output, Tensor) for c in calls
-    )
+@contextmanager
+def _by_position(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Calls of layers by keyword become calls by position, for good where one was seen inside."""
+    asked = set()
+
+    def turn(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if args or not kwargs:
+            return None
+        asked.add(module)
+        return tuple(kwargs.values()), {}
+
+    hooks = {m: m.register_forward_pre_hook(turn, with_kwargs=True) for m in layers}
+    try:
+        yield
+    finally:
+        for module, hook in hooks.items():
+            if module not in asked:
+                hook.remove()
 
 
 def _quantizable(module: nn.Module) -> bool:

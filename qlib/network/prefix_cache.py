@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from qlib.core.records import Event, Report
+from qlib.network.cuts import Span
 from qlib.network.model import QuantModel
 from qlib.network.points import QuantPoint
 from qlib.network.trace import removing
@@ -58,26 +59,27 @@ class PrefixCache:
     def iter_layers(
         self, images: Tensor, layers: Iterable[str]
     ) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-        """Each layer with a function that goes on from the input of its unit to the logits.
+        """Each layer with a function that goes on from what enters its units to the logits.
 
-        What lies before the unit is in the state that the model had when the walk passed it.
+        What lies before these is in the state that the model had when the walk passed it.
         """
-        model, units = self.model, self.model.units()
+        model, spans = self.model, self.model.spans
         if not model.is_sequential:
             yield from ((layer, lambda: self.each(model, images)) for layer in layers)
             return
-        x = self.each(lambda part: model.partial.run_until(part, units[0]), images)
-        for unit, then in zip(units, [*units[1:], None], strict=True):
+        run, x = model.partial, images
+        if spans[0][0] != run.from_images:
+            x = self.each(lambda part: run.run_until(part, spans[0][0]), images)
+        for span, following in zip(spans, [*spans[1:], None], strict=True):
 
-            def onward(part: Tensor, until: str | None = None, unit: str = unit) -> Tensor:
-                run = model.partial
-                return run.run_between(unit, run.run_unit(unit, part), until)
+            def onward(part: Tensor, until: str | None = None, span: Span = span) -> Tensor:
+                return run.run_between(span[-1], run.run_units(span, part), until)
 
-            for layer in model.layers_of(unit):
+            for layer in (name for unit in span for name in model.layers_of(unit)):
                 if layer in layers:
                     yield layer, lambda x=x, onward=onward: self.each(onward, x)
-            if then is not None:
-                x = self.each(lambda part, go=onward, then=then: go(part, then), x)
+            if following is not None:
+                x = self.each(lambda part, go=onward, to=following[0]: go(part, to), x)
 
     @contextmanager
     def heard(self) -> Iterator[None]:

@@ -1,8 +1,7 @@
 """Groups a network's units into stages that are fitted together."""
 
+from qlib.network.cuts import Span
 from qlib.network.model import QuantModel
-
-Span = tuple[str, ...]  # units of the network in a row
 
 
 def spans(model: QuantModel, by: str) -> list[Span]:
@@ -10,17 +9,24 @@ def spans(model: QuantModel, by: str) -> list[Span]:
 
     Args:
         by: "block" (and "layer", whose layers are visited block by block): each unit of the
-            network; "stage": neighbouring blocks whose outputs have one shape stand together;
-            "network": all of it.
+            network, save those that exchange several tensors (`QuantModel.spans`); "stage":
+            neighbouring blocks whose outputs have one shape stand together; "network": all of it.
     """
-    units, shapes, stages = model.units(), model.partial.shapes, list[Span]()
     if by == "network":
-        return [tuple(units)]
-    for unit in units:
-        last = stages[-1][-1] if stages else unit
-        both = {last, unit} <= set(model.blocks)
-        if by == "stage" and stages and both and shapes[last] == shapes[unit]:
-            stages[-1] += (unit,)
+        return [tuple(model.units())]
+    if by != "stage":
+        return list(model.spans)
+    stages = list[Span]()
+    for span in model.spans:
+        if stages and _alike(model, stages[-1], span):
+            stages[-1] += span
         else:
-            stages.append((unit,))
+            stages.append(span)
     return stages
+
+
+def _alike(model: QuantModel, one: Span, other: Span) -> bool:
+    """Are both made of blocks, with outputs of one shape?"""
+    shapes, last, then = model.partial.shapes, one[-1], other[-1]
+    known = last in shapes and then in shapes and last not in model.partial.onward
+    return known and {*one, *other} <= set(model.blocks) and shapes[last] == shapes[then]

@@ -48,7 +48,7 @@ def _owed(layers: list, unit: Unit, data: Calibration) -> list[Tensor]:
     rounded = [la.weight_point.quantizer(la.weight).requires_grad_(True) for la in layers]
     pairs = zip(layers, rounded, strict=True)
     given = {layer.weight_point: lambda x, value=value: value for layer, value in pairs}
-    with standing_in(given), torch.enable_grad():
+    with standing_in(given), unit.model.gradients():
         for start in range(0, len(unit.targets), data.batch):
             part = slice(start, start + data.batch)
             (unit(unit.inputs[part]) - unit.targets[part]).square().sum().backward()

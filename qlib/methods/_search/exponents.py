@@ -157,7 +157,7 @@ def search_outputs(
     for unit in iter_units(model, few, by="layer", weights=False, inputs=False):
         (name,), point = unit.layers, unit.weighted[0].weight_point
         family = family_of[name]
-        held, want = point.quantizer, unit.weighted[0](unit.float_inputs)
+        held, want = point.quantizer, model.partial.layer_output(name, unit.float_inputs)
         for a in TRIED:
             tables[family.key][a] += _output_error(unit, want, plan, data, family, seen, a)
         point.fill(held)
@@ -185,7 +185,7 @@ def _output_error(
     for name in family.points:
         x = _rounded(x, name, plan, data, seen, exponent)
     with unit.model.quantized(weights=True, inputs=False):
-        got = layer(x)
+        got = unit.model.partial.layer_output(unit.title, x)
     return float((got - want).square().sum() / want.square().sum().clamp(min=1e-30))
 
 

@@ -50,7 +50,7 @@ def products(
         for start in range(0, len(data.images), step):
             images = data.images[start : start + step]
             quota = -(-rows * len(images) // len(data.images))
-            with torch.set_grad_enabled(gradients):
+            with model.gradients() if gradients else torch.no_grad():
                 logits = model(images.detach().requires_grad_(gradients))
                 if gradients:
                     # reaches the hooks of outputs; no parameter has a gradient to write
