@@ -1,0 +1,161 @@
+"""Which networks of timm can be quantized, and how much of them: one of every family.
+
+``python -m benchmarks.coverage`` takes the smallest network of every family (see
+`benchmarks/_families.py`) with random weights and four random images of the smallest size that it
+runs with, and in a process of its own
+
+- rounds to nearest (W8A8), and asks for the share of multiplications that is quantized,
+- does so again with a product planted into a block: the share has to tell of it,
+- learns the rounding block by block (BRECQ, two steps a unit).
+
+Rows go to ``benchmarks/results/coverage.csv`` as they are measured, and what is there is not
+measured again: a stopped run goes on. ``--again`` measures what did not work, ``--only NAME …``
+some networks, any of timm's.
+"""
+
+import argparse
+import csv
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from benchmarks._coverage import NOT_TRIED, RUNS, STAGES, good, measured
+from benchmarks._table import RESULTS, Table, markdown
+
+WRITES = ("coverage",)  # files of benchmarks/results
+COLUMNS = ("network", "brings", "mparams", "options", "input", "share", "in_float", "nearest",
+           "planted", "brecq", "units", "blocks", "cut", "notes", "seconds", "timm",
+           "torch")  # fmt: skip
+WHOLE = 0.99  # share of multiplications from which on a network counts as quantized
+GOALS = {"nearest": 95, "planted": 100, "brecq": 85}  # percent of the families
+
+Rows = Sequence[Mapping[str, str]]
+
+
+def main() -> None:
+    """Measure, store, print."""
+    args = _arguments()
+    table = Table("coverage", COLUMNS, fresh=False, folder=args.results)
+    stored = _tidied(table)
+    brought = {row["network"]: row["brings"] for row in stored}
+    if args.again:
+        todo = [row["network"] for row in stored if not good(row)]
+    elif args.only:
+        todo = args.only
+    else:
+        from benchmarks._families import families
+
+        listed = families(report=lambda text: sys.stderr.write(f"{text}\n"))
+        brought |= {name: " ".join(classes) for name, classes in listed.items()}
+        todo = [name for name in listed if name not in {row["network"] for row in stored}]
+    about = _versions()
+
+    def one(name: str) -> None:
+        row = measured(name, args.seconds, args.gigabytes)
+        table.add({"brings": brought.get(name, "")} | row | about)
+        sys.stderr.write(f"{name}: {', '.join(f'{s}: {row[s]}' for s in STAGES)}\n")
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(one, todo))
+    rows = _tidied(table)
+    print(f"{markdown(summary(rows))}\n\n{markdown(goals(rows))}")
+
+
+def _tidied(table: Table) -> Rows:
+    """The last row of each network, by name; the file then has no others."""
+    latest = {row["network"]: row for row in table.rows()}
+    rows = [latest[name] for name in sorted(latest)]
+    new = table.file.with_suffix(".tmp")
+    with new.open("w", newline="") as out:
+        writer = csv.DictWriter(out, table.columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    new.replace(table.file)
+    return rows
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name).partition("+")[0] for name in ("timm", "torch")}
+
+
+def summary(rows: Rows) -> list[dict[str, object]]:
+    """One line for each family."""
+    return [
+        {
+            "network": f"{row['network']} {row['options']}".strip(),
+            "million weights": row["mparams"],
+            "images": row["input"],
+            "nearest": _cell(row["nearest"]),
+            "quantized %": f"{100 * float(row['share']):.1f}" if row["share"] else "",
+            "in float": row["in_float"],
+            "planted product": _cell(row["planted"]),
+            "BRECQ": _cell(row["brecq"]),
+            "units": _units(row),
+            "seconds": f"{float(row['seconds']):.0f}",
+        }
+        for row in rows
+    ]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _units(row: Mapping[str, str]) -> str:
+    return f"{row['units']}, {row['cut']}" if row["units"] else ""
+
+
+def goals(rows: Rows) -> list[dict[str, object]]:
+    """What was reached of what was asked for."""
+    count = len(rows)
+    whole = [row for row in rows if row["nearest"] == RUNS and float(row["share"]) >= WHOLE]
+    lines = {
+        f"nearest, at least {100 * WHOLE:.0f} % of multiplications quantized": (
+            len(whole), GOALS["nearest"]
+        ),
+        "planted product found": (sum(_found(row) for row in rows), GOALS["planted"]),
+        "BRECQ": (sum(row["brecq"] == RUNS for row in rows), GOALS["brecq"]),
+    }  # fmt: skip
+    told: list[dict[str, object]] = [
+        {
+            "of all families": what,
+            "families": f"{n} of {count}",
+            "%": f"{100 * n / max(1, count):.1f}",
+            "goal": f"≥ {goal} %",
+        }
+        for what, (n, goal) in lines.items()
+    ]
+    broken = sum(map(_broken, rows))
+    return [*told, {"of all families": "fault, death, or over time", "families": f"{broken} of "
+                    f"{count}", "%": f"{100 * broken / max(1, count):.1f}",
+                    "goal": "0"}]  # fmt: skip
+
+
+def _found(row: Mapping[str, str]) -> bool:
+    return row["planted"] in ("quantized", "in float")
+
+
+def _broken(row: Mapping[str, str]) -> bool:
+    """Whether some stage ended in anything but a result or a refusal."""
+    fine = (RUNS, NOT_TRIED, "quantized", "in float")
+    return any(row[s] not in fine and not row[s].startswith("refused") for s in STAGES)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__,
+                                     formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--only", nargs="+", metavar="NAME", help="these architectures")
+    which.add_argument("--again", action="store_true", help="the stored ones that did not work")
+    parser.add_argument("--jobs", type=int, default=1, help="networks at a time")
+    parser.add_argument("--seconds", type=float, default=240, help="most for a network")
+    parser.add_argument("--gigabytes", type=float, default=12, help="most memory for a network")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of coverage.csv")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
