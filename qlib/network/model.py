@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from qlib.core.records import InvalidSpec
+from qlib.network.answers import Answers, Classes
 from qlib.network.attention import MatMul, rewrite_attention
 from qlib.network.coverage import coverage
 from qlib.network.fold import fold_batch_norm
@@ -42,8 +43,11 @@ class QuantModel(nn.Module):
         walkable: can each unit be run on its input alone?
         is_sequential: moreover, does one tensor cross from unit to unit, so that it can be carried?
         coverage: what multiplies in it, inside of these layers and outside.
+        answers: what the outputs mean; scores of classes unless somebody says otherwise.
         notes: what a reader of results should know about the rewriting.
     """
+
+    answers: Answers = Classes()
 
     def __init__(
         self,
