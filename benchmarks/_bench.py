@@ -65,7 +65,7 @@ class Bench:
 
     def accuracy(self) -> dict[str, float]:
         """Accuracy of the model in its present state: see `qlib.measure.metrics.accuracy`."""
-        return metrics.accuracy(self.experiment.labels, self.answers(), self.reference)
+        return metrics.accuracy(self.experiment.labelled(), self.answers(), self.reference)
 
     def measured(self, spec: RunSpec) -> tuple[Mapping[str, float], Mapping[str, float]]:
         """Quantize by ``spec`` and measure: accuracy, with "top1_nearest", and seconds."""

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from qlib.network.blocks import find_blocks
-from qlib.network.costs import quantized_macs
 from qlib.pipeline.door import Quantized
 
 
@@ -44,8 +43,8 @@ def seen(q: Quantized, with_product: Quantized, macs: int) -> str:
 
 def _counted(q: Quantized) -> tuple[float, float]:
     """Multiplications for one image: quantized ones, all."""
-    quantized = quantized_macs(q.model)
-    return quantized, quantized / q.coverage
+    total = q.model.coverage.macs
+    return q.coverage * total, total
 
 
 def _place(net: nn.Module, images: Tensor) -> tuple[str, list[torch.Size]]:

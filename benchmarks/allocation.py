@@ -52,7 +52,7 @@ class Network:
         """Accuracy on test images with an assignment of bits."""
         switching.set_bits(self.experiment.model, choice.bits)
         logits = self.experiment.predict(self.experiment.model, "mixed")
-        return metrics.accuracy(self.experiment.labels, logits, self.reference)
+        return metrics.accuracy(self.experiment.labelled(), logits, self.reference)
 
     @torch.no_grad()
     def calibration_kl(self, choice: Choice) -> float:

@@ -130,7 +130,7 @@ def _result(lines: Lines, line: Line) -> tuple[dict[str, object], Any]:
 
     seconds, bench = lines.quantize(line), lines.bench
     logits = bench.answers()
-    found = metrics.accuracy(bench.experiment.labels, logits, bench.reference)
+    found = metrics.accuracy(bench.experiment.labelled(), logits, bench.reference)
     return {
         "n": int(found["n"]),
         "top1": round(found["top1"], 2),
@@ -139,7 +139,7 @@ def _result(lines: Lines, line: Line) -> tuple[dict[str, object], Any]:
         "seconds": round(seconds, 2),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__.partition("+")[0],
-    }, logits.argmax(1) == bench.experiment.labels
+    }, logits.argmax(1) == bench.experiment.labelled()
 
 
 def summary(rows: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:

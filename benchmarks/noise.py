@@ -132,7 +132,7 @@ def _done(table: Table) -> set[tuple[str, ...]]:
 
 def _measure(bench: Bench, bits: int, base: str, todo: list, table: Table, layers: Table) -> None:
     model = bench.model
-    labels, float_answers = bench.experiment.labels, bench.answers("float")
+    labels, float_answers = bench.experiment.labelled(), bench.answers("float")
     seconds = bench.calibrated(base, bits)
     without = bench.answers((bits, base))
     points = {n: p.quantizer for n, p in model.points.items() if n.endswith(".input")}

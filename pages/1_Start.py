@@ -11,7 +11,7 @@ from qlib.ui.start import strips, tryout
 
 QUESTION = "What does quantization do to this model?"
 
-entries = per_width.entries(context.entries())
+entries = stored.accurate_ones(per_width.entries(context.entries()))
 choice = stored.choose(entries)
 if choice is None:
     frame.head(QUESTION)

@@ -2,13 +2,17 @@
 
 import streamlit as st
 
-from qlib.ui.bits import bar, figures, queue, sides, text, units, view
+from qlib.ui.bits import bar, figures, queue, sides, text, units, view, without_accuracy
 from qlib.ui.shared import context, findings, frame, state, stored
 
 QUESTION = "How low can I go, and where?"
 
 top = st.container()
 known = context.entries()
+if (entry := without_accuracy.asked()) is not None:
+    without_accuracy.show(entry, QUESTION)
+    findings.panel(entry)
+    st.stop()
 shown = view.find()
 if shown is None:
     with top:

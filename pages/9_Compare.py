@@ -29,8 +29,10 @@ names = runs_table.listed(known, picked, fewest)
 look = {"dark": state.dark(), "large": state.presenting()}
 titles = state.titles()
 
-if picked:
-    entries = [known[name] for name in picked]
+every = [known[name] for name in picked]
+scored = selection.scored(known, picked)
+if scored:
+    entries = [known[name] for name in scored]
     records = [e.record for e in entries]
     fair = not unlike(records)
     preds = images.predictions(entries)
@@ -54,14 +56,15 @@ if picked:
         alt=accuracy_vs_size.alt(info),
     )
     selection.tell_full()
-    data = runs_table.frame(known, picked)
+    data = runs_table.frame(known, scored)
     source, save = st.columns([7, 1], vertical_alignment="center")
     source.caption(answers.source_line(records[0]) + (" (of the first run)." if not fair else "."))
     with save:
         export.menu(name, scatter, data, records, alt=accuracy_vs_size.alt(info))
 else:
     with top:
-        frame.head(QUESTION, "Choose runs to see what separates them.")
+        told = "These runs have no accuracy to compare: see the table." if picked else ""
+        frame.head(QUESTION, told or "Choose runs to see what separates them.")
     entries, records, preds, ranks = [], [], {}, None
 
 changes = images.flips(entries, preds)
@@ -80,22 +83,22 @@ if changes:
         images.save(bars, changes, records)
     with right:
         st.subheader("Image by image", anchor=False, help=word("lost"))
-        chosen = images.follow(picked, entries, preds, view.record.spec.key)
+        chosen = images.follow(scored, entries, preds, view.record.spec.key)
     images.pictures(chosen, entries, preds)
 
 if len(records) > 1:
     st.subheader("Two runs on the same images", anchor=False, help=word("paired"))
-    images.duel(picked, entries, preds)
+    images.duel(scored, entries, preds)
     if ranks and ranks.pairs:
         with st.expander(f"Every pair ({len(ranks.pairs)})", icon=":material/table_chart:"):
             st.dataframe(images.every_pair(ranks), hide_index=True, alt="Paired tests")
             st.caption(word("holm"))
 
-if records:
+if every:
     st.subheader("Layer by layer", anchor=False, help=word("SQNR"))
-    overlay.show(entries, **look)
-if len(records) > 1:
-    runs_table.differences(records, picked)
+    overlay.show(every, **look)
+if len(every) > 1:
+    runs_table.differences([e.record for e in every], picked)
 
 st.subheader("All runs", anchor=False)
 runs_table.filters(known)

@@ -87,3 +87,55 @@ def cnn() -> nn.Module:
 def transformer() -> tuple[nn.Module, dict]:
     """With its preprocessing."""
     return Transformer(), {"input_size": (1, SIDE, SIDE), "mean": (0.3,), "std": (0.4,)}
+
+
+class Encoder(Cnn):
+    """(n, 1, 8, 8) → (n, 8): no classifier, ends in a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.LayerNorm(8)
+
+
+class TokenEncoder(Transformer):
+    """(n, 1, 8, 8) → (n, 16, 16): tokens."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2) + self.places
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class Several(Cnn):
+    """The scores among other things; what is returned, ``how`` says."""
+
+    def __init__(self, how) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, x: Tensor):
+        scores = super().forward(x)
+        return self.how(scores, 2 * scores)
+
+
+def encoder() -> nn.Module:
+    """Features (n, 8)."""
+    return Encoder()
+
+
+def tokens() -> nn.Module:
+    """Features (n, 16, 16)."""
+    return TokenEncoder()
+
+
+def named() -> nn.Module:
+    """A dictionary, as many libraries return one."""
+    return Several(lambda scores, other: {"hidden": other, "logits": scores})
+
+
+def seven() -> nn.Module:
+    """A classifier of seven classes."""
+    net = Cnn()
+    net.head = nn.Linear(8, 7)
+    return net

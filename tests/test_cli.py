@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RUN = ["run", "--model", "digits-vit", "--data", "digits", "--method", "nearest"]
 KEYS = {
     *("spec", "metrics", "seconds", "peak_mb", "run_dir"),
-    *("pictures", "doubts", "preprocess", "notes"),
+    *("pictures", "doubts", "preprocess", "notes", "task"),
 }
 
 

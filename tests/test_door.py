@@ -193,12 +193,17 @@ WRONG = {
     "bytes": (lambda: made("cnn"), HERE.byte(), r"got uint8\. Convert them with images\.float"),
     "not finite": (lambda: made("cnn"), HERE / 0, r"some values are infinite or NaN"),
     "channels": (lambda: made("cnn"), HERE.expand(-1, 3, -1, -1), r"cannot take .* \(3, 8, 8\)"),
-    "a pair": (lambda: Pair().eval(), HERE, r"returns a tuple and no tensor; wrap it in a module"),
-    "pixels": (
-        lambda: nn.Conv2d(1, 2, 1).eval(),
+    "a pair": (
+        lambda: Pair().eval(),
         HERE,
-        r"tensor of shape \(2, 2, 8, 8\) for 2 images; it has to return class scores",
+        r"returns a tuple and no tensor: there are '0' of shape",
     ),
+    "pixels": (
+        lambda: nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten(0)).eval(),
+        HERE,
+        r"tensor of shape \(256,\) and type float32 for 2 images; it has to return class scores",
+    ),
+    "one layer": (lambda: nn.Conv2d(1, 2, 1).eval(), HERE, r"is a single Conv2d, whose place"),
     "keyword": (lambda: ByKeyword().eval(), HERE, r"calls its part 'head' with .* keyword arg"),
     "no layers": (lambda: Scores().eval(), HERE, r"nothing to quantize; choose another one"),
 }
@@ -446,14 +451,16 @@ def test_broken_file_is_named_with_its_line(tmp_path, capfd):
     assert code == 2 and "own.py stopped in line 2 of own.py with SyntaxError" in err
 
 
-@pytest.mark.parametrize("function", ["pair", "pixels"])
-def test_network_from_a_file_that_gives_no_scores(function, tmp_path, capfd):
+@pytest.mark.parametrize(
+    ("function", "told"), [("pair", "choose the output"), ("pixels", "class scores")]
+)
+def test_network_from_a_file_that_gives_no_scores(function, told, tmp_path, capfd):
     (tmp_path / "own.py").write_text(
         "from torch import nn\n"
-        "class Pair(nn.Conv2d):\n"
+        "class Pair(nn.Sequential):\n"
         "    def forward(self, x): return x, x\n"
-        "def pair(): return Pair(1, 1, 1)\n"
-        "def pixels(): return nn.Conv2d(1, 1, 1)\n"
+        "def pair(): return Pair()\n"
+        "def pixels(): return nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten(0))\n"
     )
     code, _, err = run(tmp_path, f"{tmp_path}/own.py:{function}", capfd, "--method", "nearest")
-    assert code == 2 and "class scores" in err and err.count("\n") == 1
+    assert code == 2 and told in err and err.count("\n") == 1

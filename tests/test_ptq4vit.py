@@ -11,10 +11,10 @@ from torch import Tensor
 from qlib.core.records import Event, ignore
 from qlib.core.scheme import Scheme
 from qlib.measure.levels import bent, ends, outside
-from qlib.methods._search import layer_samples
 from qlib.methods._search.consumers import GELUS, readers
 from qlib.methods._search.layer_samples import products
 from qlib.methods._search.twins import Splits
+from qlib.network.answers import Classes
 from qlib.network.blocks import find_blocks
 from qlib.network.model import QuantModel
 from qlib.pipeline import quantizer_file
@@ -140,8 +140,8 @@ def test_importance_is_an_unbiased_estimate_of_the_whole(
     model = QuantModel(net, x[:2], find_blocks(net))
     # one label for all: what is left to chance is which rows are drawn
     monkeypatch.setattr(
-        layer_samples, "sampled_label_loss",
-        lambda logits, rng: torch.nn.functional.cross_entropy(
+        Classes, "sampled_loss",
+        lambda self, logits, rng: torch.nn.functional.cross_entropy(
             logits, torch.zeros(len(logits), dtype=torch.long), reduction="sum"),
     )  # fmt: skip
     whole = products(model, calibration(x), 10**6, gradients=True)
@@ -155,7 +155,7 @@ def test_importance_is_an_unbiased_estimate_of_the_whole(
 
 
 def test_gradients_that_vanish_leave_plain_squares(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layer_samples, "sampled_label_loss", lambda logits, rng: (0 * logits).sum())
+    monkeypatch.setattr(Classes, "sampled_loss", lambda self, logits, rng: (0 * logits).sum())
     flat = applied("ptq4vit", rows=2048)
     plain = applied("ptq4vit", rows=2048, error="mse")
     assert all(torch.equal(codes(flat)[n], c) for n, c in codes(plain).items())

@@ -5,14 +5,15 @@ import json
 import re
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from types import NoneType
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 from qlib.core import params
-from qlib.core.checks import Scalar, check, check_fields, plain
+from qlib.core.checks import Among, Scalar, check, check_fields, plain
 from qlib.core.params import param
 from qlib.core.preprocess import Preprocess
 from qlib.core.rows import (
     METRICS,
+    TASKS,
     Coverage,
     Doubt,
     Images,
@@ -126,6 +127,23 @@ class RunSpec:
     )
     classes: str | None = None
     classes_digest: str = ""
+    output: str = param(
+        "",
+        "Which output is quantized for, where the network returns several: its name or number; "
+        "empty: the network returns one tensor.",
+    )
+    task: str = param(
+        "auto",
+        "What the network returns: scores of classes, or features of an encoder without a "
+        "classifier (compared with the float ones; no accuracy). auto: see the run's notes.",
+        choices=("auto", "classes", "features"),
+    )
+    labels: str = param(
+        "given",
+        "Labels of the test images: those of their class folders, or none; without labels the "
+        "float network's answers are the reference (agreement and KL, no accuracy).",
+        choices=("given", "none"),
+    )
 
     @property
     def key(self) -> str:
@@ -240,6 +258,9 @@ class RunRecord:
 
     ``metrics``: percentages from 0 to 100: top1, top1_low, top1_high (Wilson, 95 %), top1_float,
     top1_nearest, agreement (with float), lost, gained (images), n, weight_mb, gbops, kl (nats).
+    ``task``: ``classes`` (labelled images: accuracy), ``unlabelled`` (agreement with float and KL)
+    or ``features`` (similarity to float, and k-NN accuracy where there are labels); the metrics of
+    the last two are other ones, see `qlib.core.rows.METRICS`.
     ``layers``: one dict per quantized tensor (see `qlib.measure.metrics.layer_rows`); of an
     analysis, one per measurement (see `qlib.sensitivity.profile`); ``metrics`` is then shorter.
     ``bit_widths``, ``blocks``: of a network whose bit-width can be switched, one dict per measured
@@ -274,6 +295,8 @@ class RunRecord:
         row = self.data.get("preprocess")
         return Preprocess(**row).words if row else ""  # type: ignore[arg-type]
 
+    task: Annotated[str, Among(TASKS)] = "classes"
+
     def to_json(self) -> dict[str, Any]:
         """The record as a dict for ``run.json``; ``layers`` live in ``layers.csv`` beside it."""
         body = asdict(self) | {"format": FORMAT}
@@ -294,7 +317,8 @@ class RunRecord:
         try:
             check_fields(cls, kept)
             spec = RunSpec.from_json(body["spec"])
-            check(METRICS[spec.analysis], kept["metrics"], "metrics")
+            task = kept.get("task", "classes")
+            check(METRICS[spec.analysis, task], kept["metrics"], "metrics")
             check(Seconds, kept["seconds"], "seconds")
         except ValueError as error:
             raise InvalidSpec(

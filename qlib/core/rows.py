@@ -12,6 +12,7 @@ from qlib.core.checks import Among, Between
 HUGE = 1e30
 Percent = Annotated[float, Between(0, 100)]
 Share = Annotated[float, Between(0, 1)]
+Cosine = Annotated[float, Between(-1, 1)]
 Number = Annotated[float, Between(-HUGE, HUGE)]
 Positive = Annotated[float, Between(0, HUGE)]
 Cost = Annotated[float, Between(1e-12, HUGE)]  # is drawn on logarithmic axes
@@ -42,6 +43,54 @@ class Metrics(TypedDict):
     stored_mb: NotRequired[Cost]
 
 
+class UnlabelledMetrics(TypedDict):
+    """`RunRecord.metrics` where images have no labels of the network's classes: no accuracy.
+
+    ``agreement`` with the float network's answers, its Wilson 95 % interval, and that of nearest.
+    """
+
+    agreement: Percent
+    agreement_low: Percent
+    agreement_high: Percent
+    agreement_nearest: Percent
+    n: Images
+    kl: Nats
+    weight_mb: Cost
+    gbops: Cost
+    weight_mb_float: NotRequired[Cost]
+    stored_mb: NotRequired[Cost]
+
+
+class FeatureMetrics(TypedDict):
+    """`RunRecord.metrics` of a network without classes; see `qlib.measure.features`.
+
+    ``knn`` to ``gained``: only where the images have labels.
+    """
+
+    cosine: Cosine
+    cosine_low: Cosine
+    cosine_high: Cosine
+    cosine_p5: Cosine
+    cosine_nearest: Cosine
+    cka: Share
+    cka_nearest: Share
+    n: Images
+    kl: Nats
+    weight_mb: Cost
+    gbops: Cost
+    weight_mb_float: NotRequired[Cost]
+    stored_mb: NotRequired[Cost]
+    knn: NotRequired[Percent]
+    knn_low: NotRequired[Percent]
+    knn_high: NotRequired[Percent]
+    knn_float: NotRequired[Percent]
+    knn_nearest: NotRequired[Percent]
+    knn_k: NotRequired[Positive]
+    agreement: NotRequired[Percent]
+    lost: NotRequired[Positive]
+    gained: NotRequired[Positive]
+
+
 class ProfileMetrics(TypedDict):
     """`RunRecord.metrics` of a sensitivity run: of the whole network, on the profile's images."""
 
@@ -50,6 +99,16 @@ class ProfileMetrics(TypedDict):
     top1_high: Percent
     top1_float: Percent
     agreement: Percent
+    n: Images
+    kl: Nats
+    worst_shared: Positive
+    worst_of: Positive
+
+
+class UnlabelledProfileMetrics(TypedDict):
+    """As `ProfileMetrics`, without labels; ``agreement`` only where the network tells classes."""
+
+    agreement: NotRequired[Percent]
     n: Images
     kl: Nats
     worst_shared: Positive
@@ -172,16 +231,23 @@ class Doubt(TypedDict):
 
 
 class WidthRow(TypedDict):
-    """One measured combination of bit-widths of a network that can be switched."""
+    """One measured combination of bit-widths of a network that can be switched.
+
+    ``top1`` to ``gained`` where there are labels, ``cosine`` to ``knn`` of features: as the run's
+    own metrics have them.
+    """
 
     weight_bits: Bits
     act_bits: Bits
-    top1: Percent
-    top1_low: Percent
-    top1_high: Percent
-    agreement: Percent
-    lost: Positive
-    gained: Positive
+    top1: NotRequired[Percent]
+    top1_low: NotRequired[Percent]
+    top1_high: NotRequired[Percent]
+    agreement: NotRequired[Percent]
+    lost: NotRequired[Positive]
+    gained: NotRequired[Positive]
+    cosine: NotRequired[Cosine]
+    cka: NotRequired[Share]
+    knn: NotRequired[Percent]
     kl: Nats
     weight_mb: Cost
     gbops: Cost
@@ -251,10 +317,10 @@ class ProfileRow(TypedDict):
     kl: Nats
     kl_a: Nats
     kl_b: Nats | None  # None where there is one image alone
-    top1: Percent
-    top1_low: Percent
-    top1_high: Percent
-    agreement: Percent
+    top1: Percent | None  # None without labels, as its interval
+    top1_low: Percent | None
+    top1_high: Percent | None
+    agreement: Percent | None  # None of features, which are no answers
     sqnr_db: Decibels
     n: Count
     data: str
@@ -319,6 +385,15 @@ class JobRow(TypedDict):
     created: Positive | None
 
 
-METRICS = {"": Metrics, "sensitivity": ProfileMetrics, "noise": NoiseMetrics}
+TASKS = ("classes", "unlabelled", "features")  # how a run is judged, see `RunRecord.task`
+METRICS = {  # (analysis, task) → what `RunRecord.metrics` has to hold
+    ("", "classes"): Metrics,
+    ("", "unlabelled"): UnlabelledMetrics,
+    ("", "features"): FeatureMetrics,
+    ("sensitivity", "classes"): ProfileMetrics,
+    ("sensitivity", "unlabelled"): UnlabelledProfileMetrics,
+    ("sensitivity", "features"): UnlabelledProfileMetrics,
+    **{("noise", task): NoiseMetrics for task in TASKS},
+}
 TABLES = {"": LayerRow, "sensitivity": ProfileRow, "noise": NoiseRow}
 GRID = ("bits",)  # of a `LayerRow`: never None, save for outputs

@@ -98,16 +98,13 @@ class Tree:
         return drawn
 
     def test(self, n: int | None) -> Images:
-        """All labelled images, or a fixed ``n`` of them, that `calibration` has not drawn.
+        """All images, or a fixed ``n`` of them, that `calibration` has not drawn.
+
+        Without labels where the images lie in no class folders.
 
         Raises:
-            InvalidSpec: fewer than ``n`` are left, or they have no labels.
+            InvalidSpec: fewer than ``n`` are left.
         """
-        if self._test.labels is None:
-            raise InvalidSpec(
-                f"The images in {self.where} lie in no class folders, so they have no labels to "
-                "test with; sort them into sub-folders, one a class."
-            )
         free = _without(self._test, self._drawn)
         if not len(free):
             raise InvalidSpec(

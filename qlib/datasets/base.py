@@ -69,6 +69,19 @@ class Dataset(ABC):
             InvalidSpec: one sentence that says what to put where.
         """
 
+    @classmethod
+    def for_head(cls, name: str, label_set: str) -> "Dataset":
+        """The source for a network whose head was trained on ``label_set`` ("" where unknown).
+
+        Sources whose classes have several numberings override it (see `qlib.datasets.imagenet`).
+        """
+        return cls(name)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a reader of results should know about the images and their labels."""
+        return ()
+
     @property
     @abstractmethod
     def classes(self) -> tuple[str, ...]:
@@ -86,10 +99,12 @@ class Dataset(ABC):
 
     @abstractmethod
     def test(self, n: int | None = None) -> Images:
-        """Held-out images with labels: all of them, or a fixed random ``n`` (same every time).
+        """Held-out images: all of them, or a fixed random ``n`` (same every time).
+
+        Without labels (None) where a source has none.
 
         Raises:
-            InvalidSpec: fewer than ``n`` are there, or they have no labels.
+            InvalidSpec: fewer than ``n`` are there.
         """
 
     # ---- what only sources of files have: by default there is nothing to do ------------------

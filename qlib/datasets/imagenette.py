@@ -8,11 +8,8 @@ compete. Networks with ten outputs of their own take the unpacked folder as ``fo
 from pathlib import Path
 from typing import ClassVar
 
-from qlib.core.rows import PictureNote
 from qlib.datasets._fetch import fetch
-from qlib.datasets._imagenet import class_index, class_names
-from qlib.datasets._tree import Tree
-from qlib.datasets.base import Dataset, Images
+from qlib.datasets._imagenet import THOUSAND, ByWordNet
 
 NAME = "imagenette"
 SERVER = "https://s3.amazonaws.com"
@@ -20,7 +17,7 @@ SIZE = "320px"  # short side; networks take 224 or so, and the originals are 1.5
 FOLDER = "imagenette2-320"
 
 
-class Imagenette(Dataset):
+class Imagenette(ByWordNet):
     """Imagenette, ten classes of ImageNet.
 
     9,469 images to calibrate with and 3,925 to test with, apart in ``train/`` and ``val/``.
@@ -33,34 +30,8 @@ class Imagenette(Dataset):
         """See `Dataset.variants`."""
         return (NAME,)
 
-    def __init__(self, name: str = NAME) -> None:
-        self._tree = Tree(_folder(), class_index)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names by index, see `Dataset.classes`."""
-        return class_names()
-
-    def calibration(self, n: int, seed: int, *, balanced: bool = False) -> Images:
-        """See `Dataset.calibration`."""
-        return self._tree.calibration(n, seed, balanced=balanced)
-
-    def test(self, n: int | None = None) -> Images:
-        """See `Dataset.test`."""
-        return self._tree.test(n)
-
-    def skip_damaged(self) -> bool:
-        """See `Dataset.skip_damaged`."""
-        return self._tree.skip_damaged()
-
-    def leave_out(self, images: Images) -> int:
-        """See `Dataset.leave_out`."""
-        return self._tree.leave_out(images)
-
-    @property
-    def note(self) -> PictureNote:
-        """See `Dataset.note`."""
-        return self._tree.note | PictureNote(order="wordnet")
+    def __init__(self, name: str = NAME, label_set: str = THOUSAND) -> None:
+        super().__init__(_folder(), label_set)
 
 
 def _folder() -> Path:

@@ -9,6 +9,7 @@ from pprint import pformat
 from typing import TYPE_CHECKING
 
 from qlib.core.records import RunRecord
+from qlib.core.scores import score
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from qlib import RunSpec, store
 from qlib.core.registry import discover
+from qlib.core.scores import score
 from qlib.pipeline.run import run
 
 titles = {key: method.title for key, method in discover("methods").items()}
@@ -36,8 +38,11 @@ for spec in specs:
 CHECK = """\
 # the same specification and seed give the same numbers; other versions may move the last digits
 for record in records:
-    here, there = record.metrics["top1"], expected[record.spec.key]
-    print(f"{record.spec.key}: {here:.2f} % here, {there['top1']:.2f} % in the export")"""
+    here, there = score(record.metrics), expected[record.spec.key]["score"]
+    if here:
+        digits, unit = (2, " %") if here.percent else (4, "")
+        print(f"{record.spec.key}: {here.value:.{digits}f}{unit} here, "
+              f"{there:.{digits}f}{unit} in the export")"""
 
 NAME = 'name = lambda spec: f"{titles[spec.method]} W{spec.weight_bits}A{spec.act_bits}"'
 
@@ -174,7 +179,9 @@ def _waiting(records: Sequence[RunRecord]) -> str:
 
 def _expected(record: RunRecord) -> dict:
     m = record.metrics
-    return {k: round(m[k], 4) for k in ("top1", "top1_low", "top1_high", "n") if k in m}
+    found = score(m)
+    told = {"score": round(found.value, 6)} if found else {}
+    return told | {k: round(m[k], 4) for k in ("top1", "top1_low", "top1_high", "n") if k in m}
 
 
 def _words(source: str) -> dict:

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from qlib.core.records import RunRecord
+from qlib.core.scores import ABSENT, score
 from qlib.export.summary import covered
 from qlib.plots.shared import theme, untyped
 
@@ -60,9 +61,12 @@ def page(title: str, parts: Sequence[Part], records: Sequence[RunRecord], day: s
 
 def about(record: RunRecord) -> dict:
     """The description of a run that its numbers must carry with them."""
-    m = record.metrics
+    m, found = record.metrics, score(record.metrics)
+    judged = {found.name: found.value, "95 %": [found.low, found.high]} if found else {}
     return {
         "run": record.spec.key,
+        "task": record.task,
+        "score": judged,
         "spec": record.spec.to_json(),
         "seed": record.spec.seed,
         "plan": record.plan,
@@ -112,7 +116,7 @@ def _safe(text: str) -> str:
 
 
 def _runs(records: Sequence[RunRecord]) -> str:
-    head = ("Run", "Top-1 (95 % interval)", "Float", "Agreement", "Lost / gained", "Images",
+    head = ("Run", "Score (95 % interval)", "Float", "Agreement", "Lost / gained", "Images",
             "Weights", "Seed", "Time")  # fmt: skip
     rows = "".join(f"<tr>{''.join(f'<td>{c}</td>' for c in _row(r))}</tr>" for r in records)
     cells = "".join(f"<th>{c}</th>" for c in head)
@@ -120,13 +124,18 @@ def _runs(records: Sequence[RunRecord]) -> str:
 
 
 def _row(record: RunRecord) -> list[str]:
-    m, spec = record.metrics, record.spec
+    m, spec, found = record.metrics, record.spec, score(record.metrics)
+    judged = (
+        f"{found.name} {found.text(found.value)} ({found.interval})" if found else "? % (? to ?)"
+    )
+    whole = record.task == "classes"  # all of its numbers have to be there: "?" where one is not
+    counts = f"{_n(m, 'lost', 0)} / {_n(m, 'gained', 0)}" if whole or "lost" in m else ABSENT
     return [
         html.escape(spec.key),
-        f"{_n(m, 'top1')} % ({_n(m, 'top1_low')} to {_n(m, 'top1_high')})",
-        f"{_n(m, 'top1_float')} %",
-        f"{_n(m, 'agreement')} %",
-        f"{_n(m, 'lost', 0)} / {_n(m, 'gained', 0)}",
+        judged,
+        found.text(found.reference) if found else "?",
+        f"{_n(m, 'agreement')} %" if whole or "agreement" in m else ABSENT,
+        counts,
         _n(m, "n", 0),
         f"{_n(m, 'weight_mb', 3)} MB",
         str(spec.seed),

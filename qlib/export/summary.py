@@ -27,6 +27,7 @@ def as_json(record: RunRecord, run_dir: Path) -> dict[str, Any]:
         | coverage
         | {
             "spec": record.spec.to_json(),
+            "task": record.task,
             "metrics": {name: _finite(value) for name, value in record.metrics.items()},
             "seconds": {name: _finite(value) for name, value in record.seconds.items()},
             "peak_mb": _finite(record.peak_mb),
@@ -97,14 +98,46 @@ def _bits(record: RunRecord) -> list[str]:
 
 def _measured(record: RunRecord) -> list[str]:
     m = record.metrics
+    lines = {"features": _features, "unlabelled": _unlabelled}.get(record.task, _accuracy)(m)
+    return [
+        *lines,
+        f"size       {_n(m, 'weight_mb', 3)} MB of weights, {_n(m, 'gbops', 3)} billion "
+        "bit-operations per image",
+    ]
+
+
+def _unlabelled(m: dict[str, float]) -> list[str]:
+    return [
+        f"agreement  {_n(m, 'agreement')} % with the float model ({_n(m, 'agreement_low')} to "
+        f"{_n(m, 'agreement_high')} % with 95 % certainty, n = {m.get('n', 0):.0f}); nearest "
+        f"{_n(m, 'agreement_nearest')} %; no labels, so no accuracy",
+        f"KL         {_n(m, 'kl', 4)} nats",
+    ]
+
+
+def _features(m: dict[str, float]) -> list[str]:
+    lines = [
+        f"cosine     {_n(m, 'cosine', 4)} to the float features ({_n(m, 'cosine_low', 4)} to "
+        f"{_n(m, 'cosine_high', 4)} with 95 % certainty, n = {m.get('n', 0):.0f}), 5th percentile "
+        f"{_n(m, 'cosine_p5', 4)}; nearest {_n(m, 'cosine_nearest', 4)}",
+        f"CKA        {_n(m, 'cka', 4)} to the float features; nearest {_n(m, 'cka_nearest', 4)}",
+    ]
+    if "knn" in m:
+        lines.append(
+            f"k-NN       {_n(m, 'knn')} % ({_n(m, 'knn_low')} to {_n(m, 'knn_high')} %), k = "
+            f"{_n(m, 'knn_k', 0)}, leave-one-out; float {_n(m, 'knn_float')} %, nearest "
+            f"{_n(m, 'knn_nearest')} %"
+        )
+    return lines
+
+
+def _accuracy(m: dict[str, float]) -> list[str]:
     return [
         f"top-1      {_n(m, 'top1')} % ({_n(m, 'top1_low')} to {_n(m, 'top1_high')} % with 95 % "
         f"certainty, n = {m.get('n', 0):.0f}); float {_n(m, 'top1_float')} %, "
         f"nearest {_n(m, 'top1_nearest')} %",
         f"agreement  {_n(m, 'agreement')} % with the float model; {m.get('lost', 0):.0f} images "
         f"lost, {m.get('gained', 0):.0f} gained",
-        f"size       {_n(m, 'weight_mb', 3)} MB of weights, {_n(m, 'gbops', 3)} billion "
-        "bit-operations per image",
     ]
 
 

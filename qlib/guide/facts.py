@@ -267,7 +267,7 @@ def of(
     own = {
         **m,
         **counts,
-        "drop": m["top1_float"] - m["top1"],
+        **({"drop": m["top1_float"] - m["top1"]} if "top1_float" in m else {}),
         **({"won": m["top1"] - m["top1_nearest"]} if "top1_nearest" in m else {}),
         "seconds": record.seconds["total"],
         "bits": f"W{spec.weight_bits}A{spec.act_bits}",
@@ -278,7 +278,7 @@ def of(
         "layers": Named("layer", {n: LayerFacts(n, tensors) for n, tensors in layers.items()}),
         "worst": WorstFacts("the worst layer", _worst(record.layers, profile)),
         "profile": ProfileFacts("the sensitivity run", _whole(profile)),
-        "widths": Named("pair of widths", _widths(record.bit_widths, m["top1_float"])),
+        "widths": Named("pair of widths", _widths(record.bit_widths, m.get("top1_float"))),
         "units": UnitsFacts("the units", _units(record.blocks)),
         "noise": NoiseFacts("the noise analysis", _noise(noise, layer) if noise else {}),
         **layers.get(layer, {}),
@@ -305,8 +305,10 @@ def _counts(found: Any) -> dict[str, float]:
     return {"outlier_ratio": found.outlier_ratio, "low": low, "high": high}
 
 
-def _widths(rows: Rows, whole: float) -> dict[str, WidthFacts]:
+def _widths(rows: Rows, whole: float | None) -> dict[str, WidthFacts]:
     """``W8A3`` → what a network of many widths does there; ``whole``: accuracy in float."""
+    if whole is None:
+        return {}
     named = {f"W{int(r['weight_bits'])}A{int(r['act_bits'])}": r for r in rows}
     return {
         name: WidthFacts(name, {**row, "drop": whole - row["top1"]}) for name, row in named.items()

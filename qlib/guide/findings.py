@@ -13,6 +13,7 @@ import numpy as np
 
 from qlib.core.checks import plain
 from qlib.core.records import BASELINE, RunRecord
+from qlib.core.scores import score
 from qlib.measure import paired
 from qlib.measure.statistics import LEVEL
 from qlib.noise.profile import NoiseProfile
@@ -199,6 +200,8 @@ def worse_than_nearest(record: RunRecord, preds: Mapping[str, np.ndarray] | None
     """Rule: learning did worse than nearest rounding, on the same images and not by chance."""
     if record.spec.method == BASELINE or not preds or f"{BASELINE}_top5" not in preds:
         return None
+    if record.task == "unlabelled":  # nobody knows what is right
+        return None
     pair = paired.count(paired.right(preds, "quant"), paired.right(preds, BASELINE))
     if pair.difference >= 0 or pair.p >= LEVEL:
         return None
@@ -215,7 +218,8 @@ def worse_than_nearest(record: RunRecord, preds: Mapping[str, np.ndarray] | None
 
 def lopsided(profile: Sequence[Row]) -> Finding | None:
     """Rule: rounding activations alone costs over three times what weights alone cost."""
-    top1 = {r["split"]: r["top1"] for r in profile if r["mode"] == "all"}
+    whole = [r for r in profile if r["mode"] == "all" and r["top1"] is not None]
+    top1 = {r["split"]: r["top1"] for r in whole}
     if not {"none", "weights", "inputs"} <= set(top1):
         return None
     weights, acts = (max(0.0, top1["none"] - top1[split]) for split in ("weights", "inputs"))
@@ -232,16 +236,17 @@ def lopsided(profile: Sequence[Row]) -> Finding | None:
 
 
 def unproven(record: RunRecord) -> Finding | None:
-    """Rule: the accuracy's interval is wider than the difference to the float network."""
-    m = record.metrics
-    gap = abs(m["top1_float"] - m["top1"])
-    half = (m["top1_high"] - m["top1_low"]) / 2
+    """Rule: the interval of the accuracy (of k-NN, of features) is wider than the difference."""
+    main, n = score(record.metrics), record.metrics.get("n", 0)
+    if main is None or main.reference is None:
+        return None
+    gap = abs(main.reference - main.value)
+    half = (main.high - main.low) / 2
     if gap == 0 or half < gap:
         return None
     return Finding(
         "unproven",
-        f"{int(m['n']):,} images give ±{half:.1f} points; the difference to float is "
-        f"**{gap:.1f}**.",
+        f"{int(n):,} images give ±{half:.1f} points; the difference to float is **{gap:.1f}**.",
         "Test on more images, or compare image by image.",
         "compare",
         {},

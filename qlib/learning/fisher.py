@@ -1,13 +1,12 @@
-"""Fisher information of a unit's outputs, from labels drawn from the network's own prediction.
+"""Fisher information of a unit's outputs, from answers drawn from the network's own prediction.
 
 The mean of squared gradients of the cross-entropy to a label drawn from the network's own
 prediction is the diagonal of the true Fisher matrix (with the images' own labels it would be that
-of the empirical one).
+of the empirical one). An encoder predicts no labels: see `qlib.network.answers.Features`.
 """
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from qlib.learning.calibration import Calibration
 from qlib.learning.units import Unit
@@ -15,14 +14,9 @@ from qlib.learning.units import Unit
 LEAST = 1e-30  # of a divisor
 
 
-def sampled_label_loss(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """Σ over images of the cross-entropy to a label drawn from softmax(``logits``)."""
-    labels = torch.multinomial(logits.detach().softmax(1), 1, generator=generator)
-    return F.cross_entropy(logits, labels[:, 0], reduction="sum")
-
-
 def output_gradients(unit: Unit, data: Calibration) -> Tensor:
-    """∂ `sampled_label_loss` / ∂(unit output) in the float network, like ``unit.targets``."""
+    """∂ `Answers.sampled_loss` / ∂(unit output) in the float network, like ``unit.targets``."""
+    answers = unit.model.answers
     gradients = torch.empty_like(unit.targets)
     whole, share = unit.targets, len(unit.targets) // len(unit.runs)
     with unit.model.quantized(weights=False, inputs=False), unit.model.gradients():
@@ -31,10 +25,10 @@ def output_gradients(unit: Unit, data: Calibration) -> Tensor:
             for start in range(0, share, data.batch):
                 part = slice(start, start + data.batch)
                 y = targets[part].detach().requires_grad_(True)
-                answers = unit.answers(data.images[part], y, run)
-                loss = sampled_label_loss(answers, data.generator)
-                (found,) = torch.autograd.grad(loss, y)
-                gradients[at * share + start : at * share + start + len(y)] = found
+                outputs = unit.answers(data.images[part], y, run)
+                loss = answers.sampled_loss(outputs, data.generator)
+                (slope,) = torch.autograd.grad(loss, y)
+                gradients[at * share + start : at * share + start + len(y)] = slope
     return gradients
 
 

@@ -11,7 +11,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from qlib.core.records import Event, InvalidSpec, Report
 from qlib.learning.calibration import Calibration
@@ -94,8 +93,9 @@ def tune_biases(
 ) -> None:
     """Adam on all biases together, so that the network's answers come near the float network's.
 
-    The loss is KL(float ‖ quantized) over classes, mean over images, in nats; no labels. Codes and
-    grids stay as they are. Biases are learned as corrections, which are off in the float network.
+    The loss is KL(float ‖ quantized) of the answers (see `qlib.network.answers`), mean over images,
+    in nats; no labels. Codes and grids stay as they are. Biases are learned as corrections, which
+    are off in the float network.
 
     Raises:
         InvalidSpec: the loss became infinite or not a number; biases are then as they were before.
@@ -111,8 +111,7 @@ def tune_biases(
         for step in range(steps):
             at = torch.randint(len(answers), (batch,), generator=data.generator,
                                device=answers.device)  # fmt: skip
-            logits = model(data.images[at]).log_softmax(1)
-            loss = F.kl_div(logits, answers[at], reduction="batchmean", log_target=True)
+            loss = model.answers.divergence_loss(model(data.images[at]), answers[at]) / len(at)
             if not math.isfinite(float(loss.detach())):
                 raise InvalidSpec(
                     f"The loss of tuning the biases is {float(loss.detach())} at iteration "
@@ -127,10 +126,10 @@ def tune_biases(
 
 @torch.no_grad()
 def _answers(model: QuantModel, data: Calibration) -> Tensor:
-    """Log-probabilities of the float network, (images, classes)."""
+    """What the float network returns for every image."""
     with model.quantized(weights=False, inputs=False):
         parts = data.images.split(data.batch)
-        return torch.cat([model(part).log_softmax(1) for part in parts])
+        return torch.cat([model(part) for part in parts])
 
 
 @contextmanager

@@ -34,6 +34,11 @@ class Network:
     def __init__(self, folder: Path, report: Report) -> None:
         record = load_head(folder)
         self.spec = record.spec
+        if record.task != "classes":
+            raise InvalidSpec(
+                f"{folder.name} has no labels or no classes, so its network cannot be tried out "
+                "image by image; choose a run with an accuracy."
+            )
         gpu = self.spec.device == "cuda" and torch.cuda.is_available()
         device = torch.device("cuda" if gpu else "cpu")
         experiment = load_experiment(replace(self.spec, device=device.type), device, report)

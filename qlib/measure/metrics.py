@@ -48,6 +48,19 @@ def accuracy(labels: Tensor, logits: Tensor, reference: Tensor) -> dict[str, flo
     }
 
 
+def unlabelled(logits: Tensor, reference: Tensor) -> dict[str, float]:
+    """What can be told without labels: agreement with its Wilson interval in percent, and KL."""
+    same, n = logits.argmax(1) == reference.argmax(1), len(logits)
+    low, high = wilson(int(same.sum()), n)
+    return {
+        "agreement": 100 * float(same.double().mean()),
+        "agreement_low": 100 * low,
+        "agreement_high": 100 * high,
+        "n": n,
+        "kl": kl_divergence(reference, logits),
+    }
+
+
 def layer_rows(
     model: QuantModel,
     seen: Mapping[str, Histogram],

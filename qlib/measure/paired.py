@@ -49,6 +49,11 @@ def checked(preds: Preds, run: str) -> Preds:
     Raises:
         InvalidSpec: an array is missing or has another length; ``run`` is named.
     """
+    if "quant_cosine" in preds and "float_top5" not in preds:
+        raise InvalidSpec(
+            f"{run} compares features of images without classes, so it has no answers to pair; "
+            "choose runs with labels."
+        )
     missing = [name for name in NEEDED if name not in preds]
     if missing:
         raise InvalidSpec(f"preds.npz of {run} lacks {', '.join(missing)}; make the run again.")
@@ -58,9 +63,20 @@ def checked(preds: Preds, run: str) -> Preds:
     return preds
 
 
+def labelled(preds: Preds) -> bool:
+    """Whether the images have labels; without them nobody knows which answer is right."""
+    return bool((np.asarray(preds["labels"]) >= 0).all())
+
+
 def right(preds: Preds, side: str) -> np.ndarray:
-    """(n,) whether the first guess is the true class; ``side``: float, quant or nearest."""
-    return np.asarray(preds[f"{side}_top5"])[:, 0] == np.asarray(preds["labels"])
+    """(n,) whether the first guess is the true class; ``side``: float, quant or nearest.
+
+    Of an image without a label (−1) the float network's guess counts as the true class.
+    """
+    labels = np.asarray(preds["labels"])
+    if not labelled(preds):
+        labels = np.where(labels < 0, np.asarray(preds["float_top5"])[:, 0], labels)
+    return np.asarray(preds[f"{side}_top5"])[:, 0] == labels
 
 
 def count(first: np.ndarray, second: np.ndarray) -> Pair:

@@ -19,9 +19,10 @@ class Built:
 
     module: "nn.Module"
     preprocess: Preprocess | None
-    classes: int | None  # outputs of the head
+    classes: int | None  # outputs of the head; 0: no classifier, it returns features
     notes: tuple[str, ...] = ()  # what was chosen, left out or converted to come to it
     names: tuple[str, ...] | None = None  # of the outputs, where the source knows them
+    label_set: str = ""  # ImageNet's list of classes that the head was trained on, by timm's name
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,15 @@ class File(Model):
             from qlib.models._weights import load_weights
 
             notes = load_weights(net, weights, f"{path.name}:{function}")
-        return Built(net.cpu().eval(), preprocess, None, notes)
+        return Built(net.cpu().eval(), preprocess, None, notes, label_set=_label_set(net))
+
+
+def _label_set(net: "nn.Module") -> str:
+    """ImageNet's list of classes that a network of timm's kind says it tells apart."""
+    from timm.data.imagenet_info import infer_imagenet_subset
+
+    classes = getattr(net, "num_classes", None)
+    return infer_imagenet_subset({"num_classes": classes}) or "" if classes else ""
 
 
 @contextmanager

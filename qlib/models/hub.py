@@ -48,21 +48,19 @@ class Hub(Model):
 
         The tag (or timm's default one) says how images are prepared, with weights from a file too.
         """
+        from timm.data.imagenet_info import infer_imagenet_subset
+
         asked, options = _timm_name.parts(name)
         arch, notes = _known(asked)
         if weights is None:
             net, more = _published(arch, options), _adapted(options)
         else:
             net, more = _from_file(arch, options, weights)
-        classes = net.num_classes
-        if not isinstance(classes, int) or classes < 1:
-            raise InvalidSpec(
-                f"{name} gives features and no classes, so it has no accuracy; choose a network "
-                "with a classifier, such as timm:deit_tiny_patch16_224."
-            )
+        classes = net.num_classes if isinstance(net.num_classes, int) else None
+        subset = (infer_imagenet_subset(net) if classes else None) or ""
         preprocess = _preprocess(net, options)
         notes += [*more, *_other_ways(arch, options, from_tag=weights is None)]
-        return Built(net.eval(), preprocess, classes, tuple(notes))
+        return Built(net.eval(), preprocess, classes, tuple(notes), label_set=subset)
 
 
 # ---- names --------------------------------------------------------------------------------------

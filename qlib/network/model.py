@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from qlib.core.records import InvalidSpec
+from qlib.network.answers import Answers, Classes
 from qlib.network.attention import MatMul, rewrite_attention
 from qlib.network.coverage import OWN, coverage
 from qlib.network.cuts import find_cuts
@@ -50,8 +51,11 @@ class QuantModel(nn.Module):
         is_sequential: does one tensor cross from span to span, so that it can be carried on?
         overwritten: layers whose output is written into after they have returned it.
         coverage: what multiplies in it, inside of these layers and outside.
+        answers: what the outputs mean; scores of classes unless somebody says otherwise.
         notes: what a reader of results should know about the rewriting.
     """
+
+    answers: Answers = Classes()
 
     def __init__(
         self,

@@ -44,6 +44,7 @@ def analyse(spec: RunSpec, report: Report, folder: Path | None, known: Sequence[
         "notes": notes,
         "pictures": pictures,
         "doubts": doubts,
+        "task": experiment.task,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     record = RunRecord(spec, **(fields | found))

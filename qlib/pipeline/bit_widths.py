@@ -1,12 +1,14 @@
 """Measures a network with several bit-widths at each of them, on the held-out images."""
 
 from itertools import product
+from typing import Any, cast
 
 from torch import Tensor
 
+from qlib.core.checks import hints
 from qlib.core.rows import WidthRow
-from qlib.measure import metrics
 from qlib.network import costs, switching
+from qlib.pipeline import judging
 from qlib.pipeline.experiment import Experiment
 
 WORK = 5e11  # multiply–accumulates up to which every combination of widths is measured
@@ -22,7 +24,7 @@ def measured(
     its own widths again afterwards.
 
     Args:
-        reference: float logits of the held-out images, (n, classes).
+        reference: the float network's outputs for the held-out images, one row each.
         own: bits of the weights where they cannot be switched.
 
     Returns:
@@ -44,20 +46,9 @@ def measured(
 def _row(
     experiment: Experiment, logits: Tensor, reference: Tensor, weight_bits: int, act_bits: int
 ) -> WidthRow:
-    told = metrics.accuracy(experiment.labels, logits, reference) | costs.costs(experiment.model)
-    return {
-        "weight_bits": weight_bits,
-        "act_bits": act_bits,
-        "top1": told["top1"],
-        "top1_low": told["top1_low"],
-        "top1_high": told["top1_high"],
-        "agreement": told["agreement"],
-        "lost": told["lost"],
-        "gained": told["gained"],
-        "kl": told["kl"],
-        "weight_mb": told["weight_mb"],
-        "gbops": told["gbops"],
-    }
+    told: dict[str, Any] = {"weight_bits": weight_bits, "act_bits": act_bits}
+    told |= judging.judged(experiment, logits, reference) | costs.costs(experiment.model)
+    return cast(WidthRow, {name: told[name] for name in hints(WidthRow) if name in told})
 
 
 def _combinations(experiment: Experiment) -> list[tuple[int | None, int]]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 from qlib.core.records import InvalidSpec, Report, RunSpec, ignore
 from qlib.core.specs import layer_names, recipe_checked
 from qlib.learning.calibration import Calibration
-from qlib.measure import metrics, output_errors
+from qlib.measure import features, metrics, output_errors
 from qlib.network import costs, switching
+from qlib.network.answers import Features
 from qlib.network.blocks import find_blocks
 from qlib.network.model import QuantModel
 from qlib.pipeline import own_network, quantizer_file
@@ -45,11 +47,13 @@ def quantize(
     allow_float: bool = False,
     tune_norms: bool = False,
     tune_biases: int = 0,
+    output: str | int | None = None,
+    task: str = "auto",
     seed: int = 0,
     report: Report = ignore,
     **settings: Any,
 ) -> "Quantized":
-    """Quantize a copy of any image classifier after training.
+    """Quantize a copy of any image classifier or encoder after training.
 
     ::
 
@@ -58,12 +62,17 @@ def quantize(
         q.save("net.safetensors")
 
     Args:
-        net: float32; (n, c, h, w) in, class scores (n, classes) out. Not changed: of a network in
-            training mode a copy in eval mode is used (see ``model.notes``).
+        net: float32; (n, c, h, w) in, class scores (n, classes) out, or features (n, d), tokens
+            (n, t, d) or maps (n, d, h, w). Not changed: of a network in training mode a copy in
+            eval mode is used (see ``model.notes``).
         images: unlabelled calibration images (n, c, h, w), float32, preprocessed as the network
             expects, on its device; a few hundred are usual.
         method: a key of ``python -m qlib list methods``.
         edge_layers, placement, …, tune_biases: see `qlib.core.records.RunSpec`.
+        output: of a network that returns several tensors the name or number of the one to
+            quantize for; ``q(x)`` then returns that one.
+        task: what the network returns, "classes" or "features"; "auto": features where it has no
+            classifier (timm's ``num_classes`` of 0) or returns tokens or maps, else classes.
         seed: of everything random; PyTorch's global state is neither read nor changed.
         report: hears every step (see `qlib.core.records.Event`); raising in it stops the work.
         settings: of the method, such as ``steps=500``; the others have its defaults.
@@ -72,7 +81,9 @@ def quantize(
         InvalidSpec: wrong input, in one sentence.
     """
     net, notes = own_network.evaluated(net)
-    own_network.check(net, images)
+    name = "" if output is None else str(output)
+    seen = own_network.check(net, images, output=name, task=task)
+    net = seen.net
     spec = recipe_checked(
         RunSpec(
             model=type(net).__name__, data="own images", method=method, weight_bits=weight_bits,
@@ -82,11 +93,12 @@ def quantize(
             allocator=allocator, keep_float=layer_names(keep_float), allow_float=allow_float,
             tune_norms=tune_norms,
             tune_biases=tune_biases, seed=seed, calib=len(images), device=images.device.type,
-            settings=settings,
+            settings=settings, output=name,
+            task="features" if seen.task == "features" else task,
         )
     )  # fmt: skip
-    model, data = quantizable(net, images, spec, report)
-    model.notes += notes
+    model, data = quantizable(net, images, spec, report, encoder=spec.task == "features")
+    model.notes += [*notes, *seen.notes]
     apply(model, data, spec, bit_plan(model, spec), report)
     return Quantized(net, model, spec, data)
 
@@ -95,7 +107,7 @@ def quantize(
 def load(path: str | Path, net: nn.Module) -> "Quantized":
     """Load what `Quantized.save` wrote onto the float network that it was made from.
 
-    Gives the same outputs to the bit.
+    Gives the same outputs to the bit; of several outputs the one that was chosen.
 
     Raises:
         InvalidSpec: the file is missing or damaged, or was made from another network.
@@ -110,9 +122,12 @@ def load(path: str | Path, net: nn.Module) -> "Quantized":
     spec, shape = _told(words, path)
     device = next(net.parameters()).device
     example = _example(shape, device)
-    own_network.check(net, example)
+    seen = own_network.check(net, example, output=spec.output, task=spec.task)
+    net = seen.net
     model = QuantModel(net, example, find_blocks(net), spec.placement).to(device)
-    model.notes += notes
+    model.notes += [*notes, *seen.notes]
+    if seen.task == "features":
+        model.answers = Features(_variance(words, path))
     quantizer_file.load(model, path)
     model.switch(weights=True, inputs=True)
     return Quantized(net, model, spec)
@@ -153,20 +168,29 @@ class Quantized(nn.Module):
         switching.set_bits(self.model, acts, weights=weights if switchable else None)
         return self
 
-    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+    def evaluate(self, images: Tensor, labels: Tensor | None = None) -> dict[str, float]:
         """Accuracy on labelled images, percentages from 0 to 100.
 
         Returns:
             top1 with its 95 % interval (top1_low, top1_high), top1_float, agreement with the float
-            network, images lost and gained, n, kl: see `qlib.measure.metrics.accuracy`.
+            network, images lost and gained, n, kl: see `qlib.measure.metrics.accuracy`. Without
+            labels agreement and KL alone, see `qlib.measure.metrics.unlabelled`. Of features their
+            likeness to float, and with labels k-NN accuracy: see `qlib.measure.features`.
 
         Raises:
             InvalidSpec: images or labels are not what they should be.
         """
-        net = self._float_net
-        own_network.check(net, images)
-        own_network.check_labels(labels, images, own_network.answers(net, images[:1]).shape[1])
-        return metrics.accuracy(labels.cpu(), _logits(self, images), _logits(net, images))
+        net, answers = self._float_net, self.model.answers
+        task = self.spec.task
+        seen = own_network.check(net, images, task=task)
+        here, there = (answers.read(_outputs(side, images)) for side in (self, net))
+        if task == "features":
+            kl = {"kl": float(answers.divergences(there, here).mean())}
+            return features.similarity(there, here) | kl | _neighbours(labels, images, here, there)
+        if labels is None:
+            return metrics.unlabelled(here, there)
+        own_network.check_labels(labels, images, seen.width)
+        return metrics.accuracy(labels.cpu(), here, there)
 
     def layers(self, images: Tensor | None = None) -> "pd.DataFrame":
         """One row for each quantized tensor and each layer's output, in order of execution.
@@ -193,7 +217,7 @@ class Quantized(nn.Module):
         return pd.DataFrame(rows)
 
     def _calibration(self, images: Tensor) -> Calibration:
-        own_network.check(self._float_net, images)
+        own_network.check(self._float_net, images, task=self.spec.task)
         return quantizable(self._float_net, images, self.spec, ignore)[1]
 
     @property
@@ -222,6 +246,8 @@ class Quantized(nn.Module):
             "network": _digest(self._beside[0]),
             "image_shape": json.dumps(self.model.partial.image_shape),
         }
+        if isinstance(self.model.answers, Features):
+            words["variance"] = repr(self.model.answers.variance)
         try:
             quantizer_file.save(self.model, path, words)
         except (OSError, SafetensorError) as error:
@@ -231,6 +257,7 @@ class Quantized(nn.Module):
 
 
 EXAMPLES = 2  # images that show a network's structure
+MOST_CLASSES = 1_000_000  # of labels whose neighbours vote
 
 
 def _example(shape: Sequence[int], device: torch.device) -> Tensor:
@@ -242,9 +269,32 @@ def _device(net: nn.Module) -> torch.device:
     return next(net.parameters()).device
 
 
+def _neighbours(
+    labels: Tensor | None, images: Tensor, here: Tensor, there: Tensor
+) -> dict[str, float]:
+    """k-NN accuracy of features, where there are labels and more than one image."""
+    if labels is None or len(images) < 2:
+        return {}
+    own_network.check_labels(labels, images, MOST_CLASSES)
+    labels = labels.cpu().long()
+    votes = [features.vote(side, labels, int(labels.max()) + 1) for side in (here, there)]
+    return features.neighbour_accuracy(labels, *votes)
+
+
+def _variance(words: dict[str, str], path: Path) -> float:
+    """The spread of features that a saved file tells."""
+    try:
+        variance = float(words["variance"])
+    except (KeyError, ValueError):
+        variance = 0.0
+    if not 0 < variance < math.inf:
+        raise InvalidSpec(f"{path} is damaged (the features' spread); save the network again.")
+    return variance
+
+
 @torch.no_grad()
-def _logits(net: nn.Module, images: Tensor) -> Tensor:
-    """(n, classes) on the CPU."""
+def _outputs(net: nn.Module, images: Tensor) -> Tensor:
+    """What the network returns for each image, on the CPU."""
     return torch.cat([net(channels_last(x)).float().cpu() for x in images.split(EVAL_BATCH)])
 
 

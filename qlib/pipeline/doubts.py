@@ -23,8 +23,10 @@ def doubts_of(experiment: Experiment, logits: Tensor) -> list[Doubt]:
 
 def about_labels(experiment: Experiment, logits: Tensor) -> list[Doubt]:
     """The float network is at chance, or another order of classes fits its answers far better."""
+    if experiment.task != "classes":  # nobody knows what is right, or there are no answers
+        return []
     guesses, classes = logits.argmax(1).numpy(), experiment.classes
-    fit = labels.fit(experiment.labels.numpy(), guesses, logits.shape[1])
+    fit = labels.fit(experiment.labelled().numpy(), guesses, logits.shape[1])
     if not fit.doubtful:
         return []
     own_order = "order" in experiment.pictures and experiment.pictures["order"] != "wordnet"
@@ -40,7 +42,7 @@ def about_labels(experiment: Experiment, logits: Tensor) -> list[Doubt]:
 
 
 def _labelled(experiment: Experiment) -> set[int]:
-    return set(experiment.labels.tolist())
+    return set(experiment.labelled().tolist())
 
 
 def _accuracy(fit: Fit) -> str:

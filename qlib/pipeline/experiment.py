@@ -1,6 +1,6 @@
 """Loads a run's network and images, and predicts the test images."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +16,12 @@ from qlib.datasets.base import Images
 from qlib.datasets.preprocessing.augment import noise, shifted
 from qlib.datasets.preprocessing.prepare import batches, to_tensor
 from qlib.learning.calibration import Calibration
+from qlib.network.answers import Features
 from qlib.network.blocks import find_blocks
 from qlib.network.model import QuantModel
 from qlib.observers.base import Observer, observers
 from qlib.pipeline.own_network import completed
-from qlib.pipeline.sources import Sources, class_names, open_sources
+from qlib.pipeline.sources import Sources, class_names, labelled, open_sources
 
 LEAST_COVERED = 0.5  # share of the multiplications that must be quantizable
 EVAL_BATCH = 64  # more and the activations of a vision transformer leave the cache
@@ -28,7 +29,11 @@ EVAL_BATCH = 64  # more and the activations of a vision transformer leave the ca
 
 @dataclass
 class Experiment:
-    """Everything a run works on: float network, quantizable copy, calibration and test images."""
+    """Everything a run works on: float network, quantizable copy, calibration and test images.
+
+    ``task``: how it is judged, see `RunRecord.task`; ``classes``: names by index, as the images
+    have them.
+    """
 
     net: torch.nn.Module
     model: QuantModel
@@ -36,6 +41,7 @@ class Experiment:
     sources: Sources
     classes: tuple[str, ...]
     predict: "Predictor"
+    task: str = "classes"
 
     @property
     def test(self) -> Images:
@@ -58,9 +64,19 @@ class Experiment:
         return self.sources.note(self.classes)
 
     @property
-    def labels(self) -> Tensor:
-        """Labels of the held-out images, (n,)."""
-        return torch.from_numpy(self.test.labels)
+    def labels(self) -> Tensor | None:
+        """Labels of the held-out images, (n,); None where they have none."""
+        return None if self.test.labels is None else torch.from_numpy(self.test.labels)
+
+    def labelled(self) -> Tensor:
+        """Labels of the held-out images, (n,).
+
+        Raises:
+            InvalidSpec: they have none.
+        """
+        if self.labels is None:
+            raise InvalidSpec("These images have no labels; choose images in class folders.")
+        return self.labels
 
 
 def load_experiment(spec: RunSpec, device: torch.device, report: Report) -> Experiment:
@@ -72,25 +88,30 @@ def load_experiment(spec: RunSpec, device: torch.device, report: Report) -> Expe
     report(Event("load", spec.model))
     _check_code(spec)
     source = source_of("models", spec.model)().build(spec.model, spec.weights)
-    sources = open_sources(spec)
-    built, notes = completed(source, sources.calib)
-    classes = class_names(sources.tested, spec, built.classes, built.names)
+    sources = open_sources(spec, source.label_set)
+    built, notes = completed(source, sources.calib, spec, len(sources.tested.classes))
+    sources, said = labelled(sources, spec, built.classes)
+    notes += said
+    classes = class_names(sources, spec, built.classes, built.names)
     net = built.module.to(device)
     calib = _chosen(to_tensor(sources.calib, built.preprocess), spec)
     report(Event("load", note=f"{len(calib)} calibration images"))
-    model, data = quantizable(net, calib.to(device), spec, report)
+    model, data = quantizable(net, calib.to(device), spec, report, encoder=not built.classes)
     model.notes += notes
-    predict = Predictor(built.preprocess, sources.test, device, report)
-    return Experiment(net, model, data, sources, classes, predict)
+    predict = Predictor(built.preprocess, sources.test, device, report, model.answers.read)
+    task = "classes" if sources.test.labels is not None else "unlabelled"
+    task = task if built.classes else "features"
+    return Experiment(net, model, data, sources, classes, predict, task)
 
 
 def quantizable(
-    net: torch.nn.Module, images: Tensor, spec: RunSpec, report: Report
+    net: torch.nn.Module, images: Tensor, spec: RunSpec, report: Report, *, encoder: bool = False
 ) -> tuple[QuantModel, Calibration]:
     """A quantizable copy of a float network and its calibration, as a specification says.
 
     Args:
         images: (n, c, h, w), preprocessed, on the device of the network.
+        encoder: it returns features, not scores of classes.
 
     Raises:
         InvalidSpec: there is nothing to quantize in the network, or less than half of what it
@@ -103,6 +124,9 @@ def quantizable(
     data = Calibration(images, generator, _observer(spec.weight_observer),
                        _observer(spec.act_observer), report=report,
                        arithmetic=getattr(torch, spec.precision))  # fmt: skip
+    if encoder:
+        with torch.no_grad(), model.quantized(weights=False, inputs=False):
+            model.answers = Features.of(model(part) for part in images.split(data.batch))
     return model, data
 
 
@@ -129,23 +153,32 @@ def device_of(spec: RunSpec) -> torch.device:
 
 
 class Predictor:
-    """Logits of test images; prepared images are kept while they are few."""
+    """Outputs for test images, one row each; prepared images are kept while they are few.
+
+    ``read`` makes rows of what the network returns: see `qlib.network.answers.Answers.read`.
+    """
 
     KEEP = 512e6  # bytes
 
     def __init__(
-        self, preprocess: Preprocess, images: Images, device: torch.device, report: Report
+        self,
+        preprocess: Preprocess,
+        images: Images,
+        device: torch.device,
+        report: Report,
+        read: Callable[[Tensor], Tensor] = lambda outputs: outputs,
     ) -> None:
+        self._read = read
         self.preprocess, self._images = preprocess, images
         self._device, self._report = device, report
         self._kept: list[Tensor] = []
 
     def __call__(self, net: torch.nn.Module, name: str) -> Tensor:
-        """(n, classes) on the CPU, in the current state of ``net``."""
+        """(n, classes) or (n, features) on the CPU, in the current state of ``net``."""
         out, n = [], len(self._images)
         with torch.no_grad():
             for x in self._batches():
-                out.append(net(channels_last(x.to(self._device))).float().cpu())
+                out.append(self._read(net(channels_last(x.to(self._device)))).float().cpu())
                 self._report(Event("evaluate", name, step=sum(map(len, out)), steps=n))
         return torch.cat(out)
 

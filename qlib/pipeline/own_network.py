@@ -4,20 +4,27 @@ import torch
 from torch import Tensor, nn
 
 from qlib.core.preprocess import Preprocess
-from qlib.core.records import InvalidSpec
+from qlib.core.records import InvalidSpec, RunSpec
 from qlib.datasets.base import Images
 from qlib.datasets.preprocessing.prepare import to_tensor
 from qlib.models.base import Built, Complete
 from qlib.network.replace import float_copy
+from qlib.pipeline.task import Returned, returned
 
 
-def completed(built: Built, images: Images) -> tuple[Complete, list[str]]:
+def completed(
+    built: Built, images: Images, spec: RunSpec, folders: int = 0
+) -> tuple[Complete, list[str]]:
     """The same network with preprocessing and number of classes, and notes on what was assumed.
 
-    Without preprocessing images stay as they are: the size of the first, values from 0 to 1.
+    Without preprocessing images stay as they are: the size of the first, values from 0 to 1. The
+    number of classes is 0 of an encoder, see `qlib.pipeline.task.returned`.
+
+    Args:
+        folders: class folders of the images.
 
     Raises:
-        InvalidSpec: as `answers` and `check_network`.
+        InvalidSpec: as `qlib.pipeline.task.returned` and `check_network`.
     """
     module, notes = evaluated(built.module)
     notes = [*built.notes, *notes]
@@ -30,39 +37,13 @@ def completed(built: Built, images: Images) -> tuple[Complete, list[str]]:
             f"The network came without preprocessing: images are taken at the size of the first, "
             f"{size[0]} × {size[1]} × {size[2]}, with values from 0 to 1."
         )
-    if classes is None:
-        classes = answers(module, to_tensor(images, preprocess, 0, 2)).shape[1]
-    return Complete(module, preprocess, classes, built.notes, built.names), notes
-
-
-def answers(net: nn.Module, images: Tensor) -> Tensor:
-    """The network's logits on some images, (n, classes).
-
-    Raises:
-        InvalidSpec: it cannot take them, or returns something else.
-    """
-    shape = tuple(images.shape[1:])
-    try:
-        with torch.no_grad():
-            logits = net(images)
-    except Exception as error:  # whatever another person's network raises
-        text = (str(error).strip() or "no reason given").splitlines()[0][:200]
-        raise InvalidSpec(
-            f"The network cannot take images of the shape (channels, height, width) = {shape} "
-            f"({type(error).__name__}: {text}); give images preprocessed as it was trained with."
-        ) from None
-    if not isinstance(logits, Tensor):
-        raise InvalidSpec(
-            f"The network returns a {type(logits).__name__} and no tensor; wrap it in a module "
-            "that returns class scores alone, (images, classes)."
-        )
-    if logits.dim() != 2 or len(logits) != len(images):
-        raise InvalidSpec(
-            f"The network returns a tensor of shape {tuple(logits.shape)} for {len(images)} "
-            "images; it has to return class scores, (images, classes): "
-            "wrap it in a module that does."
-        )
-    return logits
+    about = built.notes, built.names, built.label_set
+    if classes and not spec.output and spec.task != "features":
+        return Complete(module, preprocess, classes, *about), notes
+    few = to_tensor(images, preprocess, 0, 2)
+    seen = returned(module, few, output=spec.output, task=spec.task, folders=folders)
+    classes = 0 if seen.task == "features" else seen.width
+    return Complete(seen.net, preprocess, classes, *about), [*notes, *seen.notes]
 
 
 def check_labels(labels: object, images: Tensor, classes: int) -> Tensor:
@@ -86,8 +67,11 @@ def check_labels(labels: object, images: Tensor, classes: int) -> Tensor:
     return labels
 
 
-def check(net: object, images: object) -> None:
-    """Check that a network can be quantized with these calibration images.
+def check(net: object, images: object, *, output: str = "", task: str = "auto") -> Returned:
+    """Check that a network can be quantized with these calibration images; what it returns.
+
+    Args:
+        output, task: see `qlib.pipeline.task.returned`.
 
     Raises:
         InvalidSpec: no; in one sentence what is wrong and what to do.
@@ -99,7 +83,7 @@ def check(net: object, images: object) -> None:
             f"The network is on {there} and the images are on {images.device}; move one of them, "
             f"such as images.to({str(there)!r})."
         )
-    answers(net, images[:2])
+    return returned(net, images[:2], output=output, task=task)
 
 
 def check_network(net: object) -> nn.Module:
@@ -117,6 +101,11 @@ def check_network(net: object) -> nn.Module:
         raise InvalidSpec(
             f"The network has weights of type {_type(odd)}, and float32 is needed; call "
             "net.float() first."
+        )
+    if isinstance(net, nn.Conv2d | nn.Linear):
+        raise InvalidSpec(
+            f"The network is a single {type(net).__name__}, whose place could not be taken; put it "
+            "into a module, such as nn.Sequential(net)."
         )
     return net
 

@@ -12,7 +12,7 @@ from qlib.core.rows import LayerRow, RunData
 from qlib.core.specs import checked
 from qlib.measure import metrics, output_errors
 from qlib.network import costs, switching
-from qlib.pipeline import bit_widths, quantizer_file
+from qlib.pipeline import bit_widths, judging, quantizer_file
 from qlib.pipeline.analysis import analyse
 from qlib.pipeline.artifacts import save_predictions
 from qlib.pipeline.doubts import doubts_of
@@ -51,13 +51,14 @@ def run(
     logits = quantize(experiment, spec, clock, folder, plan)
     found = _measured(experiment, logits)
     at_widths, by_width = bit_widths.measured(experiment, logits["float"], spec.weight_bits)
+    experiment.model.notes += judging.notes(experiment)
     images = experiment.data.images[: output_errors.images_for(experiment.model)]
     blocks = block_sensitivity(experiment.model, images, clock)
     clock(Event("save"))
     rows, measured = _recorded(experiment, clock, folder)
     if folder is not None:
         with writing(folder):
-            save_predictions(folder, experiment.test, logits | by_width, experiment.classes)
+            save_predictions(folder, experiment, logits | by_width)
             quantizer_file.save(experiment.model, folder / quantizer_file.FILE)
     pictures = experiment.pictures
     record = RunRecord(
@@ -76,6 +77,7 @@ def run(
         coverage=costs.coverage(experiment.model),
         pictures=pictures,
         doubts=doubts_of(experiment, logits["float"]),
+        task=experiment.task,
     )
     if folder is not None:
         store.write_record(record, folder)
@@ -100,9 +102,9 @@ def _recorded(
 
 
 def _measured(experiment: Experiment, logits: dict[str, Tensor]) -> dict[str, float]:
-    found = metrics.accuracy(experiment.labels, logits["quant"], logits["float"])
-    nearest = metrics.accuracy(experiment.labels, logits[BASELINE], logits["float"])
-    found |= {"top1_nearest": nearest["top1"]} | costs.costs(experiment.model)
+    found = judging.judged(experiment, logits["quant"], logits["float"])
+    found |= judging.of_nearest(experiment, logits[BASELINE], logits["float"])
+    found |= costs.costs(experiment.model)
     if switching.bit_widths(experiment.model):
         found["stored_mb"] = switching.stored_bytes(experiment.model) / 1e6
     return found

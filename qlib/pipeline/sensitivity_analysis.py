@@ -9,6 +9,7 @@ import torch
 
 from qlib import store
 from qlib.core.records import Event, InvalidSpec, Report, RunSpec
+from qlib.measure.features import cosines
 from qlib.network import costs
 from qlib.pipeline import quantizer_file
 from qlib.pipeline.experiment import Experiment
@@ -63,6 +64,8 @@ def _restored(
 def _answers_alike(experiment: Experiment, stored: dict[str, np.ndarray]) -> bool:
     """Do stored and present network agree on the first images that both have seen?"""
     experiment.model.switch(weights=True, inputs=True)
+    if "quant_top5" not in stored or experiment.task == "features":
+        return _features_alike(experiment, stored)
     with torch.no_grad():
         sure = experiment.model(experiment.predict.first(profile.IMAGES)).softmax(1).max(1)
     here, there = {name: i for i, name in enumerate(experiment.test.ids)}, stored["ids"].tolist()
@@ -75,9 +78,24 @@ def _answers_alike(experiment: Experiment, stored: dict[str, np.ndarray]) -> boo
     return bool(((abs(gap) < ALIKE) & same).mean() >= MOST)
 
 
+def _features_alike(experiment: Experiment, stored: dict[str, np.ndarray]) -> bool:
+    """Are the features as far from the float ones as the run stored, image by image?"""
+    images = experiment.predict.first(profile.IMAGES)
+    read, model = experiment.model.answers.read, experiment.model
+    with torch.no_grad():
+        now = cosines(read(experiment.net(images)), read(model(images))).cpu().numpy()
+    here, there = {name: i for i, name in enumerate(experiment.test.ids)}, stored["ids"].tolist()
+    pairs = [(here[name], i) for i, name in enumerate(there) if here.get(name, 1e9) < len(now)]
+    if not pairs or "quant_cosine" not in stored:
+        return False
+    mine, theirs = (np.array(side) for side in zip(*pairs, strict=True))
+    return bool((abs(now[mine] - stored["quant_cosine"][theirs]) < ALIKE).mean() >= MOST)
+
+
 def _summed(experiment: Experiment, rows: Sequence[profile.Row]) -> dict[str, float]:
     """The whole network's numbers, and how many of the worst layers two halves agree on."""
     whole = {row["split"]: row for row in rows if row["mode"] == "all"}
     names = ("top1", "top1_low", "top1_high", "agreement", "n", "kl")
     found = {name: whole["both"][name] for name in names} | {"top1_float": whole["none"]["top1"]}
+    found = {name: value for name, value in found.items() if value is not None}
     return found | profile.summary(rows) | costs.costs(experiment.model)

@@ -1,7 +1,7 @@
 """Opens the images of a run: which calibrate, which test, never the same, and what they are."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,17 +45,19 @@ class Sources:
         return note | (PictureNote(overlap=self.overlap) if self.overlap else PictureNote())
 
 
-def open_sources(spec: RunSpec) -> Sources:
+def open_sources(spec: RunSpec, label_set: str = "") -> Sources:
     """Open the sources of a checked specification and draw from them, calibration images first.
+
+    ``label_set``: ImageNet's list of classes that the network's head was trained on, if any.
 
     Raises:
         InvalidSpec: something is missing, changed, or too few.
     """
-    tested = _opened(spec.data, spec)
+    tested = _opened(spec.data, spec, label_set)
     if spec.classes:
         tested.use_classes(_index_of(spec))
     apart = spec.calib_data is not None and not _same_place(spec.data, spec.calib_data)
-    calibrating = _opened(spec.calib_data or spec.data, spec) if apart else tested
+    calibrating = _opened(spec.calib_data or spec.data, spec, label_set) if apart else tested
     balanced = spec.calib_choice == "balanced"
     # first: test images are what is left
     calib = calibrating.calibration(spec.calib, spec.seed, balanced=balanced)
@@ -63,8 +65,26 @@ def open_sources(spec: RunSpec) -> Sources:
     return Sources(tested, calibrating, calib, _held_out(tested, spec), overlap)
 
 
+def labelled(sources: Sources, spec: RunSpec, outputs: int) -> tuple[Sources, list[str]]:
+    """The sources with the labels that the run is judged by, or without any; and notes.
+
+    ``outputs``: classes that the network tells apart; 0 of an encoder.
+    """
+    images = sources.test
+    if spec.labels == "none" and images.labels is not None:
+        told = "Labels were left out" if outputs else "Labels were left out, so no k-NN"
+        bare = replace(sources, test=replace(images, labels=None))
+        return bare, [f"{told}: what is told compares with float alone."]
+    if images.labels is None:
+        return sources, [
+            f"The images of {spec.data} lie in no class folders, so they have no labels: no "
+            "accuracy is told, what is told compares with the float network."
+        ]
+    return sources, list(sources.tested.notes)
+
+
 def class_names(
-    source: Dataset, spec: RunSpec, outputs: int, names: Sequence[str] | None = None
+    sources: Sources, spec: RunSpec, outputs: int, names: Sequence[str] | None = None
 ) -> tuple[str, ...]:
     """Class names by output of a network with ``outputs`` of them.
 
@@ -73,7 +93,10 @@ def class_names(
     Raises:
         InvalidSpec: the source has other classes than the network.
     """
+    source = sources.tested
     own = source.classes
+    if not outputs or sources.test.labels is None:  # of features, or nothing to be right about
+        return own
     if spec.classes and len(own) <= outputs:
         return (*own, *(f"class {i}" for i in range(len(own), outputs)))
     if spec.classes:
@@ -86,13 +109,14 @@ def class_names(
         raise InvalidSpec(
             f"{spec.model} tells {outputs} classes apart, but {spec.data} has {len(own)}"
             f"{_folders(source, names)}; choose images of the task that the network was trained "
-            "for, or give --classes FILE with the folders in the network's order."
+            "for, give --classes FILE with the folders in the network's order, compare with the "
+            "float network alone (--labels none), or, if it returns features, say --task features."
         )
     return own
 
 
-def _opened(name: str, spec: RunSpec) -> Dataset:
-    source = source_of("datasets", name)(name)
+def _opened(name: str, spec: RunSpec, label_set: str) -> Dataset:
+    source = source_of("datasets", name).for_head(name, label_set)
     if spec.skip_damaged:
         source.skip_damaged()
     return source

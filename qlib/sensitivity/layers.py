@@ -16,6 +16,7 @@ from torch import Tensor
 
 from qlib.core.records import Event, Report, ignore
 from qlib.measure.statistics import wilson
+from qlib.network.answers import Classes
 from qlib.network.model import QuantModel
 from qlib.network.points import QuantLayer, QuantPoint
 from qlib.network.prefix_cache import PrefixCache, flipped
@@ -30,13 +31,14 @@ Row = dict[str, Any]
 
 
 def measure(
-    model: QuantModel, images: Tensor, labels: Tensor, report: Report = ignore
+    model: QuantModel, images: Tensor, labels: Tensor | None, report: Report = ignore
 ) -> list[Row]:
     """All rows of a profile: the whole network first, then `ORDER`, layers as they run.
 
     Args:
         model: with its quantizers in place; its switches are the same afterwards.
-        images: (n, c, h, w), preprocessed; labels: (n,). Halves a and b are every other image.
+        images: (n, c, h, w), preprocessed. Halves a and b are every other image.
+        labels: (n,); None without any. Without them, and of features, rows have no accuracy.
         report: hears of every finished row (``steps`` is 0, ``loss`` the KL), and between two
             units of every pass (``step`` of ``steps`` images).
     """
@@ -64,8 +66,12 @@ class _Profile:
     One measurement is a tensor (n, 4): KL, the answer, squared error and square of the logits.
     """
 
-    def __init__(self, model: QuantModel, images: Tensor, labels: Tensor, report: Report) -> None:
-        self.model, self.labels, self.report = model, labels, report
+    def __init__(
+        self, model: QuantModel, images: Tensor, labels: Tensor | None, report: Report
+    ) -> None:
+        self.model, self.report = model, report
+        self.answers, self.classed = model.answers, isinstance(model.answers, Classes)
+        self.labels = labels if self.classed else None
         self.passes = PrefixCache(model, images, report, "profile")
         self.todo = {
             (mode, split): {
@@ -96,7 +102,7 @@ class _Profile:
             logits = self.passes.logits()
             if split == "none":
                 self.reference = logits
-            self.known[self._state()] = _compared(self.reference, logits)
+            self.known[self._state()] = self._compared(self.reference, logits)
             self._finish("all", split, "")
 
     def _layers(self, mode: str, split: str) -> None:
@@ -113,7 +119,7 @@ class _Profile:
                     with flipped(todo[layer]):
                         state = self._state()
                         if state not in self.known:
-                            seen[layer].append(_compared(reference, logits()))
+                            seen[layer].append(self._compared(reference, logits()))
                         if start == starts[-1]:
                             if state not in self.known:
                                 self.known[state] = torch.cat(seen.pop(layer))
@@ -143,19 +149,28 @@ class _Profile:
         at = (len(self.rows), self.of)
         self.report(Event("profile", layer, *at, loss=row["kl"], note=f"{mode} {split}"))
 
+    def _compared(self, reference: Tensor, outputs: Tensor) -> Tensor:
+        """(n, 4): for each image KL to float in nats, the answer, Σ error², Σ reference²."""
+        kl = self.answers.divergences(reference, outputs)
+        x, y = (self.answers.read(part).double() for part in (reference, outputs))
+        columns = [kl, self._answer(outputs), (x - y).square().sum(1), x.square().sum(1)]
+        return torch.stack(columns, 1).cpu()
+
+    def _answer(self, outputs: Tensor) -> Tensor:
+        """The first guess, as a number of double precision; features answer nothing."""
+        best = outputs.argmax(1) if self.classed else outputs.new_zeros(len(outputs))
+        return best.double()
+
     def _numbers(self, seen: Tensor) -> Row:
         kl, answer, noise, signal = seen.unbind(1)
-        right = int((answer == self.labels).sum())
-        low, high = wilson(right, len(seen))
         error = float(noise.sum())
+        same = answer == self._answer(self.reference).cpu()
         return {
             "kl": float(kl.mean()),
             "kl_a": float(kl[::2].mean()),
             "kl_b": float(kl[1::2].mean()) if len(kl) > 1 else None,
-            "top1": 100 * right / len(seen),
-            "top1_low": 100 * low,
-            "top1_high": 100 * high,
-            "agreement": 100 * float((answer == self.reference.argmax(1)).double().mean()),
+            **_accuracy(answer, self.labels),
+            "agreement": 100 * float(same.double().mean()) if self.classed else None,
             "sqnr_db": 10 * math.log10(float(signal.sum()) / error) if error else math.inf,
             "n": len(seen),
             "data": "test",
@@ -166,10 +181,10 @@ def _switches(split: str) -> dict[str, bool]:
     return {"weights": split in ("weights", "both"), "inputs": split in ("inputs", "both")}
 
 
-def _compared(reference: Tensor, logits: Tensor) -> Tensor:
-    """(n, 4): for each image KL(reference ‖ logits) in nats, the answer, Σ error², Σ reference²."""
-    x, y = reference.double(), logits.double()
-    p, q = x.log_softmax(1), y.log_softmax(1)
-    kl = (p.exp() * (p - q)).sum(1)
-    columns = [kl, y.argmax(1).double(), (x - y).square().sum(1), x.square().sum(1)]
-    return torch.stack(columns, 1).cpu()
+def _accuracy(answer: Tensor, labels: Tensor | None) -> Row:
+    """Top-1 in percent with its interval; None where there are no labels."""
+    if labels is None:
+        return dict.fromkeys(("top1", "top1_low", "top1_high"))
+    right = int((answer == labels).sum())
+    low, high = wilson(right, len(labels))
+    return {"top1": 100 * right / len(labels), "top1_low": 100 * low, "top1_high": 100 * high}

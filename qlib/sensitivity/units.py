@@ -10,7 +10,6 @@ import torch
 
 from qlib.core.records import Event, Report, ignore
 from qlib.core.rows import UnitRow
-from qlib.measure import metrics
 from qlib.network import costs, switching
 from qlib.network.model import QuantModel
 from qlib.network.points import QuantLayer, QuantPoint
@@ -105,7 +104,7 @@ def _measure(
                     if len(rows[unit]) > 1:
                         switching.set_bits(model, {unit: row["bits"]})
                     with flipped(points[unit]):
-                        kl = metrics.kl_divergence(reference, logits())
+                        kl = float(model.answers.divergences(reference, logits()).mean())
                     row["kl"] += kl * len(x) / len(images)
                     if start == passes.starts[-1]:
                         report(replace(event, loss=row["kl"]))

@@ -20,8 +20,10 @@ TEXT, WHOLE, NUMBERS = "U", "iu", "iuf"  # kinds of arrays, by NumPy's letters
 # what is raised of a file that is no archive, or one that was tampered with
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, EOFError, MemoryError, RuntimeError,
               zipfile.BadZipFile, zlib.error)  # fmt: skip
-NEEDED = ("ids", "labels", "class_names", "float_top5", "float_prob", "quant_top5", "quant_prob",
-          "thumbs", "thumb_index")  # fmt: skip
+NEEDED = ("ids", "labels", "class_names", "thumbs", "thumb_index")
+ANSWERS = ("float_top5", "float_prob", "quant_top5", "quant_prob")
+NO_LABEL = -1
+LIKENESS = "quant_cosine"  # of features, which need no answers
 
 
 def load_arrays(file: Path) -> "dict[str, np.ndarray]":
@@ -78,10 +80,10 @@ def _fits(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     return len(found) == len(shape) and same
 
 
-def check_index(found: "np.ndarray", size: int, name: str) -> None:
-    """Check that all whole numbers lie from 0 to ``size`` - 1; raises `Damaged`."""
-    if len(found) and not (int(found.min()) >= 0 and int(found.max()) < size):
-        raise Damaged(f"{name} must lie from 0 to {size - 1}")
+def check_index(found: "np.ndarray", size: int, name: str, lowest: int = 0) -> None:
+    """Check that all whole numbers lie from ``lowest`` to ``size`` - 1; raises `Damaged`."""
+    if len(found) and not (int(found.min()) >= lowest and int(found.max()) < size):
+        raise Damaged(f"{name} must lie from {lowest} to {size - 1}")
 
 
 def load_preds(folder: Path) -> "dict[str, np.ndarray]":
@@ -100,11 +102,14 @@ def load_preds(folder: Path) -> "dict[str, np.ndarray]":
 
 
 def _check_preds(arrays: "Mapping[str, np.ndarray]") -> None:
-    if missing := [name for name in NEEDED if name not in arrays]:
+    needed = NEEDED if LIKENESS in arrays else (*NEEDED, *ANSWERS)
+    if missing := [name for name in needed if name not in arrays]:
         raise Damaged(f"{missing[0]} is missing")
     n = len(check_array(arrays, "ids", (-1,), TEXT))
     classes = len(check_array(arrays, "class_names", (-1,), TEXT))
-    check_index(check_array(arrays, "labels", (n,), WHOLE), classes, "labels")
+    check_index(check_array(arrays, "labels", (n,), WHOLE), classes, "labels", NO_LABEL)
+    if LIKENESS in arrays:
+        check_array(arrays, LIKENESS, (n,))
     for side in [name.removesuffix("_top5") for name in arrays if name.endswith("_top5")]:
         best = check_array(arrays, f"{side}_top5", (n, -1), WHOLE)
         check_array(arrays, f"{side}_prob", best.shape)

@@ -5,7 +5,6 @@ A small difference Δ costs Σ wΔ² in every measure; each is scaled so that w 
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -46,14 +45,12 @@ def angle(unit: Unit) -> Callable[[Tensor, Tensor], Tensor]:
 def divergence(unit: Unit) -> Callable[[Tensor, Tensor], Tensor]:
     """Σ over images of KL(float answer ‖ quantized answer), scaled by the float network's doubt.
 
-    To second order a divergence is ½ Σ Fᵢⱼ ΔᵢΔⱼ with F = diag(p) − ppᵀ, whose trace is Σ p(1 − p).
+    To second order a divergence is ½ Σ Fᵢⱼ ΔᵢΔⱼ with the Fisher matrix F of the answers.
     """
-    p = unit.targets.softmax(1)
-    doubt = (p * (1 - p)).mean()
-    weight = 2 / doubt.clamp(min=torch.finfo(p.dtype).eps)
+    answers = unit.model.answers
+    weight = 2 / answers.doubt(unit.targets)
 
     def compare(output: Tensor, target: Tensor) -> Tensor:
-        logs = (output.log_softmax(1), target.log_softmax(1))
-        return weight * F.kl_div(*logs, reduction="sum", log_target=True)
+        return weight * answers.divergence_loss(output, target)
 
     return compare

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from qlib.core.records import Event
 from qlib.learning.calibration import Calibration
-from qlib.learning.fisher import sampled_label_loss
 from qlib.methods._search.obq import as_rows
 from qlib.methods._search.operands import operand
 from qlib.methods._search.products import Product
@@ -33,8 +32,9 @@ def products(
 
     Args:
         gradients: also what the squared error of each sampled output weighs: the squared gradient
-            of the cross-entropy to a label drawn from the network's own prediction, whose mean is
-            the diagonal of the true Fisher matrix. The same pass gives those of all layers.
+            of the loss on an answer drawn from the network's own prediction, whose mean is the
+            diagonal of the true Fisher matrix (see `qlib.network.answers`). The same pass gives
+            those of all layers.
     """
     layers = {name: model.layers[name] for name in names or model.layers}
     samples: dict[str, list[_Sampled]] = {name: [] for name in layers}
@@ -54,7 +54,7 @@ def products(
                 logits = model(images.detach().requires_grad_(gradients))
                 if gradients:
                     # reaches the hooks of outputs; no parameter has a gradient to write
-                    sampled_label_loss(logits, data.generator).backward()
+                    model.answers.sampled_loss(logits, data.generator).backward()
             data.report(Event("calibrate", "", start, len(data.images), note="rows of layers"))
     return {name: _joined(model.layers[name], kept) for name, kept in samples.items()}
 

@@ -86,11 +86,12 @@ def info(
     steps = tuple(
         replace(_step(records[method], metric, titles.get(method, method), text), p=p.get(method))
         for method, text in way.items()
-        if method in records
+        if method in records and metric in records[method].metrics
     )
     missing = tuple(titles.get(m, m) for m in way if m not in records)
     first = next(iter(records.values()), None)
-    reference = {"top1": first.metrics["top1_float"] if first else 100.0, "agreement": 100.0}
+    whole = first.metrics.get("top1_float", 100.0) if first else 100.0
+    reference = {"top1": whole, "agreement": 100.0}
     n = int(first.metrics["n"]) if first else 0
     return Waterfall(metric, steps, reference.get(metric, 0.0), n, missing)
 

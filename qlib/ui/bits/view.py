@@ -7,6 +7,7 @@ from typing import Any
 from qlib import jobs, store
 from qlib.core import catalogue
 from qlib.core.records import BITS, InvalidSpec, RunSpec
+from qlib.core.scores import accurate
 from qlib.plots.bits.width_lines import Line, line_key, line_title, lines_of
 from qlib.plots.bits.width_map import Pair
 from qlib.store import Finished
@@ -135,7 +136,8 @@ def find() -> Shown | None:
 
     What the address asks for, or what comes nearest; None without any run.
     """
-    entries, asked = context.entries(), address.asked()
+    entries = [e for e in context.entries() if accurate(e.record.metrics)]
+    asked = address.asked()
     named = {k: v for k, v in asked.items() if k in ("m", "q", "run")}
     choice = resolve.choose(named, entries, state.titles())
     if choice is None:

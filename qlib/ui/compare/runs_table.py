@@ -6,18 +6,37 @@ import pandas as pd
 import streamlit as st
 
 from qlib.core.records import RunRecord
+from qlib.core.scores import ABSENT, accurate
 from qlib.store import Finished
 from qlib.ui.compare.selection import MOST, TABLE, URL, Known
 from qlib.ui.shared import answers, cards, comparable, forms, state
 from qlib.ui.shared.address import Session
 from qlib.ui.shared.glossary import word
 
+MEASURED = {  # column → metric; empty where a run does not have it
+    "Top-1": "top1",
+    "Float": "top1_float",
+    "Agreement": "agreement",
+    "Lost": "lost",
+    "Gained": "gained",
+    "k-NN": "knn",
+    "k-NN float": "knn_float",
+    "Cosine": "cosine",
+    "CKA": "cka",
+    "KL": "kl",
+}
+RARE = ("k-NN", "k-NN float", "Cosine", "CKA")
 COLUMNS = {
     "Top-1": ("%.1f %%", "top-1"),
     "Float": ("%.1f %%", "float model"),
     "Agreement": ("%.1f %%", "agreement"),
     "Lost": ("%d", "lost"),
     "Gained": ("%d", "lost"),
+    "k-NN": ("%.1f %%", "k-NN accuracy"),
+    "k-NN float": ("%.1f %%", "k-NN accuracy"),
+    "Cosine": ("%.4f", "cosine of features"),
+    "CKA": ("%.4f", "CKA"),
+    "KL": ("%.2g", "KL"),
     "Weights": ("%.3f MB", "size"),
     "Bit-ops": ("%.3f G", "bops"),
     "Time": ("%.1f s", "time"),
@@ -93,22 +112,24 @@ def ticked(session: Session = st.session_state) -> None:
 def frame(known: Known, names: Sequence[str]) -> pd.DataFrame:
     """One row per run, as the table shows it."""
     demo = {e.folder for e in state.demo().good}
-    return pd.DataFrame([_row(name, known[name], known[name].folder in demo) for name in names])
+    rows = [_row(name, known[name], known[name].folder in demo) for name in names]
+    data = pd.DataFrame(rows)
+    # what no run here has is no column; Top-1 to Gained stay, as they are looked for
+    empty = [c for c in RARE if c in data and all(row[c] is None for row in rows)]
+    return data.drop(columns=empty)
 
 
 def _row(name: str, entry: Finished, stored: bool) -> dict:
     record, titles = entry.record, state.titles()
     m, spec = record.metrics, record.spec
+    told = {column: m.get(name) for column, name in MEASURED.items()}
     return {
         "Backbone": spec.model,
         "Method": titles.get(spec.method, spec.method),
         "Bits": answers.bits_label(record),
-        "Top-1": m["top1"],
-        "95 % interval": answers.interval(record),
-        "Float": m["top1_float"],
-        "Agreement": m["agreement"],
-        "Lost": int(m["lost"]),
-        "Gained": int(m["gained"]),
+        "Top-1": told.pop("Top-1"),
+        "95 % interval": answers.interval(record) if accurate(m) else ABSENT,
+        **told,
         "Images": int(m["n"]),
         "Weights": m["weight_mb"],
         "Bit-ops": m["gbops"],

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import streamlit as st
 
 from qlib.core.records import RunRecord
+from qlib.core.scores import ABSENT, accurate, score
 from qlib.store import Finished
 from qlib.ui.shared import answers, comparable, pickers, state
 from qlib.ui.shared.address import Session
@@ -13,6 +14,8 @@ MOST = 6
 TABLE, SCATTER = "run-table", "scatter"
 URL = "query-params"
 COSTS = {"time": "Time", "size": "Size", "bops": "Bit-operations"}
+
+WHY = {"features": "its network gives features", "unlabelled": "its images have no labels"}
 
 Known = Mapping[str, Finished]
 
@@ -97,11 +100,23 @@ def enough(known: Known, picked: Sequence[str], fewest: int) -> list[str]:
     return kept
 
 
+def scored(known: Known, picked: Sequence[str]) -> list[str]:
+    """The chosen runs that have an accuracy; the page says what the others have."""
+    kept = [name for name in picked if accurate(known[name].record.metrics)]
+    others = [name for name in picked if name not in kept]
+    for name in others:
+        record = known[name].record
+        found = score(record.metrics)
+        told = f"{found.name} {found.text(found.value)} ({found.interval})" if found else ABSENT
+        st.caption(f"{name} has no accuracy ({WHY[record.task]}): {told}.")
+    return kept
+
+
 def behind(known: Known, names: Sequence[str], picked: Sequence[str]) -> list[RunRecord]:
     """The runs drawn behind the chosen ones: listed, of the same backbones and test images."""
     here = {_ground(known[name].record) for name in picked}
     rest = (known[name].record for name in names if name not in picked)
-    return [record for record in rest if _ground(record) in here]
+    return [r for r in rest if _ground(r) in here and accurate(r.metrics)]
 
 
 def _ground(record: RunRecord) -> tuple:

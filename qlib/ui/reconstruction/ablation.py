@@ -43,6 +43,9 @@ def panel(view: View, others: Mapping[str, Finished]) -> None:
         )
     records = {m: e.record for m, e in others.items() if m in catalogue.ingredients()}
     metric = metric or "top1"
+    if metric not in view.record.metrics:  # no labels, or features
+        metric = "kl"
+        st.caption("These runs have no such number; shown is the KL to float.")
     p = tests(others, metric)
     info = waterfall.info(records, metric=metric, titles=state.titles(), p=p)
     if len(info.steps) < 2:

@@ -29,6 +29,9 @@ SPEC_KEYS = {  # fields of a specification that have a widget of their own, and 
     "tune_norms": "norms",
     "tune_biases": "biases",
     "skip_damaged": "skip",
+    "output": "output",
+    "task": "task",
+    "labels": "labels",
 }
 FIRST = ("model", "method", "w", "a")  # what other pages know as well
 URL = "query-params"
@@ -70,13 +73,15 @@ def draft() -> RunSpec:
             st.caption(f"{owner.title} has nothing to set: it learns nothing.")
     with _part("Images, seed and device", ":material/photo_library:", "part_images"):
         images = _images()
+    with _part("What the network returns", ":material/output:", "part_output"):
+        returned = _returned()
     with _part("Grid and placement", ":material/grid_4x4:", "part_grid"):
         grid = _grid()
     with _part("Tuned afterwards", ":material/build:", "part_after"):
         after = _after()
     return RunSpec(
         model, data, method, weight_bits, act_bits, weights=weights, settings=settings,
-        **images, **grid, **after,
+        **images, **returned, **grid, **after,
     )  # fmt: skip
 
 
@@ -135,6 +140,20 @@ def _seed():
     """A seed as text: a browser's numbers end at 2⁵³. What is no number is left to the check."""
     text = st.text_input("Seed", value="0", key=SEED, bind=URL, help=SPEC["seed"].help).strip()
     return int(text) if re.fullmatch(r"-?[0-9]{1,40}", text) else text
+
+
+def _returned() -> dict:
+    one, two, three = st.columns(3)
+    with one:
+        output = st.text_input(
+            "Output", key=SPEC_KEYS["output"], bind=URL, placeholder="the only one",
+            help=SPEC["output"].help,
+        )  # fmt: skip
+    with two:
+        task = _field("task", "It returns")
+    with three:
+        labels = _field("labels", "Labels of the test images")
+    return {"output": output.strip(), "task": task, "labels": labels}
 
 
 def _grid() -> dict:

@@ -4,6 +4,7 @@ import streamlit as st
 
 from qlib import store
 from qlib.core.records import InvalidSpec, RunSpec
+from qlib.core.scores import score
 from qlib.jobs.estimate import Estimate, estimate
 from qlib.ui.shared import job_panel, state
 from qlib.ui.shared.glossary import word
@@ -55,8 +56,9 @@ def submit(spec: RunSpec) -> None:
 
 
 def _exists(entry: store.Finished) -> None:
-    top1 = entry.record.metrics["top1"]
-    st.success(f"An identical run is finished: {top1:.1f} % top-1.", icon=":material/task_alt:")
+    found = score(entry.record.metrics)
+    told = f": {found.text(found.value)} {found.name}" if found else ""
+    st.success(f"An identical run is finished{told}.", icon=":material/task_alt:")
     st.button(
         "Open the finished run",
         type="primary",

@@ -196,6 +196,11 @@ def nothing(found: Found, ask: Ask) -> str:
     """A sentence on why there is no figure."""
     if not ask.measured:
         return text.errors(found.table, found.view.data)
+    if found.rows and not damage.ends(found.rows, ask.metric):
+        return (
+            f"This run has no {METRICS[ask.metric]}: its images have no labels, or its network "
+            "gives features. Choose KL to float."
+        )
     return "The measurement of this run has no numbers for this question; choose another split."
 
 
@@ -258,6 +263,8 @@ def helpers(found: Found, ask: Ask, first: Profile) -> None:
     with left, st.container(key="s-split"):
         if found.rows:
             metric = ask.metric if ask.measured and ask.metric in split_bars.METRICS else "top1"
+            if not damage.ends(found.rows, metric):  # no labels, or no answers
+                metric = "kl"
             bars = split_bars.info(found.rows, metric=metric, method=record.spec.method)
             figure = split_bars.figure(bars, **look())
             name = f"{record.spec.key}_split"

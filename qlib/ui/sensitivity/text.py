@@ -29,7 +29,7 @@ def answer(rows: Sequence[Row], mode: str, split: str) -> str:
     if measured.whole < HARMLESS:
         return (
             f"**Hardly anything to blame**: the whole quantized network answers like the float "
-            f"model (KL {measured.whole:.2g} nats, agreement {whole['agreement']:.1f} %)."
+            f"model (KL {measured.whole:.2g} nats{_agreement(whole)})."
         )
     names = _joined([f"**`{v.layer}`**" for v in worst])
     shares = _joined([frame.share(v.value, measured.whole) for v in worst])
@@ -41,6 +41,11 @@ def answer(rows: Sequence[Row], mode: str, split: str) -> str:
         first = first if len(worst) == 1 else first.replace("wins", "win")
     first += f" (KL {nats(measured.whole)} nats)."
     return " ".join(filter(None, (first, sides(rows), stability(rows, split))))
+
+
+def _agreement(row: Row) -> str:
+    """In words; nothing of features, which are no answers."""
+    return "" if row["agreement"] is None else f", agreement {row['agreement']:.1f} %"
 
 
 def sides(rows: Sequence[Row]) -> str:

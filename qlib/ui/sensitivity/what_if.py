@@ -9,6 +9,7 @@ import streamlit as st
 
 from qlib import jobs, store
 from qlib.core.records import InvalidSpec, RunRecord, RunSpec
+from qlib.core.scores import accurate, score
 from qlib.jobs import Job
 from qlib.jobs.estimate import estimate
 from qlib.measure import paired
@@ -238,11 +239,23 @@ def verdict(base: RunRecord, other: RunRecord) -> str:
     """A sentence with both accuracies and their intervals."""
     size = other.metrics["weight_mb"] - base.metrics["weight_mb"]
     return (
-        f"top-1 {other.metrics['top1']:.1f} % (95 %: {answers.interval(other)}), before "
-        f"{base.metrics['top1']:.1f} % ({answers.interval(base)}); "
-        f"float {base.metrics['top1_float']:.1f} %. KL to float {other.metrics['kl']:.2g} nats, "
+        f"{_scores(other, base)} KL to float {other.metrics['kl']:.2g} nats, "
         f"before {base.metrics['kl']:.2g}. The weights take {size:+.3f} MB."
     ).replace("-0.000", "+0.000")
+
+
+def _scores(other: RunRecord, base: RunRecord) -> str:
+    """Both runs' scores with their intervals, and the float network's where it has one."""
+    after, before = score(other.metrics), score(base.metrics)
+    if after is None or before is None:
+        return ""
+    name = "top-1" if accurate(other.metrics) else after.name
+    told = (
+        f"{name} {after.text(after.value)} (95 %: {after.interval}), before "
+        f"{before.text(before.value)} ({before.interval})"
+    )
+    in_float = f"; float {before.text(before.reference)}" if before.reference is not None else ""
+    return f"{told}{in_float}."
 
 
 def pairs(found: Found, entry: Finished) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from qlib.core.records import BASELINE, RunRecord
+from qlib.core.scores import ABSENT, accurate, score
 from qlib.measure.statistics import exact_paired, loss_told, p_text
 
 
@@ -17,8 +18,9 @@ def label(record: RunRecord, titles: Mapping[str, str]) -> str:
 
 
 def interval(record: RunRecord) -> str:
-    """The 95 % interval of a run's accuracy as text: ``93.1–96.7``."""
-    return f"{record.metrics['top1_low']:.1f}–{record.metrics['top1_high']:.1f}"
+    """The 95 % interval of a run's score as text: ``93.1–96.7``."""
+    found = score(record.metrics)
+    return found.interval if found else ABSENT
 
 
 def start_answer(record: RunRecord, title: str) -> str:
@@ -30,12 +32,34 @@ def start_answer(record: RunRecord, title: str) -> str:
     if spec.method == BASELINE:
         levels = f"of {2**spec.weight_bits} levels" if same else "level"
         how = f"Rounded to the nearest {levels} ({bits})"
+    if not accurate(m):
+        return f"{how}, {_without_accuracy(record)}"
     first = (
         f"{how}, `{spec.model}` is right on **{m['top1']:.1f} %** of {int(m['n']):,} images "
         f"(95 %: {interval(record)})"
     )
     sentence = f"{first}; in float it was {m['top1_float']:.1f} %."
     return f"{sentence} **{_loss(m)}**"
+
+
+def _without_accuracy(record: RunRecord) -> str:
+    """How near to float a run without an accuracy stays."""
+    m, model, n = record.metrics, record.spec.model, int(record.metrics["n"])
+    if record.task == "unlabelled":
+        return (
+            f"`{model}` answers like its float model on **{m['agreement']:.1f} %** of {n:,} images "
+            f"(95 %: {interval(record)}). There are no labels, so no accuracy."
+        )
+    told = (
+        f"the features of `{model}` have a mean cosine of **{m['cosine']:.4f}** to the float ones "
+        f"on {n:,} images (CKA {m['cka']:.4f})."
+    )
+    if "knn" in m:
+        told += (
+            f" Their nearest neighbours are right on **{m['knn']:.1f} %** (95 %: "
+            f"{interval(record)}); in float on {m['knn_float']:.1f} %."
+        )
+    return told
 
 
 def _loss(m: Mapping[str, float]) -> str:

@@ -1,11 +1,12 @@
 """Cards for one run that finished, and for one that did not."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
 from qlib.core.checks import plain
 from qlib.core.records import BASELINE, RunRecord
+from qlib.core.scores import score
 from qlib.export.summary import covered
 from qlib.jobs import Job
 from qlib.ui.shared import answers
@@ -15,23 +16,10 @@ KEPT = "Results of finished runs, and this run's log and events, are kept."
 
 
 def result(record: RunRecord) -> None:
-    """Show accuracy with its interval, the baselines, agreement, flips and size."""
-    m = record.metrics
-    against_float = gap(m["top1"] - m["top1_float"], "against")
-    over_nearest = gap(m["top1"] - m["top1_nearest"], "over")
-    facts = (
-        ("Top-1", f"{m['top1']:.1f} %", f"95 %: {answers.interval(record)}", "top-1"),
-        ("Float model", f"{m['top1_float']:.1f} %", against_float, "float model"),
-        ("Nearest rounding", f"{m['top1_nearest']:.1f} %",
-         "this run" if record.spec.method == BASELINE else over_nearest,
-         "nearest rounding"),
-        ("Agreement", f"{m['agreement']:.1f} %", "with the float model", "agreement"),
-        ("Lost / gained", f"{int(m['lost'])} / {int(m['gained'])}", f"of {int(m['n']):,} images",
-         "lost"),
-        ("Weights", f"{m['weight_mb']:.3g} MB", f"float {m['weight_mb_float']:.3g} MB", "size"),
-    )  # fmt: skip
+    """Show the run's score with its interval, the baselines, flips and size."""
+    facts = [*_judged(record), _size(record)]
     with st.container(border=True, key="result"):
-        for cell, (name, value, note, term) in zip(st.columns(6), facts, strict=True):
+        for cell, (name, value, note, term) in zip(st.columns(len(facts)), facts, strict=True):
             cell.metric(name, value, note, delta_color="off", delta_arrow="off", help=word(term))
         st.caption(f"{answers.source_line(record)}.")
         for doubt in record.doubts:
@@ -42,6 +30,47 @@ def result(record: RunRecord) -> None:
             st.caption(f"Images as the network takes them: {record.prepared}.")
         for note in record.notes:
             st.caption(f":material/info: {plain(note)}")
+
+
+Fact = tuple[str, str, str, str]  # name, value, note, term of the glossary
+
+
+def _judged(record: RunRecord) -> list[Fact]:
+    """What the run is judged by, its baselines, and the other numbers of its kind."""
+    m, main = record.metrics, score(record.metrics)
+    if main is None:
+        return []
+    facts = [(main.name, main.text(main.value), f"95 %: {main.interval}", main.term)]
+    if main.reference is not None:
+        against = gap(main.value - main.reference, "against")
+        facts.append(("Float model", main.text(main.reference), against, "float model"))
+    if main.nearest is not None:
+        over = gap(main.value - main.nearest, "over") if main.percent else ""
+        note = "this run" if record.spec.method == BASELINE else over or "for comparison"
+        facts.append(("Nearest rounding", main.text(main.nearest), note, "nearest rounding"))
+    if record.task == "features":
+        facts += _features(m, main.percent)
+    elif record.task == "unlabelled":
+        facts.append(("KL to float", f"{m['kl']:.2g} nats", "no labels: no accuracy", "KL"))
+    else:
+        facts.append(("Agreement", f"{m['agreement']:.1f} %", "with the float model", "agreement"))
+    if "lost" in m and len(facts) < 5:
+        counts = f"{int(m['lost'])} / {int(m['gained'])}"
+        facts.append(("Lost / gained", counts, f"of {int(m['n']):,} images", "lost"))
+    return facts
+
+
+def _features(m: Mapping[str, float], voted: bool) -> list[Fact]:
+    worst = f"5th percentile {m['cosine_p5']:.4f}"
+    cosine = ("Cosine to float", f"{m['cosine']:.4f}", worst, "cosine of features")
+    cka = ("CKA", f"{m['cka']:.4f}", "with the float features", "CKA")
+    return [cosine, cka] if voted else [("5th percentile", f"{m['cosine_p5']:.4f}", "of the cosine",
+                                         "cosine of features"), cka]  # fmt: skip
+
+
+def _size(record: RunRecord) -> Fact:
+    m = record.metrics
+    return "Weights", f"{m['weight_mb']:.3g} MB", f"float {m['weight_mb_float']:.3g} MB", "size"
 
 
 def gap(value: float, word: str) -> str:

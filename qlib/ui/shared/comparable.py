@@ -21,6 +21,9 @@ FAIR = {
     "placement": "where activations are rounded",
     "keep_float": "layers kept in float",
     "analysis": "what was measured",
+    "output": "output of the network",
+    "task": "classes or features",
+    "labels": "labels",
 }
 
 

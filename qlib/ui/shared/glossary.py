@@ -33,6 +33,19 @@ WORDS = {
         "Share of test images for which the quantized and the float model give the same answer, "
         "right or wrong. It separates methods that accuracy cannot."
     ),
+    "k-NN accuracy": (
+        "Features have no answers. Each test image is given the class of those images whose "
+        "features are most alike to its own (the 20 nearest by cosine, itself left out), and the "
+        "share that comes out right tells whether the features still separate the classes."
+    ),
+    "cosine of features": (
+        "Cosine of the angle between an image's quantized and its float features, mean over "
+        "images: 1 is the same direction. The 5th percentile is that of the worst twentieth."
+    ),
+    "CKA": (
+        "Linear centred kernel alignment, 0 to 1: whether the images lie to each other as in the "
+        "float network. Rotating or scaling all features does not change it."
+    ),
     "lost": (
         "Lost: the float model was right and the quantized model is wrong. Gained: the other way "
         "round."

@@ -9,6 +9,7 @@ from typing import Any
 
 from qlib.core import catalogue
 from qlib.core.records import BASELINE, RunRecord
+from qlib.core.scores import score
 from qlib.store import Finished
 from qlib.ui.shared.answers import bits_label
 
@@ -97,7 +98,8 @@ def best(records: Sequence[RunRecord], bits: str | None = None) -> str:
 
 
 def _rank(record: RunRecord) -> tuple[float, float]:
-    return record.metrics["top1"], -record.metrics.get("kl", math.inf)
+    found = score(record.metrics)
+    return found.value if found else -math.inf, -record.metrics.get("kl", math.inf)
 
 
 def bits_of(text: str | None) -> tuple[int, ...]:

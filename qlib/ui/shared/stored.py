@@ -7,6 +7,7 @@ import streamlit as st
 
 from qlib import store
 from qlib.core.records import BASELINE, RunRecord
+from qlib.core.scores import accurate
 from qlib.ui.shared import address, context, per_width, resolve, state
 from qlib.ui.shared.address import Session
 from qlib.ui.shared.answers import bits_label, interval
@@ -25,6 +26,11 @@ BEST_NOTE = (
 def same_bits(entries: Sequence[store.Finished]) -> list[store.Finished]:
     """The runs whose weights and activations have equal bits, which this page shows."""
     return [e for e in entries if e.record.spec.weight_bits == e.record.spec.act_bits]
+
+
+def accurate_ones(entries: Sequence[store.Finished]) -> list[store.Finished]:
+    """The runs that have an accuracy, which this page is about; others are on Compare."""
+    return [e for e in entries if accurate(e.record.metrics)]
 
 
 def choose(entries: Sequence[store.Finished]) -> Choice | None:
