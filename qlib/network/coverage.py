@@ -28,8 +28,12 @@ WORDS = {
     ATEN.convolution: "convolution",
     ATEN._convolution: "convolution",
 }
-# of products that have no formula in PyTorch: vectors, three operands, recurrent layers
+# of products that have no formula in PyTorch: vectors, three operands, recurrent layers, and fused
+# attention on processors
 EXTRA = {
+    ATEN._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: (
+        q[..., 0].numel() * k.shape[-2] * (q.shape[-1] + v.shape[-1])
+    ),
     ATEN._trilinear: lambda a, b, c, da, db, dc, *_, **__: math.prod(
         torch.broadcast_shapes(*(_spread(x, d) for x, d in ((a, da), (b, db), (c, dc))))
     ),

@@ -6,6 +6,7 @@ from torch import Tensor
 from qlib.core.rows import Doubt
 from qlib.measure import labels
 from qlib.measure.labels import Fit
+from qlib.measure.outliers import lines
 from qlib.pipeline.experiment import Experiment
 
 FIRST = 5  # classes whose order is told
@@ -18,7 +19,21 @@ def doubts_of(experiment: Experiment, logits: Tensor) -> list[Doubt]:
 
     ``logits``: of the float network on the test images, (n, classes).
     """
-    return [*about_labels(experiment, logits)]
+    at_chance = about_labels(experiment, logits)
+    return [*at_chance, *(about_weights(experiment) if at_chance else ())]
+
+
+def about_weights(experiment: Experiment) -> list[Doubt]:
+    """A weight far beyond the others of its tensor, where the float network is not to be believed.
+
+    Some networks have such weights and are right, so that they alone are no reason.
+    """
+    outliers = list(lines(experiment.net))
+    if not outliers:
+        return []
+    text = f"Weights lie far outside of their tensors: {'; '.join(outliers)}."
+    remedy = "Check where the weights come from, and fetch or save them again."
+    return [Doubt(name="weights", text=text, remedy=remedy)]
 
 
 def about_labels(experiment: Experiment, logits: Tensor) -> list[Doubt]:
