@@ -156,6 +156,23 @@ def test_coverage_counts_what_stays_in_float():
     )
 
 
+class ByKeyword(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 5)
+
+    def forward(self, x):
+        return self.head(input=x.flatten(1))
+
+
+def test_layers_called_by_keyword_are_quantized_alike():
+    net = ByKeyword().eval()
+    plain = nn.Sequential(nn.Flatten(), net.head)
+    q, same = (qlib.quantize(side, HERE, "nearest", 3, 3) for side in (net, plain))
+    assert q.coverage == 1
+    assert torch.equal(q(HERE), same(HERE)) and not torch.equal(q(HERE), net(HERE))
+
+
 # --- bad input
 
 
@@ -167,15 +184,6 @@ class Pair(nn.Module):
 class Scores(nn.Module):
     def forward(self, x):
         return x.mean((2, 3))
-
-
-class ByKeyword(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(64, 5)
-
-    def forward(self, x):
-        return self.head(input=x.flatten(1))
 
 
 HERE = images()
@@ -204,7 +212,6 @@ WRONG = {
         r"tensor of shape \(256,\) and type float32 for 2 images; it has to return class scores",
     ),
     "one layer": (lambda: nn.Conv2d(1, 2, 1).eval(), HERE, r"is a single Conv2d, whose place"),
-    "keyword": (lambda: ByKeyword().eval(), HERE, r"calls its part 'head' with .* keyword arg"),
     "no layers": (lambda: Scores().eval(), HERE, r"nothing to quantize; choose another one"),
 }
 

@@ -226,6 +226,18 @@ def test_pictures_in_no_class_folders(function, task, tmp_path):
         assert "quant_top5" not in store.load_preds(tmp_path / "r")
 
 
+def test_a_file_of_classes_says_that_outputs_are_classes(tmp_path):
+    """It may name fewer folders than there are outputs, whatever the network ends in."""
+    data = pictures(tmp_path / "d", [f"{name}/{i}.png" for name in "abc" for i in range(4)])
+    (tmp_path / "classes.txt").write_text("c\nb\na\n")
+    given = replace(spec("encoder"), data=data, test=None, calib=4)
+    assert run(given).task == "features"  # eight numbers that end in a norm, for three folders
+    named = replace(given, classes=str(tmp_path / "classes.txt"))
+    record = run(named)
+    assert record.task == "classes" and record.data["classes"] == 8
+    assert "knn" in run(replace(named, task="features")).metrics
+
+
 # --- ImageNet's larger lists of classes
 
 

@@ -288,14 +288,13 @@ class RunRecord:
     coverage: Coverage | None = None
     pictures: PictureNote = field(default_factory=PictureNote)
     doubts: list[Doubt] = field(default_factory=list)
+    task: Annotated[str, Among(TASKS)] = "classes"
 
     @property
     def prepared(self) -> str:
         """How images were prepared for the network, in words; "" in records that do not say."""
         row = self.data.get("preprocess")
         return Preprocess(**row).words if row else ""  # type: ignore[arg-type]
-
-    task: Annotated[str, Among(TASKS)] = "classes"
 
     def to_json(self) -> dict[str, Any]:
         """The record as a dict for ``run.json``; ``layers`` live in ``layers.csv`` beside it."""

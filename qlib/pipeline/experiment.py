@@ -89,10 +89,14 @@ def load_experiment(spec: RunSpec, device: torch.device, report: Report) -> Expe
     _check_code(spec)
     source = source_of("models", spec.model)().build(spec.model, spec.weights)
     sources = open_sources(spec, source.label_set)
-    built, notes = completed(source, sources.calib, spec, len(sources.tested.classes))
+    # a file of classes says that there are classes, and may name fewer than there are outputs
+    folders = 0 if spec.classes else len(sources.tested.classes)
+    built, notes = completed(source, sources.calib, spec, folders)
     sources, said = labelled(sources, spec, built.classes)
     notes += said
-    classes = class_names(sources, spec, built.classes, built.names)
+    classes = sources.tested.classes
+    if built.classes and sources.test.labels is not None:  # else nobody asks what is right
+        classes = class_names(sources.tested, spec, built.classes, built.names)
     net = built.module.to(device)
     calib = _chosen(to_tensor(sources.calib, built.preprocess), spec)
     report(Event("load", note=f"{len(calib)} calibration images"))

@@ -84,7 +84,7 @@ def labelled(sources: Sources, spec: RunSpec, outputs: int) -> tuple[Sources, li
 
 
 def class_names(
-    sources: Sources, spec: RunSpec, outputs: int, names: Sequence[str] | None = None
+    source: Dataset, spec: RunSpec, outputs: int, names: Sequence[str] | None = None
 ) -> tuple[str, ...]:
     """Class names by output of a network with ``outputs`` of them.
 
@@ -93,10 +93,7 @@ def class_names(
     Raises:
         InvalidSpec: the source has other classes than the network.
     """
-    source = sources.tested
     own = source.classes
-    if not outputs or sources.test.labels is None:  # of features, or nothing to be right about
-        return own
     if spec.classes and len(own) <= outputs:
         return (*own, *(f"class {i}" for i in range(len(own), outputs)))
     if spec.classes:
