@@ -5,7 +5,7 @@ import streamlit as st
 from qlib import jobs, store
 from qlib.core.records import InvalidSpec
 from qlib.ui.run import form as setup
-from qlib.ui.run import presets, submit
+from qlib.ui.run import presets, preview, submit
 from qlib.ui.shared import cards, frame, progress
 
 QUESTION = "Run calibration and reconstruction on your own settings"
@@ -37,5 +37,8 @@ try:
 except InvalidSpec as error:
     spec, problem = None, str(error)
 with side:
-    submit.card(spec, problem)
+    before = st.container()
+    seen = preview.card(spec)
+    with before:
+        submit.card(spec, problem, seen)
 cards.unreadable(jobs.broken(store.runs_dir()), "Job folders")

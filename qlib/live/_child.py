@@ -52,16 +52,22 @@ class Slot:
 
 
 class Child:
-    """One process from its start to its end; a thread reads what it says."""
+    """One process from its start to its end; a thread reads what it says.
 
-    def __init__(self, command: Sequence[str]) -> None:
+    ``name`` and ``again`` begin and end the sentences on how it ended.
+    """
+
+    def __init__(
+        self, command: Sequence[str], name: str = "The live network", again: str = AGAIN
+    ) -> None:
+        self._name, self._again = name, again
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the process has ended)
         try:
             self.process, self._questions, self._answers = process.converse(command, self._log)
         except OSError as error:
             self._log.close()
             reason = error.strerror or type(error).__name__
-            raise InvalidSpec(f"The live network cannot be started ({reason}). {AGAIN}") from None
+            raise InvalidSpec(f"{name} cannot be started ({reason}). {again}") from None
         self.stage = Stage("Starting Python", 0, 4)
         self.ended: str | None = None
         self.opening: dict[str, Slot] = {}
@@ -94,7 +100,7 @@ class Child:
             self._slots[self._next] = slot
             self._send({"id": self._next} | question)
         if self.ended:  # it may have ended before the question was in the list
-            slot.fail(InvalidSpec(f"{self.ended} {AGAIN}"))
+            slot.fail(InvalidSpec(f"{self.ended} {self._again}"))
         return slot
 
     def _send(self, message: dict[str, Any]) -> None:
@@ -104,7 +110,7 @@ class Child:
 
     def close(self) -> None:
         """End the process."""
-        self._bye = self._bye or "The live network was stopped."
+        self._bye = self._bye or f"{self._name} was stopped."
         with suppress(OSError):
             self._questions.close()
         try:
@@ -124,7 +130,7 @@ class Child:
         with self._lock:
             waiting, self._slots = [*self._slots.values()], {}
         for slot in waiting:
-            slot.fail(InvalidSpec(f"{self.ended} {AGAIN}"))
+            slot.fail(InvalidSpec(f"{self.ended} {self._again}"))
 
     def _hear(self, message: dict[str, Any]) -> None:
         if "stage" in message:
@@ -140,8 +146,8 @@ class Child:
     def _why(self, code: int) -> str:
         """A sentence about a process that said nothing before it ended."""
         if signal := deaths.cause(code):
-            return f"The live network {signal}."
+            return f"{self._name} {signal}."
         self._log.seek(0)
         said = self._log.read().decode(errors="replace").split("\n")
         last = next((line.strip() for line in reversed(said) if line.strip()), "")
-        return f"The live network ended by a fault of its own ({(last or f'code {code}')[:200]})."
+        return f"{self._name} ended by a fault of its own ({(last or f'code {code}')[:200]})."

@@ -16,8 +16,10 @@ from qlib.datasets.base import Images
 from qlib.datasets.preprocessing.augment import noise, shifted
 from qlib.datasets.preprocessing.prepare import batches, to_tensor
 from qlib.learning.calibration import Calibration
+from qlib.models.base import Complete
 from qlib.network.answers import Features
 from qlib.network.blocks import find_blocks
+from qlib.network.coverage import Coverage
 from qlib.network.model import QuantModel
 from qlib.observers.base import Observer, observers
 from qlib.pipeline.own_network import completed
@@ -79,13 +81,32 @@ class Experiment:
         return self.labels
 
 
-def load_experiment(spec: RunSpec, device: torch.device, report: Report) -> Experiment:
-    """Load the network and images of a checked specification; nothing is quantized yet.
+@dataclass(frozen=True)
+class Material:
+    """A float network and its images, opened and found to fit; nothing is quantized.
+
+    ``classes``: names by index, as the images have them; ``notes``: what was chosen or assumed.
+    """
+
+    built: Complete
+    sources: Sources
+    classes: tuple[str, ...]
+    notes: list[str]
+
+    @property
+    def task(self) -> str:
+        """How a run of it is judged, see `RunRecord.task`."""
+        if not self.built.classes:
+            return "features"
+        return "classes" if self.sources.test.labels is not None else "unlabelled"
+
+
+def load_material(spec: RunSpec) -> Material:
+    """Load the network and open the images of a checked specification.
 
     Raises:
         InvalidSpec: something is missing, or does not fit together.
     """
-    report(Event("load", spec.model))
     _check_code(spec)
     source = source_of("models", spec.model)().build(spec.model, spec.weights)
     sources = open_sources(spec, source.label_set)
@@ -93,19 +114,28 @@ def load_experiment(spec: RunSpec, device: torch.device, report: Report) -> Expe
     folders = 0 if spec.classes else len(sources.tested.classes)
     built, notes = completed(source, sources.calib, spec, folders)
     sources, said = labelled(sources, spec, built.classes)
-    notes += said
     classes = sources.tested.classes
     if built.classes and sources.test.labels is not None:  # else nobody asks what is right
         classes = class_names(sources.tested, spec, built.classes, built.names)
+    return Material(built, sources, classes, notes + said)
+
+
+def load_experiment(spec: RunSpec, device: torch.device, report: Report) -> Experiment:
+    """Load the network and images of a checked specification; nothing is quantized yet.
+
+    Raises:
+        InvalidSpec: something is missing, or does not fit together.
+    """
+    report(Event("load", spec.model))
+    material = load_material(spec)
+    built, sources = material.built, material.sources
     net = built.module.to(device)
     calib = _chosen(to_tensor(sources.calib, built.preprocess), spec)
     report(Event("load", note=f"{len(calib)} calibration images"))
     model, data = quantizable(net, calib.to(device), spec, report, encoder=not built.classes)
-    model.notes += notes
+    model.notes += material.notes
     predict = Predictor(built.preprocess, sources.test, device, report, model.answers.read)
-    task = "classes" if sources.test.labels is not None else "unlabelled"
-    task = task if built.classes else "features"
-    return Experiment(net, model, data, sources, classes, predict, task)
+    return Experiment(net, model, data, sources, material.classes, predict, material.task)
 
 
 def quantizable(
@@ -135,15 +165,21 @@ def quantizable(
 
 
 def _check_coverage(model: QuantModel, spec: RunSpec) -> None:
-    share, parts = model.coverage.share, model.coverage.left_float
-    if share >= LEAST_COVERED or spec.allow_float:
-        return
-    largest = sorted(parts, key=lambda part: -parts[part])
+    if (why := too_little(model.coverage)) and not spec.allow_float:
+        raise InvalidSpec(why)
+
+
+def too_little(covered: Coverage) -> str:
+    """Why a network is refused of which less than half can be quantized; "" where it is not."""
+    if covered.share >= LEAST_COVERED:
+        return ""
+    largest = sorted(covered.left_float, key=lambda part: -covered.left_float[part])
     more = f" and {len(largest) - 3} more" if len(largest) > 3 else ""
-    raise InvalidSpec(
-        f"Only {100 * share:.0f} % of this network's multiplications can be quantized; in float "
-        f"would stay {', '.join(largest[:3])}{more}. Write them with layers such as nn.Conv2d and "
-        "nn.Linear or with matrix products, or allow it (--allow-float, allow_float=True)."
+    return (
+        f"Only {100 * covered.share:.0f} % of this network's multiplications can be quantized; in "
+        f"float would stay {', '.join(largest[:3])}{more}. Write them with layers such as "
+        "nn.Conv2d and nn.Linear or with matrix products, or allow it (--allow-float, "
+        "allow_float=True)."
     )
 
 

@@ -6,9 +6,9 @@ import streamlit as st
 
 from qlib.core import specs
 from qlib.core.params import params
-from qlib.core.records import RunSpec
+from qlib.core.records import InvalidSpec, RunSpec
 from qlib.core.registry import discover
-from qlib.ui.run import designs
+from qlib.ui.run import designs, uploads
 from qlib.ui.shared import address, forms, own_code, pickers, resolve
 
 SPEC = params(RunSpec)
@@ -73,15 +73,16 @@ def draft() -> RunSpec:
             st.caption(f"{owner.title} has nothing to set: it learns nothing.")
     with _part("Images, seed and device", ":material/photo_library:", "part_images"):
         images = _images()
-    with _part("What the network returns", ":material/output:", "part_output"):
-        returned = _returned()
+    with _part("Own network and pictures", ":material/upload_file:", "part_own"):
+        uploads.fields()
+        own = _own()
     with _part("Grid and placement", ":material/grid_4x4:", "part_grid"):
         grid = _grid()
     with _part("Tuned afterwards", ":material/build:", "part_after"):
         after = _after()
     return RunSpec(
         model, data, method, weight_bits, act_bits, weights=weights, settings=settings,
-        **images, **returned, **grid, **after,
+        **images, **own, **grid, **after,
     )  # fmt: skip
 
 
@@ -105,7 +106,6 @@ def _images() -> dict:
             help="Calibrate on other images, for example folder:/data/photos. They need no labels.",
         )
         choice = _field("calib_choice", "Calibration images are")
-        skip = _field("skip_damaged", "Skip damaged files")
     with two:
         test = st.number_input(
             "Held-out test images",
@@ -118,21 +118,11 @@ def _images() -> dict:
             help="Fewer are quicker and give a wider interval. Empty: all there are.",
         )
         seed = _seed()
-        classes = st.text_input(
-            "File of classes",
-            key="classes",
-            bind=URL,
-            placeholder="folders by name",
-            help="Where the network numbers its classes in another way than the folders' names do, "
-            "or has more of them: a text file with a folder name a line, the first for output 0, "
-            "or folder,index.",
-        )
     with three:
         device = _field("device")
         precision = _field("precision", "Learn in")
     found = {"calib": calib, "calib_data": other.strip() or None, "seed": seed, "device": device}
     found |= {"calib_choice": choice, "precision": precision}
-    found |= {"skip_damaged": skip, "classes": classes.strip() or None}
     return found | {"test": int(test) if test else None}
 
 
@@ -142,18 +132,32 @@ def _seed():
     return int(text) if re.fullmatch(r"-?[0-9]{1,40}", text) else text
 
 
-def _returned() -> dict:
+def _own() -> dict:
+    """What only somebody's own network or pictures need."""
     one, two, three = st.columns(3)
     with one:
         output = st.text_input(
             "Output", key=SPEC_KEYS["output"], bind=URL, placeholder="the only one",
             help=SPEC["output"].help,
         )  # fmt: skip
+        classes = st.text_input(
+            "File of classes",
+            key="classes",
+            bind=URL,
+            placeholder="folders by name",
+            help="Where the network numbers its classes in another way than the folders' names do, "
+            "or has more of them: a text file with a folder name a line, the first for output 0, "
+            "or folder,index.",
+        )
     with two:
         task = _field("task", "It returns")
+        skip = _field("skip_damaged", "Skip damaged files")
     with three:
         labels = _field("labels", "Labels of the test images")
-    return {"output": output.strip(), "task": task, "labels": labels}
+        allow = _field("allow_float", "Allow a part in float")
+    found = {"output": output.strip(), "task": task, "labels": labels}
+    found |= {"classes": classes.strip() or None, "skip_damaged": skip, "allow_float": allow}
+    return found
 
 
 def _grid() -> dict:
@@ -170,7 +174,6 @@ def _grid() -> dict:
         found["granularity"] = _field("granularity", "One scale per")
         found["symmetric_weights"] = _field("symmetric_weights", "Symmetric weights")
         found["symmetric_acts"] = _field("symmetric_acts", "Symmetric inputs")
-        found["allow_float"] = _field("allow_float", "Allow a part in float")
     return found
 
 
@@ -186,14 +189,14 @@ def _after() -> dict:
 def again(spec: RunSpec) -> None:
     """Leave the job for the form, filled with the job's settings."""
     st.query_params.pop("job", None)
-    model, name = pickers.unfilled(spec.model, specs.model_keys())
-    data, path = pickers.unfilled(spec.data, specs.dataset_keys())
+    model, name = pickers.unfilled(uploads.pathless(spec.model), specs.model_keys())
+    data, path = pickers.unfilled(uploads.pathless(spec.data), specs.dataset_keys())
     if model is None or data is None or spec.method not in discover("methods"):
         return  # made with a source or a method that is gone
-    values = {"model": model, "name": name, "weights": spec.weights or ""}
+    values = {"model": model, "name": name, "weights": uploads.pathless(spec.weights or "")}
     values |= {"data": data, "path": path, "method": spec.method}
     values |= {"w": spec.weight_bits, "a": spec.act_bits, "test": spec.test}
-    values |= {"calib_data": spec.calib_data or "", SEED: str(spec.seed)}
+    values |= {"calib_data": uploads.pathless(spec.calib_data or ""), SEED: str(spec.seed)}
     values |= {"classes": spec.classes or ""}
     values |= {key: getattr(spec, name) for name, key in SPEC_KEYS.items()}
     values |= {f"{spec.method}.{name}": value for name, value in spec.settings.items()}
@@ -208,4 +211,7 @@ def checked(spec: RunSpec) -> RunSpec:
         InvalidSpec: one sentence on what is wrong.
     """
     own_code.check(spec)  # before a file is looked at
-    return specs.absolute(specs.checked(spec))
+    try:
+        return specs.absolute(specs.checked(uploads.named(spec)))
+    except InvalidSpec as error:
+        raise InvalidSpec(uploads.pathless(str(error))) from None

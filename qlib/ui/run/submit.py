@@ -3,6 +3,7 @@
 import streamlit as st
 
 from qlib import store
+from qlib.core.preview import Preview
 from qlib.core.records import InvalidSpec, RunSpec
 from qlib.core.scores import score
 from qlib.jobs.estimate import Estimate, estimate
@@ -10,11 +11,16 @@ from qlib.ui.shared import job_panel, state
 from qlib.ui.shared.glossary import word
 from qlib.ui.shared.timeline import span
 
+START = "Runs in the background; you can leave the page."
 GREEN, AMBER = 60, 600  # seconds: a coffee-free run, and one to go away for
 
 
-def card(spec: RunSpec | None, problem: str) -> None:
-    """Show estimate and Start for a checked specification, or what is wrong with the form."""
+def card(spec: RunSpec | None, problem: str, seen: Preview | None = None) -> None:
+    """Show estimate and Start for a checked specification, or what is wrong with the form.
+
+    ``seen``: the preview, if there is one; where it says that the run would be refused there is
+    nothing to start.
+    """
     with st.container(border=True, key="before"):
         st.markdown("**Before you start**")
         if spec is None:
@@ -25,11 +31,17 @@ def card(spec: RunSpec | None, problem: str) -> None:
         if entry := own or stored:
             _exists(entry)
         if own is None:
-            _offer(spec, stored is not None)
+            refused = bool(seen and seen.refused and not spec.allow_float)
+            _offer(spec, stored is not None, refused)
 
 
-def _offer(spec: RunSpec, again: bool) -> None:
-    """Estimate and Start; ``again``: the same run is among the stored ones."""
+def _offer(spec: RunSpec, again: bool, refused: bool) -> None:
+    """Estimate and Start.
+
+    Args:
+        again: the same run is among the stored ones.
+        refused: too little of the network can be quantized, as its preview says.
+    """
     _expected(estimate(spec, [e.record for e in state.everything().values()]))
     if "refused" in st.session_state:
         st.error(st.session_state.pop("refused"), icon=":material/error:")
@@ -39,9 +51,10 @@ def _offer(spec: RunSpec, again: bool) -> None:
         icon=":material/play_arrow:",
         width="stretch",
         key="start",
+        disabled=refused,
         on_click=submit,
         args=(spec,),
-        help="Runs in the background; you can leave the page.",
+        help="The preview says why not." if refused else START,
     )
 
 
