@@ -52,7 +52,7 @@ with left:
         key="bits-figure",
         on_select=stored.follow_click,
         selection_mode="points",
-        config=theme.config(f"{record.spec.model}_accuracy_over_bits"),
+        config=theme.config(f"{record.spec.network}_accuracy_over_bits"),
         alt=accuracy_bits.alt(curve),
     )
 with right:
@@ -85,6 +85,6 @@ if details.open:
         stored.table(runs),
         hide_index=True,
         column_config=stored.columns(),
-        alt=f"All stored runs of {record.spec.model}",
+        alt=f"All stored runs of {record.spec.network}",
     )
     details.caption(f"top-1: {word('top-1')} Interval: {word('interval')}")

@@ -394,3 +394,16 @@ def test_page_shows_what_a_bent_grid_does(learned, folders):  # noqa: F811
     at = open_page(PAGE, **W4, q="powerquant")
     assert "moved the levels, not the weights" in texts(at)
     assert "weight error **fell to 0.75 times**" in texts(at)
+
+
+def test_units_that_were_fitted_together_show_their_fit(folders):  # noqa: F811
+    run = write(folders[0], "brecq")
+    lines = map(json.loads, (run / "events.jsonl").read_text().splitlines())
+    joined = {"blocks.0": "blocks.0 … blocks.1"}
+    kept = [e for e in lines if e.get("unit") != "blocks.1"]
+    kept = [e | ({"unit": joined[e["unit"]]} if e.get("unit") in joined else {}) for e in kept]
+    (run / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in kept))
+    at = open_page(PAGE, **W4, layer=LAYER)
+    assert at.selectbox(key="r_unit").value == "blocks.0 … blocks.1"
+    assert "No loss is stored" not in texts(at)
+    assert "blocks.1" not in at.selectbox(key="r_unit").options

@@ -52,7 +52,7 @@ def demo(stored, folders, monkeypatch):
     return folders[1]
 
 
-def open_page(path: str = "", **query: str) -> AppTest:
+def open_page(path: str = "", /, **query: str) -> AppTest:
     """The app on one of its pages, as a link with these parameters opens it."""
     at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
     at.query_params.update(query)

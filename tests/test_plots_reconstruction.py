@@ -410,3 +410,9 @@ def test_waterfall_skips_what_is_not_stored():
     assert waterfall.headline(alone) == "There are too few stored runs for a step"
     check(waterfall.figure(alone))
     check(waterfall.figure(waterfall.info({})))
+
+
+def test_units_that_were_fitted_together_are_a_row():
+    order = ["stem", "a", "b", "c", "head"]
+    assert unit_fits.row_of("a … c", order) == ("a", "b", "c")
+    assert unit_fits.row_of("a", order) == unit_fits.row_of("a … gone", order) == ()

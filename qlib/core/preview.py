@@ -73,9 +73,7 @@ class Preview:
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> "Preview":
         """The reverse of `to_json`."""
-        pictures = tuple(
-            Shown(**{**p, "pixels": _unpacked(p["pixels"])}) for p in body["pictures"]
-        )
+        pictures = tuple(Shown(**{**p, "pixels": _unpacked(p["pixels"])}) for p in body["pictures"])
         rows = {n: tuple(body[n]) for n in ("left_float", "first", "last", "notes")}
         joined = tuple(map(tuple, body["joined"]))
         return cls(**{**body, **rows, "pictures": pictures, "joined": joined})

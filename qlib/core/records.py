@@ -39,6 +39,11 @@ class Cancelled(Exception):
     """Raised by a report callback to stop a run between two steps."""
 
 
+def network_name(model: str) -> str:
+    """The name for people of the network that this key means: see `RunSpec.network`."""
+    return model.rpartition("/")[2] if ".py:" in model else model
+
+
 @dataclass(frozen=True)
 class RunSpec:
     """The full specification of a run: all that decides its result. Frozen; JSON both ways.
@@ -154,10 +159,20 @@ class RunSpec:
         settings = {name: value for name, value in asdict(self).items() if value != _DEFAULTS[name]}
         body = json.dumps(settings, sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(body.encode()).hexdigest()[:10]
-        name = self.model.rpartition("/")[2] if ".py:" in self.model else self.model
-        model = re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-")
+        model = re.sub(r"[^A-Za-z0-9.-]+", "-", self.network).strip("-")
         recipe = f"{self.method}_{self.analysis}" if self.analysis else self.method
         return f"{model}_{recipe}_W{self.weight_bits}A{self.act_bits}_{digest}"
+
+    @property
+    def network(self) -> str:
+        """The network's name for people: of one's own file without the folder that it lies in."""
+        return network_name(self.model)
+
+    @property
+    def images(self) -> str:
+        """The test images' name for people: of a folder or file without where it lies."""
+        kind, colon, path = self.data.partition(":")
+        return kind + colon + path.rstrip("/").rpartition("/")[2]
 
     def to_json(self) -> dict[str, Any]:
         """The specification as a dict that JSON can hold; `from_json` reads it back."""

@@ -274,7 +274,7 @@ def of(
         "weight_bits": spec.weight_bits,
         "act_bits": spec.act_bits,
         "method": spec.method,
-        "model": spec.model,
+        "model": spec.network,
         "layers": Named("layer", {n: LayerFacts(n, tensors) for n, tensors in layers.items()}),
         "worst": WorstFacts("the worst layer", _worst(record.layers, profile)),
         "profile": ProfileFacts("the sensitivity run", _whole(profile)),

@@ -62,7 +62,7 @@ def estimate(spec: RunSpec, records: Sequence[RunRecord]) -> Estimate:
         max(totals) * spread,
         max(_memory(spec, r) for r in used),
         disk,
-        f"Scaled from {len(used)} finished run{'s' * (len(used) > 1)} of {spec.model} with "
+        f"Scaled from {len(used)} finished run{'s' * (len(used) > 1)} of {spec.network} with "
         f"{whose}.",
         _knobs(spec, phases[0]),
     )
@@ -98,13 +98,13 @@ def _from_passes(spec: RunSpec, records: Sequence[RunRecord]) -> Estimate:
         seconds * STRANGER,
         run.peak_mb,
         REST_MB,
-        f"About {passes:.0f} passes through {spec.model}, as long as those of a finished run took.",
+        f"About {passes:.0f} passes through {spec.network}, as long as those of a finished run.",
     )
 
 
 def _unknown(spec: RunSpec, what: str) -> str:
     return (
-        f"Not known: there is no finished run of {spec.model}{what} on {spec.device} yet; start "
+        f"Not known: there is no finished run of {spec.network}{what} on {spec.device} yet; start "
         "with few steps and few test images to measure it."
     )
 

@@ -101,9 +101,7 @@ def _counts(material: Material) -> dict[str, int]:
     if labels is None:
         return {}
     found, many = np.unique(labels, return_counts=True)
-    return {
-        _words(material.classes, int(i)): int(n) for i, n in zip(found, many, strict=True)
-    }
+    return {_words(material.classes, int(i)): int(n) for i, n in zip(found, many, strict=True)}
 
 
 def _pixels(x: Tensor, prepare: Preprocess) -> np.ndarray:

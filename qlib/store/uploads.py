@@ -217,6 +217,6 @@ def _tidy(folder: Path, used: list[str], coming: int) -> None:
             held -= size
     if held + coming > MOST_TOTAL:
         raise InvalidSpec(
-            f"Uploads may hold {MOST_TOTAL // MB:,} MB together, and there is no room for this one; "
-            "delete runs that use large ones, or give a path instead."
+            f"Uploads may hold {MOST_TOTAL // MB:,} MB together, and there is no room for this "
+            "one; delete runs that use large ones, or give a path instead."
         )

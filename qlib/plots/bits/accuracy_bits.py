@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from qlib.core.records import RunRecord
+from qlib.core.records import RunRecord, network_name
 from qlib.plots.bits import _width_axis
 from qlib.plots.bits._width_axis import COSTS
 from qlib.plots.bits._width_marks import names, pointer, rules, unfinished
@@ -46,7 +46,7 @@ def info(
     classes = same[0].data.get("classes")
     seen = {p.bits for x in lines for p in x.points} | {b for x in lines for b in x.failed}
     return AccuracyBits(
-        model=models[0],
+        model=network_name(models[0]),
         n=int(first["n"]),
         float_top1=first["top1_float"],
         chance=100 / classes if classes else None,

@@ -10,6 +10,7 @@ from qlib.plots.reconstruction import loss_curve
 from qlib.plots.reconstruction.loss_curve import Fit
 
 NEIGHBOURS = 24  # other units of the run that are kept: those next to the chosen one
+ROW = " … "  # between the first and the last of units that are fitted together
 WINDOW = 9  # losses of a running median
 
 
@@ -88,6 +89,17 @@ def fitted_as(layer: str, unit: str, names: Iterable[str]) -> str:
     """The name under which a layer was fitted: its own, or its block's; "" if it was not."""
     known = set(names)
     return next((name for name in (layer, unit) if name in known), "")
+
+
+def row_of(title: str, order: Sequence[str]) -> tuple[str, ...]:
+    """The units that a title such as ``layers.2 … head`` means; empty where it means no row.
+
+    ``order``: all units, as the network runs them.
+    """
+    first, mark, last = title.partition(ROW)
+    if not mark or first not in order or last not in order:
+        return ()
+    return tuple(order[order.index(first) : order.index(last) + 1])
 
 
 def broken(events: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from qlib.core.records import network_name
 from qlib.plots.bits.width_map import Pair
 from qlib.store import Finished
 from qlib.ui.bits import view
@@ -41,7 +42,12 @@ def draw(shown: Shown, known: Sequence[Finished]) -> None:
 def _network(shown: Shown, known: Sequence[Finished]) -> None:
     st.session_state["m"], st.session_state["q"] = shown.model, shown.track.key
     st.selectbox(
-        "Backbone", resolve.models(known), key="m", on_change=_model, help="The trained network."
+        "Backbone",
+        resolve.models(known),
+        key="m",
+        on_change=_model,
+        help="The trained network.",
+        format_func=network_name,
     )
     st.selectbox(
         "Method", list(shown.tracks), key="q", format_func=lambda k: shown.tracks[k].title,

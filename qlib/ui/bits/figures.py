@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from qlib.core.records import BASELINE
+from qlib.core.records import BASELINE, network_name
 from qlib.plots.bits import accuracy_bits
 from qlib.plots.bits.accuracy_bits import AccuracyBits
 from qlib.plots.shared import theme
@@ -89,7 +89,7 @@ def main(shown: Shown, info: AccuracyBits) -> go.Figure:
         key=MAIN,
         on_select=point_clicked,
         selection_mode="points",
-        config=theme.config(f"{shown.model}_accuracy_over_bits"),
+        config=theme.config(f"{network_name(shown.model)}_accuracy_over_bits"),
         alt=accuracy_bits.alt(info),
     )
     return figure

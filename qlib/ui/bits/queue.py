@@ -6,7 +6,7 @@ import streamlit as st
 
 from qlib import jobs, store
 from qlib.core import catalogue, specs
-from qlib.core.records import InvalidSpec, RunSpec
+from qlib.core.records import InvalidSpec, RunSpec, network_name
 from qlib.jobs import Job
 from qlib.jobs.estimate import estimate
 from qlib.ui.bits.measured import switchable
@@ -64,7 +64,7 @@ def _of_many(shown: Shown) -> Wanted | None:
         f"for each width. {title} learns one rounding for all widths together; then one stored "
         "model is switched between them."
     )
-    return Wanted(spec, why, f"Queue {title} for {shown.model}") if spec else None
+    return Wanted(spec, why, f"Queue {title} for {network_name(shown.model)}") if spec else None
 
 
 def _checked(spec: RunSpec) -> RunSpec | None:

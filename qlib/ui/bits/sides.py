@@ -6,6 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
+from qlib.core.records import network_name
 from qlib.plots.bits import width_map
 from qlib.plots.shared import theme
 from qlib.ui.bits import bar, measured, text, view
@@ -45,7 +46,7 @@ def show_map(shown: Shown) -> None:
             key=MAP,
             on_select=cell_clicked,
             selection_mode="points",
-            config=theme.config(f"{shown.model}_{track.key}_weights_activations"),
+            config=theme.config(f"{network_name(shown.model)}_{track.key}_weights_activations"),
             alt=width_map.alt(info),
         )
     with right:

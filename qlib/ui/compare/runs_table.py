@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 import streamlit as st
 
-from qlib.core.records import RunRecord
+from qlib.core.records import RunRecord, network_name
 from qlib.core.scores import ABSENT, accurate
 from qlib.store import Finished
 from qlib.ui.compare.selection import MOST, TABLE, URL, Known
@@ -49,7 +49,10 @@ def filters(known: Known) -> None:
     models = sorted({e.record.spec.model for e in known.values()})
     bits = sorted({answers.bits_label(e.record) for e in known.values()}, reverse=True)
     with one:
-        st.multiselect("Backbones listed", models, key="list_m", bind=URL, placeholder="all")
+        st.multiselect(
+            "Backbones listed", models, key="list_m", bind=URL, placeholder="all",
+            format_func=network_name,
+        )  # fmt: skip
     with two:
         st.multiselect("Bits listed", bits, key="list_b", bind=URL, placeholder="all")
     boxed = [name for name in st.session_state.get("boxed", ()) if name in known]
@@ -124,7 +127,7 @@ def _row(name: str, entry: Finished, stored: bool) -> dict:
     m, spec = record.metrics, record.spec
     told = {column: m.get(name) for column, name in MEASURED.items()}
     return {
-        "Backbone": spec.model,
+        "Backbone": spec.network,
         "Method": titles.get(spec.method, spec.method),
         "Bits": answers.bits_label(record),
         "Top-1": told.pop("Top-1"),

@@ -61,7 +61,7 @@ class Shown:
     @property
     def name(self) -> str:
         """The beginning of the file names of saved pictures."""
-        return f"{self.found.spec.model}_{self.found.layer}_{self.ask.bits}bit"
+        return f"{self.found.spec.network}_{self.found.layer}_{self.ask.bits}bit"
 
 
 def draw(
@@ -116,7 +116,7 @@ def scatter(shown: Shown) -> Saved:
     figure = who_gains.figure(info, chosen=shown.found.layer, **look())
     alt = who_gains.alt(info)
     with st.container(key="n-scatter-box"):
-        draw("n-scatter", figure, alt, f"{shown.found.spec.model}_gains", context.clicked_layer)
+        draw("n-scatter", figure, alt, f"{shown.found.spec.network}_gains", context.clicked_layer)
         st.caption(text.scatter_note(images, ask.draw))
     call = f"profile.layers, {ask.bits}, {reach}, {ask.draw!r}, {images!r}"
     return Saved("who_gains", figure, alt, partial(saved.gains, info), call)

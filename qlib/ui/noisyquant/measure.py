@@ -49,7 +49,7 @@ def _offer(found: Found, again: bool) -> None:
         st.warning(found.problem, icon=":material/broken_image:")
     with st.container(border=True, key="n-offer"):
         st.markdown(
-            f"**Nobody has measured noise in `{found.spec.model}` yet.** Each linear layer is "
+            f"**Nobody has measured noise in `{found.spec.network}` yet.** Each linear layer is "
             "looked at alone, everything else in float: at 3 to 8 bits, with 31 reaches of the "
             "noise and three draws of it, on calibration images and on held-out ones. One analysis "
             "serves all methods and bit-widths of this network."

@@ -79,13 +79,15 @@ def missing(found: Found) -> None:
         QUESTION,
         "Where a layer's values crowd midway between two levels: there, fixed noise before "
         "rounding, taken off again behind, costs less than rounding alone. Where they sit on "
-        f"levels it only hurts. `{found.spec.model}` has to be measured to tell.",
+        f"levels it only hurts. `{found.spec.network}` has to be measured to tell.",
     )
 
 
 def nothing(found: Found) -> None:
     """Draw the head of the page for a network without a layer that noise could be added to."""
-    frame.head(QUESTION, f"In `{found.spec.model}` there is no layer that noise could be added to.")
+    frame.head(
+        QUESTION, f"In `{found.spec.network}` there is no layer that noise could be added to."
+    )
     st.info(
         "Fixed noise can be taken off again behind linear layers and 1×1 convolutions, as a change "
         "of their bias. Choose a backbone that has some, such as a vision transformer.",

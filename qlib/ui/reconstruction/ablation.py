@@ -59,7 +59,7 @@ def panel(view: View, others: Mapping[str, Finished]) -> None:
     st.plotly_chart(
         figure,
         key="r_waterfall",
-        config=theme.config(f"{view.record.spec.model}_ingredients"),
+        config=theme.config(f"{view.record.spec.network}_ingredients"),
         alt=waterfall.alt(info),
     )
     st.caption(_under(info) + answers.source_line(view.record) + ".")

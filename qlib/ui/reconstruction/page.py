@@ -9,7 +9,7 @@ from qlib.core.records import BASELINE, InvalidSpec, RunRecord
 from qlib.core.rows import LayerRow
 from qlib.plots.reconstruction import learned as _learned
 from qlib.plots.reconstruction import loss_curve
-from qlib.plots.reconstruction.unit_fits import broken, fitted_as
+from qlib.plots.reconstruction.unit_fits import broken, fitted_as, row_of
 from qlib.store import Finished
 from qlib.ui.shared import address, answers, comparable, context, resolve, state
 from qlib.ui.shared.context import View
@@ -193,9 +193,12 @@ def _unit(view: View) -> None:
 
 def units(view: View) -> dict[str, str]:
     """What was fitted, in order, with the layer that stands for it: its last one with weights."""
-    names = [f.unit for f in loss_curve.info(state.events(view.folder)).fits]
+    names = _fitted(view)
     rows = [r for r in view.record.layers if r["tensor"] == "weight"]
     inside = {r["unit"]: r["layer"] for r in rows} | {r["layer"]: r["layer"] for r in rows}
+    for name in names:
+        if within := [inside[u] for u in row_of(name, _order(view)) if u in inside]:
+            inside[name] = within[-1]
     wanted = dict.fromkeys(n for n in names if n in inside) or dict.fromkeys(
         r["unit"] for r in rows
     )
@@ -203,6 +206,18 @@ def units(view: View) -> dict[str, str]:
 
 
 def unit_of(view: View) -> str:
-    """The block that holds the chosen layer."""
+    """The block that holds the chosen layer, or the row of units that it was fitted in."""
     rows = view.record.layers
-    return next((r["unit"] for r in rows if r["layer"] == view.layer), view.layer)
+    unit = next((r["unit"] for r in rows if r["layer"] == view.layer), view.layer)
+    order, fitted = _order(view), _fitted(view)
+    joined = next((name for name in fitted if unit in row_of(name, order)), "")
+    return unit if unit in fitted else joined or unit
+
+
+def _fitted(view: View) -> list[str]:
+    return [f.unit for f in loss_curve.info(state.events(view.folder)).fits]
+
+
+def _order(view: View) -> list[str]:
+    """All units, as the network runs them."""
+    return list(dict.fromkeys(r["unit"] for r in view.record.layers))

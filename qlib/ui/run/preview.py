@@ -1,6 +1,8 @@
 """The card that shows network and images before a run is started: pictures, guesses, coverage."""
 
 import html
+from collections.abc import Sequence
+from pathlib import Path
 
 import streamlit as st
 
@@ -12,6 +14,10 @@ from qlib.live.preview import Look, Previews
 from qlib.ui.run import uploads
 from qlib.ui.shared import gallery, own_code
 
+ABOUT = (
+    "Eight pictures as the network sees them, what it takes them for in float, and which share of "
+    "its multiplications can be quantized."
+)
 LOOK = 0.4  # seconds between looks at a preview that is being made
 LISTED = 12  # names in one line
 ASKED = "preview-asked"  # session key: the preview that this visitor waits for
@@ -56,8 +62,6 @@ def _key(spec: RunSpec) -> str:
 
 def _stamp(spec: RunSpec) -> str:
     """Changes when a named weights file, folder or zip is replaced."""
-    from pathlib import Path
-
     seen = []
     for name in (spec.weights, *(d and d.partition(":")[2] for d in (spec.data, spec.calib_data))):
         try:
@@ -71,7 +75,8 @@ def _offer(spec: RunSpec | None, key: str, why: str) -> None:
     if "preview-refused" in st.session_state:
         st.error(st.session_state.pop("preview-refused"), icon=":material/error:")
     st.caption(
-        why or "Eight pictures as the network sees them, what it takes them for in float, and which "
+        why
+        or "Eight pictures as the network sees them, what it takes them for in float, and which "
         "share of its multiplications can be quantized."
     )
     st.button(
@@ -131,15 +136,21 @@ def _show(found: Preview, spec: RunSpec) -> None:
     st.html(pictures(found))
     st.markdown(plain(covered(found)))
     if found.refused:
-        text = "It goes on because *Allow a part in float* is on." if spec.allow_float else (
-            f"{plain(found.refused)} Here: *Allow a part in float*, under *Own network and "
-            "pictures*."
+        text = (
+            "It goes on because *Allow a part in float* is on."
+            if spec.allow_float
+            else (
+                f"{plain(found.refused)} Here: *Allow a part in float*, under *Own network and "
+                "pictures*."
+            )
         )
         st.warning(text, icon=":material/warning:")
     for line in about(found):
         st.caption(plain(line))
     if found.notes:
-        with st.expander(f"Notes ({len(found.notes)})", icon=":material/info:", key="preview-notes"):
+        with st.expander(
+            f"Notes ({len(found.notes)})", icon=":material/info:", key="preview-notes"
+        ):
             for note in found.notes:
                 st.caption(plain(uploads.pathless(note)))
 
@@ -157,25 +168,26 @@ def covered(found: Preview) -> str:
 
 def about(found: Preview) -> list[str]:
     """Classes and counts, preparation, layers at the ends, units that are joined: a line each."""
-    lines = [f"{found.test:,} held-out pictures, {found.calib:,} to calibrate with."]
+    classes = f"{found.outputs:,} classes, " if found.outputs else ""
+    lines = [f"{classes}{found.test:,} held-out pictures, {found.calib:,} more to calibrate with."]
     if found.counts:
-        lines[0] += f" Held out: {_listed([f'{k} {n:,}' for k, n in found.counts.items()])}."
+        lines[0] += f" Held out: {_listed([f'{k}: {n:,}' for k, n in found.counts.items()])}."
     elif found.task == "unlabelled":
         lines[0] += " They have no labels, so no accuracy will be told."
     if found.task == "features":
         lines.append("It returns features: they are compared with the float ones.")
-    else:
-        lines.append(f"{found.outputs:,} classes.")
     lines.append(f"Pictures as the network takes them: {found.prepared}.")
     ends = (("First", found.first), ("last", found.last))
-    lines.append("; ".join(f"{name} layer{'s' * (len(n) > 1)}: {_listed(n, 3)}" for name, n in ends) + ".")
+    lines.append(
+        "; ".join(f"{name} layer{'s' * (len(n) > 1)}: {_listed(n, 3)}" for name, n in ends) + "."
+    )
     if found.joined:
         rows = [" + ".join(row) for row in found.joined]
         lines.append(f"Learned together: {_listed(rows, 3)}.")
     return lines
 
 
-def _listed(names, most: int = LISTED) -> str:
+def _listed(names: Sequence[str], most: int = LISTED) -> str:
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join([*names][:most]) + more
 
@@ -191,7 +203,7 @@ def _picture(picture: Shown) -> str:
     mark = ""
     if guess and label:
         mark = "✓ " if picture.guess == picture.label else "✕ "
-    said = f"{mark}{guess} {100 * picture.prob:.0f} %" if guess else label
+    said = f"{mark}{guess}<br>{100 * picture.prob:.0f} %" if guess else label
     small = " class=small" if max(picture.pixels.shape[:2]) <= gallery.FEW else ""
     told = f"{html.escape(picture.name)}: {label or 'no label'}; float guess: {guess or 'none'}"
     return (
@@ -204,8 +216,8 @@ def _picture(picture: Shown) -> str:
 STYLE = """<style>
 .qx-preview { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 6px; }
 .qx-preview figure { margin: 0; min-width: 0; }
-.qx-preview img { width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: 4px; display: block;
-  background: color-mix(in srgb, currentColor 8%, transparent); }
+.qx-preview img { width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: 4px;
+  display: block; background: color-mix(in srgb, currentColor 8%, transparent); }
 .qx-preview img.small { image-rendering: pixelated; }
 .qx-preview figcaption { font-size: 0.75rem; line-height: 1.3; text-align: center; overflow: hidden;
   text-overflow: ellipsis; white-space: nowrap; }

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import streamlit as st
+from streamlit.errors import StreamlitAPIException
 
 from qlib import jobs, store
 from qlib.core import own_code as own_names
@@ -74,19 +75,26 @@ def _filled(key: str, token: str) -> str:
     """Put an upload into its field; what was done, in words."""
     name = token.rpartition("/")[2]
     if key == "weights":
-        st.session_state["weights"] = token
+        _fill(weights=token)
         return f"{name} is the weights file now."
     if key == "pictures":
-        st.session_state["data"], st.session_state["path"] = "folder:PATH", token
+        _fill(data="folder:PATH", path=token)
         return f"Images come from {name} now."
-    st.session_state["model"] = own_names.PATTERN
     source = uploads.path_of(token, store.runs_dir()).read_text(encoding="utf-8")
     functions = uploads.functions(source)
     function = USUAL if USUAL in functions else functions[-1]
-    st.session_state["name"] = f"{token}:{function}"
+    _fill(model=own_names.PATTERN, name=f"{token}:{function}")
     others = [f for f in functions if f != function]
     more = f" Other functions in it: {', '.join(others[:5])}." if others else ""
     return f"The network is what {function}() of {name} returns.{more}"
+
+
+def _fill(**values: str) -> None:
+    """Set widgets, and the address for those that are not there yet: only others write into it."""
+    for key, value in values.items():
+        st.session_state[key] = value
+        with suppress(StreamlitAPIException):  # bound to a widget that is there
+            st.query_params[key] = value
 
 
 def _tell() -> None:

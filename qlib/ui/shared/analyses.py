@@ -15,7 +15,7 @@ SHOWN = {
 def answer(spec: RunSpec) -> str:
     """The sentence about a finished analysis (Markdown)."""
     _, page, what = SHOWN[spec.analysis]
-    return f"Done: in `{spec.model}` {what}. The page *{page}* shows it."
+    return f"Done: in `{spec.network}` {what}. The page *{page}* shows it."
 
 
 def link(spec: RunSpec) -> None:

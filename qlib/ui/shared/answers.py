@@ -35,7 +35,7 @@ def start_answer(record: RunRecord, title: str) -> str:
     if not accurate(m):
         return f"{how}, {_without_accuracy(record)}"
     first = (
-        f"{how}, `{spec.model}` is right on **{m['top1']:.1f} %** of {int(m['n']):,} images "
+        f"{how}, `{spec.network}` is right on **{m['top1']:.1f} %** of {int(m['n']):,} images "
         f"(95 %: {interval(record)})"
     )
     sentence = f"{first}; in float it was {m['top1_float']:.1f} %."
@@ -44,7 +44,7 @@ def start_answer(record: RunRecord, title: str) -> str:
 
 def _without_accuracy(record: RunRecord) -> str:
     """How near to float a run without an accuracy stays."""
-    m, model, n = record.metrics, record.spec.model, int(record.metrics["n"])
+    m, model, n = record.metrics, record.spec.network, int(record.metrics["n"])
     if record.task == "unlabelled":
         return (
             f"`{model}` answers like its float model on **{m['agreement']:.1f} %** of {n:,} images "
@@ -91,7 +91,7 @@ def source_line(record: RunRecord) -> str:
         else "calibrated on images of another source"
     )
     parts = [
-        f"{int(record.metrics['n']):,} held-out images of {spec.data}",
+        f"{int(record.metrics['n']):,} held-out images of {spec.images}",
         f"{shared} ({data.get('calib_n', spec.calib)} of them)",
         edges.get(spec.edge_layers, "first and last layer like the others"),
         f"activations at {'layer inputs' if spec.placement == 'inputs' else 'block boundaries'}",
@@ -102,4 +102,4 @@ def source_line(record: RunRecord) -> str:
 
 def handle(record: RunRecord, titles: Mapping[str, str]) -> str:
     """A run's name in pickers and links: readable, and unique by the end of its key."""
-    return f"{label(record, titles)} {record.spec.model} {record.spec.key[-10:-4]}"
+    return f"{label(record, titles)} {record.spec.network} {record.spec.key[-10:-4]}"

@@ -1,9 +1,11 @@
 """The parts of the context bar: which run, which layer, which images, and its tools."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import streamlit as st
 
+from qlib.core.records import network_name
 from qlib.store import Finished
 from qlib.ui.shared import address, linkbar, resolve, state
 from qlib.ui.shared.answers import bits_label
@@ -19,7 +21,8 @@ def run(choice: Choice, known: Sequence[Finished], changed: Changed) -> None:
     titles, picked = state.titles(), choice.params
     here = [e for e in known if e.record.spec.model == picked["m"]]
     mine = [e for e in here if e.record.spec.method == picked["q"]]
-    _list("m", resolve.models(known), picked["m"], "Backbone", "The trained network.", changed)
+    models = resolve.models(known)
+    _list("m", models, picked["m"], "Backbone", "The trained network.", changed, _bare(models))
     _list(
         "q", resolve.methods(here), picked["q"], "Method", word("nearest rounding"), changed, titles
     )
@@ -34,6 +37,16 @@ def run(choice: Choice, known: Sequence[Finished], changed: Changed) -> None:
     if len(same) > 1:
         help = "Several runs share backbone, method and bits; their settings differ."
         _list("run", same, choice.entry.key, "Run", help, changed, _names(mine))
+
+
+def _bare(models: Sequence[str]) -> dict[str, str]:
+    """Names for people; where several files have one name, with the folder that each lies in."""
+    names = {model: network_name(model) for model in models}
+    many = Counter(names.values())
+    return {
+        model: name if many[name] == 1 else f"{name} ({model.split('/')[-2][:8]})"
+        for model, name in names.items()
+    }
 
 
 def _names(entries: Sequence[Finished]) -> dict[str, str]:

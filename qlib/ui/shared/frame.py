@@ -117,9 +117,9 @@ def _chips(live: bool) -> None:
                 label=f"**{name}**",
                 icon=":material/progress_activity:",
                 query_params={"job": job.key},
-                help=f"{spec.model} on {spec.data}: open the progress",
+                help=f"{spec.network} on {spec.images}: open the progress",
             )
-            st.caption(f"{spec.model} · {stands}" + (f" · {span(since)}" if since else ""))
+            st.caption(f"{spec.network} · {stands}" + (f" · {span(since)}" if since else ""))
     if len(now) > 4:
         st.caption(f"and {len(now) - 4} more in the queue")
 

@@ -97,7 +97,7 @@ def _header(job: Job) -> None:
     spec, titles = job.spec, state.titles()
     with st.container(horizontal=True, vertical_alignment="center", key="job-head"):
         name = f"{titles.get(spec.method, spec.method)} W{spec.weight_bits}A{spec.act_bits}"
-        st.subheader(f"{name} on `{spec.model}`", anchor=False, width="content")
+        st.subheader(f"{name} on `{spec.network}`", anchor=False, width="content")
         st.badge(job.state, color=COLORS.get(job.state, "red"))
         if not job.over:
             st.button(

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from qlib.core import catalogue
-from qlib.core.records import BASELINE, RunRecord
+from qlib.core.records import BASELINE, RunRecord, network_name
 from qlib.core.scores import score
 from qlib.store import Finished
 from qlib.ui.shared.answers import bits_label
@@ -64,7 +64,7 @@ def choose(
     bits, said = _bits(asked.get("b"), widths(of_method), titles.get(method, method))
     entry = next(e for e in of_method if bits_label(e.record) == bits)
     if notes and notes[0].startswith("There is no run"):
-        name = f"{titles.get(method, method)} {bits} of `{model}`"
+        name = f"{titles.get(method, method)} {bits} of `{network_name(model)}`"
         return Choice(entry, (f"{notes[0]} Shown instead: {name}.",))
     return Choice(entry, (*notes, *said))
 

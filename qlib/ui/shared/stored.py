@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from qlib import store
-from qlib.core.records import BASELINE, RunRecord
+from qlib.core.records import BASELINE, RunRecord, network_name
 from qlib.core.scores import accurate
 from qlib.ui.shared import address, context, per_width, resolve, state
 from qlib.ui.shared.address import Session
@@ -98,13 +98,14 @@ def _methods(runs: Sequence[RunRecord], now: Mapping[str, str]) -> dict[str, str
 
 def _backbone(models: list[str], now: str) -> None:
     """Side by side while the names fit into a column, else in a list."""
-    if sum(len(m) + 4 for m in models) <= 52:
-        _choice("Backbone", {m: m for m in models}, "m", now, "The trained network.")
+    names = {m: network_name(m) for m in models}
+    if sum(len(name) + 4 for name in names.values()) <= 52:
+        _choice("Backbone", names, "m", now, "The trained network.")
         return
     st.session_state["m"] = now
     st.selectbox(
         "Backbone", models, key="m", on_change=_picked, args=("m",),
-        help="The trained network.",
+        help="The trained network.", format_func=names.__getitem__,
     )  # fmt: skip
 
 

@@ -87,7 +87,7 @@ def _offer(entry: Finished) -> None:
     """Without a network of many widths each width is a stored run of its own: say what helps."""
     with st.container(horizontal=True, vertical_alignment="center", key="live-offer"):
         st.caption(
-            f"No network with many widths is stored for `{entry.record.spec.model}`, so only "
+            f"No network with many widths is stored for `{entry.record.spec.network}`, so only "
             "widths with a run of their own can be chosen."
         )
         st.page_link(
