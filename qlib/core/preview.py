@@ -44,7 +44,8 @@ class Preview:
         outputs: classes that the network tells apart, 0 of an encoder.
         share: of the multiplications that can be quantized, from 0 to 1.
         left_float: what cannot be, dearest first.
-        refused: why the run would be refused unless a part in float is allowed, or "".
+        refused: why the run would be refused unless a part in float is allowed (a sentence that is
+            open at its end), or "".
         first, last: names of the layers at the ends.
         joined: units that are learned together, as they exchange several tensors.
         notes: what a reader of results should know.

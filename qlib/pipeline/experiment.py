@@ -166,11 +166,14 @@ def quantizable(
 
 def _check_coverage(model: QuantModel, spec: RunSpec) -> None:
     if (why := too_little(model.coverage)) and not spec.allow_float:
-        raise InvalidSpec(why)
+        raise InvalidSpec(f"{why}, or allow it (--allow-float, allow_float=True).")
 
 
 def too_little(covered: Coverage) -> str:
-    """Why a network is refused of which less than half can be quantized; "" where it is not."""
+    """Why a network is refused of which less than half can be quantized; "" where it is not.
+
+    The sentence is open at its end: who says it adds how to allow it.
+    """
     if covered.share >= LEAST_COVERED:
         return ""
     largest = sorted(covered.left_float, key=lambda part: -covered.left_float[part])
@@ -178,8 +181,7 @@ def too_little(covered: Coverage) -> str:
     return (
         f"Only {100 * covered.share:.0f} % of this network's multiplications can be quantized; in "
         f"float would stay {', '.join(largest[:3])}{more}. Write them with layers such as "
-        "nn.Conv2d and nn.Linear or with matrix products, or allow it (--allow-float, "
-        "allow_float=True)."
+        "nn.Conv2d and nn.Linear or with matrix products"
     )
 
 

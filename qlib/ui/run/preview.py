@@ -18,6 +18,8 @@ ABOUT = (
     "Eight pictures as the network sees them, what it takes them for in float, and which share of "
     "its multiplications can be quantized."
 )
+ALLOW = "turn on *Allow a part in float*, under *Own network and pictures*."
+ALLOWED = "Less than half can be quantized: it goes on because *Allow a part in float* is on."
 LOOK = 0.4  # seconds between looks at a preview that is being made
 LISTED = 12  # names in one line
 ASKED = "preview-asked"  # session key: the preview that this visitor waits for
@@ -136,15 +138,10 @@ def _show(found: Preview, spec: RunSpec) -> None:
     st.html(pictures(found))
     st.markdown(plain(covered(found)))
     if found.refused:
-        text = (
-            "It goes on because *Allow a part in float* is on."
-            if spec.allow_float
-            else (
-                f"{plain(found.refused)} Here: *Allow a part in float*, under *Own network and "
-                "pictures*."
-            )
+        st.warning(
+            ALLOWED if spec.allow_float else f"{plain(found.refused)}, or {ALLOW}",
+            icon=":material/warning:",
         )
-        st.warning(text, icon=":material/warning:")
     for line in about(found):
         st.caption(plain(line))
     if found.notes:
