@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
     from qlib.pipeline.door import Quantized
 
-STAGES = ("nearest", "planted", "brecq")
+STAGES = ("nearest", "planted", "brecq", "own_size")
 NOT_TRIED = "not tried"
 RUNS = "runs"
 STEPS = 2  # of BRECQ, for each unit
+RANGES = {"weight_observer": "minmax", "act_observer": "minmax"}  # the quickest: none is judged
 LONGEST = 300  # characters of what went wrong
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -89,7 +90,9 @@ def tell(name: str, send: Tell) -> None:
     ``stage`` is what is tried next; each of `STAGES` becomes a column that says what came of it.
     """
     from benchmarks import _planted
-    from benchmarks._families import small
+    from benchmarks._families import own_size, small
+    from qlib.network.blocks import find_blocks
+    from qlib.network.model import QuantModel
 
     send({"stage": "nearest"})
     try:
@@ -97,10 +100,8 @@ def tell(name: str, send: Tell) -> None:
     except Exception as error:
         send({"nearest": f"fault: timm: {_sentence(error)}"})
         return
-    shape = " × ".join(map(str, images.shape[1:]))
     millions = sum(p.numel() for p in net.parameters()) / 1e6
-    send({"input": shape, "options": options, "mparams": round(millions, 2)})
-
+    send({"input": _shape(images), "options": options, "mparams": round(millions, 2)})
     plain: list[Quantized] = []
 
     def nearest() -> Row:
@@ -108,20 +109,31 @@ def tell(name: str, send: Tell) -> None:
         return {"nearest": RUNS, **_about(plain[0])}
 
     def planted() -> Row:
-        twin, macs = _planted.planted(net, images)
-        with_product = _quantized(twin, images, "nearest")
-        return {"planted": _planted.seen(plain[0], with_product, macs)}
+        twin, macs = _planted.planted(net, images[:2])
+        with_product = QuantModel(twin, images[:2], find_blocks(twin)).coverage
+        return {"planted": _planted.seen(plain[0].model.coverage, with_product, macs)}
 
     def brecq() -> Row:
         _quantized(net, images, "brecq", steps=STEPS)
         return {"brecq": RUNS}
 
-    send(_tried("nearest", nearest))
-    if plain:
-        send({"stage": "planted"})
-        send(_tried("planted", planted))
-    send({"stage": "brecq"})
-    send(_tried("brecq", brecq))
+    def at_own_size() -> Row:
+        whole, large = own_size(name)
+        send({"own_input": _shape(large)})
+        if large.shape[1:] == images.shape[1:]:
+            return {"own_size": RUNS, "own_share": round(plain[0].model.coverage.share, 6)}
+        share = QuantModel(whole, large, find_blocks(whole)).coverage.share
+        return {"own_size": RUNS, "own_share": round(share, 6)}
+
+    stages = {"nearest": nearest, "planted": planted, "brecq": brecq, "own_size": at_own_size}
+    for stage, work in stages.items():
+        if plain or stage in ("nearest", "brecq"):
+            send({"stage": stage})
+            send(_tried(stage, work))
+
+
+def _shape(images: "Tensor") -> str:
+    return " × ".join(map(str, images.shape[1:]))
 
 
 def _tried(stage: str, work: Callable[[], Row]) -> Row:
@@ -140,7 +152,7 @@ def _quantized(net: "nn.Module", images: "Tensor", method: str, **settings: Any)
     """The network quantized to 8 bits, after a look at its output."""
     import qlib
 
-    q = qlib.quantize(net, images, method, 8, 8, **settings)
+    q = qlib.quantize(net, images, method, 8, 8, **RANGES, **settings)
     if not bool(q(images).isfinite().all()):
         raise ArithmeticError("the quantized network gives values that are not finite")
     return q
@@ -149,15 +161,17 @@ def _quantized(net: "nn.Module", images: "Tensor", method: str, **settings: Any)
 def _about(q: "Quantized") -> Row:
     """What the quantized network says of itself."""
     model = q.model
-    in_float = getattr(getattr(model, "coverage", None), "left_float", ())
+    left_float = sorted(model.coverage.left_float.items(), key=lambda part: -part[1])
     return {
         "share": round(q.coverage, 6),
-        "in_float": ", ".join(map(str, in_float)),
+        "in_float": ", ".join(f"{part} ({macs / model.coverage.macs:.2%})"
+                              for part, macs in left_float),
         "units": len(model.units()),
         "blocks": len(model.blocks),
-        "cut": "in a row" if model.is_sequential else "units" if model.walkable else "not cut",
+        "cut": "in a row" if model.is_sequential else "not in a row",
+        "joined": len(model.units()) - len(model.spans),
         "notes": " ".join(model.notes),
-    }
+    }  # fmt: skip
 
 
 def _sentence(error: Exception) -> str:
@@ -171,4 +185,5 @@ def _sentence(error: Exception) -> str:
 
 def good(row: Mapping[str, str]) -> bool:
     """Whether everything that was tried of a network worked."""
-    return row["nearest"] == row["brecq"] == RUNS and not row["planted"].startswith("not")
+    fine = row["nearest"] == row["brecq"] == row["own_size"] == RUNS
+    return fine and not row["planted"].startswith("not")

@@ -1,14 +1,17 @@
-"""The smallest networks of timm that together hold every class timm builds networks of.
+"""The smallest networks of timm that together hold every class of network and of block in timm.
 
-Networks that share their code and differ in depth, width or weights are one family. A family begins
-where a network, looked at from the smallest to the largest, brings a class of network, block or
-layer that none before it has. Networks that timm made for its own tests stand for nobody.
+Networks that share their code and differ in depth, width, layers or weights are one family. A
+family begins where a network, looked at from the smallest to the largest, brings a class of network
+or of block (see `qlib.network.blocks.find_blocks`) that none before it has. Other norms, activations
+or helpers begin none. Networks that timm made for its own tests stand for nobody.
 """
 
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from qlib.network.blocks import find_blocks
 
 SIZES = (64, 96, 112, 128, 160, 192, 224)  # of images, tried in this order, then timm's own
 IMAGES = 4
@@ -44,7 +47,7 @@ def families(
 
 
 def _inside(name: str) -> tuple[int, list[str]]:
-    """Number of parameters, and every class of timm's that a network is built of.
+    """Number of parameters, and the classes of the network and of its blocks that are timm's.
 
     The network's own class counts anew in each file of timm that builds networks with it.
     """
@@ -52,10 +55,9 @@ def _inside(name: str) -> tuple[int, list[str]]:
 
     with torch.device("meta"):
         net = timm.create_model(name)
-    kinds = {_full_name(type(module)) for module in net.modules()}
+    blocks = {_full_name(type(net.get_submodule(block))) for block in find_blocks(net)}
     own = f"{timm.model_entrypoint(name).__module__}:{_full_name(type(net))}"
-    inside = sorted(kind for kind in kinds if kind.startswith("timm."))
-    return _parameters(net), [own, *inside]
+    return _parameters(net), [own, *sorted(kind for kind in blocks if kind.startswith("timm."))]
 
 
 def small(name: str) -> tuple[nn.Module, Tensor, str]:
@@ -68,16 +70,14 @@ def small(name: str) -> tuple[nn.Module, Tensor, str]:
     Raises:
         Exception: whatever timm raises at the network's own image size.
     """
-    from timm.data.config import resolve_model_data_config
-
     torch.manual_seed(0)
     options = _options(name)
-    channels, *own = resolve_model_data_config(_made(name, options, "meta"))["input_size"]
+    channels, *own = _own_shape(name, options)
     sizes = [[size, size] for size in SIZES if size < own[0]]
     chooses = _takes(name, options | {"img_size": SIZES[-1]})
     fixed = None if chooses else _made(name, options)
     for size in sizes:
-        net = _sized(name, options | {"img_size": size}) if fixed is None else fixed
+        net = _sized(name, options | {"img_size": size[0]}) if fixed is None else fixed
         images = _images(channels, *size)
         if net is not None and _runs(net, images[:2]):
             break
@@ -86,6 +86,19 @@ def small(name: str) -> tuple[nn.Module, Tensor, str]:
         with torch.no_grad():
             net(images[:2])
     return net, images, " ".join(f"{key}={value}" for key, value in options.items())
+
+
+def own_size(name: str) -> tuple[nn.Module, Tensor]:
+    """A network as timm builds it, and two images of the size that it is made for."""
+    torch.manual_seed(0)
+    options = _options(name)
+    return _made(name, options), _images(*_own_shape(name, options))[:2]
+
+
+def _own_shape(name: str, options: dict) -> tuple[int, ...]:
+    from timm.data.config import resolve_model_data_config
+
+    return resolve_model_data_config(_made(name, options, "meta"))["input_size"]
 
 
 def _images(*shape: int) -> Tensor:

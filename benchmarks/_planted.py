@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from qlib.network.blocks import find_blocks
-from qlib.pipeline.door import Quantized
+from qlib.network.coverage import Coverage
 
 
 def planted(net: nn.Module, images: Tensor) -> tuple[nn.Module, int]:
@@ -26,25 +26,19 @@ def planted(net: nn.Module, images: Tensor) -> tuple[nn.Module, int]:
     return net, sum(shape.numel() for shape in shapes) * size // len(images)
 
 
-def seen(q: Quantized, with_product: Quantized, macs: int) -> str:
-    """Whether the share of quantized multiplications tells of the planted product.
+def seen(plain: Coverage, with_product: Coverage, macs: int) -> str:
+    """Whether what counts multiplications tells of the planted product.
 
     Returns:
         "quantized", "in float", or "not found: …" with the multiplications that were counted.
     """
-    quantized, total = _counted(q)
-    quantized_then, total_then = _counted(with_product)
-    if round(total_then - total) != macs:
-        return f"not found: {round(total_then - total)} more multiplications and not {macs}"
-    if round(quantized_then - quantized) == macs:
+    more = with_product.macs - plain.macs
+    if more != macs:
+        return f"not found: {more} more multiplications and not {macs}"
+    more_in_float = sum(with_product.left_float.values()) - sum(plain.left_float.values())
+    if more_in_float == 0:
         return "quantized"
-    return "in float" if round(quantized_then - quantized) == 0 else "not found: others changed"
-
-
-def _counted(q: Quantized) -> tuple[float, float]:
-    """Multiplications for one image: quantized ones, all."""
-    total = q.model.coverage.macs
-    return q.coverage * total, total
+    return "in float" if more_in_float == macs else "not found: others changed"
 
 
 def _place(net: nn.Module, images: Tensor) -> tuple[str, list[torch.Size]]:
