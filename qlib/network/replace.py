@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from qlib.core.records import InvalidSpec
 
+_EVERY_MODULES = frozenset(name for name in vars(nn.Module()) if name.startswith("_"))
+
 
 def float_copy(net: nn.Module) -> nn.Module:
     """A copy in eval mode, without gradients; ``net`` stays as it is.
@@ -55,7 +57,7 @@ def replace(net: nn.Module, old: nn.Module, new: nn.Module) -> None:
 
 def _replace_kept(parent: nn.Module, old: nn.Module, new: nn.Module) -> None:
     for name, value in list(vars(parent).items()):
-        if name.startswith("_") and name in vars(nn.Module()):  # what every module has
+        if name in _EVERY_MODULES:
             continue
         if value is old:
             vars(parent)[name] = new

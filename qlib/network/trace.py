@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ class Call:
         """Is its input this very tensor, not written into since it had that version?"""
         return self.input is tensor and self.versions.get(id(tensor)) == version
 
-    @property
+    @cached_property
     def input(self) -> Any:
         """The first tensor among the arguments, by position or by keyword; None without one."""
         return next(iter(tensors_in((self.args, self.kwargs))), None)
