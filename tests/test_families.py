@@ -11,6 +11,9 @@ from torch import nn
 
 import qlib
 from benchmarks import _coverage, _families, _planted, coverage
+from qlib.network.blocks import find_blocks
+from qlib.network.coverage import Coverage
+from qlib.network.model import QuantModel
 
 MEMORY = 0  # gigabytes: no bound, which the test's own process would keep
 
@@ -28,9 +31,11 @@ def row_of(name: str) -> dict:
 def test_the_smallest_network_stands_for_all_that_are_built_of_the_same() -> None:
     names = ["resnet34", "resnet18", "vit_tiny_patch16_224", "resnet50", "resnet26", "seresnet50"]
     brought = _families.families(names)
-    assert list(brought) == ["vit_tiny_patch16_224", "resnet18", "resnet26", "seresnet50"]
-    assert "BasicBlock" in brought["resnet18"] and brought["resnet26"] == ("Bottleneck",)
-    assert "SEModule" in brought["seresnet50"] and "Bottleneck" not in brought["seresnet50"]
+    assert brought == {
+        "vit_tiny_patch16_224": ("VisionTransformer", "Block"),
+        "resnet18": ("ResNet", "BasicBlock"),
+        "resnet26": ("Bottleneck",),  # and seresnet50 has but another layer in it
+    }
 
 
 def test_a_network_class_counts_anew_in_each_file_that_builds_with_it() -> None:
@@ -84,14 +89,17 @@ def test_a_planted_product_changes_nothing_but_the_count() -> None:
     twin, macs = _planted.planted(net, images)
     assert torch.equal(twin(images), net(images)) and macs == 4 * 6 * 7 * 7
     assert not hasattr(net.blocks[1], "planted") and hasattr(twin.blocks[1], "planted")
-    own = 4 * 6 * 7 * 4 * 4 + 4 * 5
-    q, with_product = (qlib.quantize(n, images, "nearest", 8, 8) for n in (net, twin))
-    assert q.coverage == 1
-    assert _planted.seen(q, with_product, macs) in ("quantized", "in float")
-    if with_product.coverage < 1:
-        assert with_product.coverage == pytest.approx(own / (own + macs))
-    assert _planted.seen(q, with_product, macs + 1).startswith("not found")
-    assert _planted.seen(q, q, macs).startswith("not found: 0 more")
+    plain, more = (QuantModel(n, images, find_blocks(n)).coverage for n in (net, twin))
+    assert plain.share == 1 and more.macs == plain.macs + macs
+    assert _planted.seen(plain, more, macs) in ("quantized", "in float")
+    assert _planted.seen(plain, more, macs + 1).startswith("not found")
+    assert _planted.seen(plain, plain, macs).startswith("not found: 0 more")
+
+
+def test_a_product_is_where_the_count_says() -> None:
+    plain = Coverage(100, {"a matmul": 10})
+    for left, said in ((10, "quantized"), (17, "in float"), (12, "not found: others changed")):
+        assert _planted.seen(plain, Coverage(107, {"a matmul": left}), 7) == said
 
 
 # ---- rows ---------------------------------------------------------------------------------------
@@ -99,23 +107,26 @@ def test_a_planted_product_changes_nothing_but_the_count() -> None:
 
 def test_a_row_says_what_came_of_each_stage() -> None:
     row = row_of("test_resnet")
-    assert (row["nearest"], row["brecq"], row["stage"]) == ("runs", "runs", "brecq")
+    assert [row[stage] for stage in ("nearest", "brecq", "own_size")] == ["runs"] * 3
     assert row["planted"] in ("quantized", "in float")
     assert row["share"] == 1 and row["in_float"] == "" and row["cut"] == "in a row"
+    assert row["own_share"] == 1 and row["own_input"] == "3 × 160 × 160" and row["joined"] == 0
     assert row["input"] == "3 × 64 × 64" and row["units"] == 8 and row["blocks"] == 4
     assert set(row) - {"stage"} <= set(coverage.COLUMNS)
 
 
 def test_refusals_and_faults_are_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+    untried = dict.fromkeys(_coverage.STAGES, "not tried")
+
     def refuse(*args: object, **more: object) -> None:
         raise qlib.InvalidSpec("Not this one; take another.")
 
     monkeypatch.setattr(qlib, "quantize", refuse)
     row = row_of("test_resnet")
     assert row["nearest"] == row["brecq"] == "refused: Not this one; take another."
-    assert "planted" not in row and not coverage._broken({"planted": "not tried"} | row)
+    assert "planted" not in row and not coverage._broken(untried | row)
     monkeypatch.setattr(qlib, "quantize", lambda *args, **more: 1 / 0)
-    row = row_of("test_resnet") | {"planted": "not tried"}
+    row = untried | row_of("test_resnet")
     assert row["nearest"] == "fault: ZeroDivisionError: division by zero"
     assert coverage._broken(row) and not coverage.good(row)
     assert row_of("no_such_network")["nearest"].startswith("fault: timm: RuntimeError: Unknown")
@@ -165,8 +176,8 @@ def test_a_process_of_its_own_tells_the_same() -> None:
 
 def pretended(name: str, *bounds: float) -> dict:
     row = {"network": name, "share": 0.995, "nearest": "runs", "planted": "quantized",
-           "brecq": "runs", "seconds": 1.0}  # fmt: skip
-    bad = {"b": {"share": 0.5, "planted": "not found: 0"}, "c": {"brecq": "died: signal 6"},
+           "brecq": "runs", "own_size": "runs", "own_share": 0.995, "seconds": 1.0}  # fmt: skip
+    bad = {"b": {"own_share": 0.5, "planted": "not found: 0"}, "c": {"brecq": "died: signal 6"},
            "d": {"brecq": "refused: no | never."}}  # fmt: skip
     return row | bad.get(name, {})
 
@@ -196,7 +207,7 @@ def test_rows_are_kept_and_what_failed_is_measured_again(
     assert called() == ["d"]
     assert called() == []
     said = capsys.readouterr().out
-    assert "| 4 of 4 |" not in said and "| planted product found | 3 of 4 | 75.0 |" in said
+    assert "| 4 of 4 |" not in said and "| planted product counted | 3 of 4 | 75.0 |" in said
     assert called("--again") == ["b", "c", "d"]
     assert called("--only", "a") == ["a"]
     text = (tmp_path / "coverage.csv").read_text()

@@ -10,7 +10,7 @@ from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from qlib.network.kinds import CONVOLUTIONS
 from qlib.network.own_weight import OutputFirst
-from qlib.network.replace import replace
+from qlib.network.replace import replace_all
 from qlib.network.trace import Call, Trace, trace
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -32,10 +32,11 @@ def fold_batch_norm(net: nn.Module, example: Tensor) -> tuple[nn.Module, list[st
     """
     before = trace(net, example)
     pairs = _pairs(before)
+    new = dict[nn.Module, nn.Module]()
     for layer_name, norm_name in pairs:
         layer, norm = net.get_submodule(layer_name), net.get_submodule(norm_name)
-        replace(net, layer, _fused(layer, norm))
-        replace(net, norm, _rest(norm))
+        new |= {layer: _fused(layer, norm), norm: _rest(norm)}
+    replace_all(net, new)
     net.requires_grad_(False)
     with torch.no_grad():
         gap = (net(example.clone()) - before.output).abs().max()

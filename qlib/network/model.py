@@ -24,7 +24,7 @@ from qlib.network.plain_layers import multiplies_as_it_is, multiplies_by_itself,
 from qlib.network.points import QuantLayer, QuantMatMul, QuantPoint
 from qlib.network.ports import leaf, replaced
 from qlib.network.products import expose_products, keep_apart
-from qlib.network.replace import float_copy, replace
+from qlib.network.replace import float_copy, replace_all
 from qlib.network.trace import Call, Trace, trace
 
 PLACEMENTS = ("inputs", "boundary")
@@ -102,8 +102,7 @@ class QuantModel(nn.Module):
             expose_products(copied, example, multiplies_by_itself)
         plain = {name: m for name, m in copied.named_modules() if _quantizable(m)}
         layers = {name: _wrapped(module) for name, module in plain.items()}
-        for name, module in plain.items():
-            replace(copied, module, layers[name])
+        replace_all(copied, {module: layers[name] for name, module in plain.items()})
         keep_apart(copied, layers.values())
         return copied, layers
 

@@ -40,33 +40,48 @@ def float_copy(net: nn.Module) -> nn.Module:
 
 
 def replace(net: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put ``new`` in place of ``old`` under every name that the network has for it, in place.
+    """`replace_all` of one module."""
+    replace_all(net, {old: new})
+
+
+def replace_all(net: nn.Module, new: Mapping[nn.Module, nn.Module]) -> None:
+    """Put modules in place of others under every name that the network has for them, in place.
 
     Lists, tuples and dictionaries that modules keep are names too: a forward pass may go through
-    them. Raises ValueError: ``old`` is the network itself.
+    them.
+
+    Args:
+        new: module of the network → what comes in its place, which may hold the old one.
+
+    Raises:
+        ValueError: one of the old modules is the network itself.
     """
-    if old is net:
+    if net in new:
         raise ValueError("The network itself has no other module around it.")
-    for parent in list(net.modules()):
+    newcomers = set(new.values())
+    for parent in [module for module in net.modules() if module not in newcomers]:
         for name, child in list(parent._modules.items()):
-            if child is old and parent is not new:
-                parent._modules[name] = new
+            if child in new:
+                parent._modules[name] = new[child]
         if not isinstance(parent, torch.jit.ScriptModule):
-            _replace_kept(parent, old, new)
+            _replace_kept(parent, new)
 
 
-def _replace_kept(parent: nn.Module, old: nn.Module, new: nn.Module) -> None:
+def _replace_kept(parent: nn.Module, new: Mapping[nn.Module, nn.Module]) -> None:
+    def changed(value: Any) -> bool:
+        return isinstance(value, nn.Module) and value in new
+
     for name, value in list(vars(parent).items()):
         if name in _EVERY_MODULES:
             continue
-        if value is old:
-            vars(parent)[name] = new
+        if changed(value):
+            vars(parent)[name] = new[value]
         elif isinstance(value, list):
-            value[:] = [new if one is old else one for one in value]
-        elif isinstance(value, tuple) and any(one is old for one in value):
-            vars(parent)[name] = tuple(new if one is old else one for one in value)
+            value[:] = [new[one] if changed(one) else one for one in value]
+        elif isinstance(value, tuple) and any(map(changed, value)):
+            vars(parent)[name] = tuple(new[one] if changed(one) else one for one in value)
         elif isinstance(value, dict):
-            value.update({key: new for key, one in value.items() if one is old})
+            value.update({key: new[one] for key, one in value.items() if changed(one)})
 
 
 def _values(module: nn.Module) -> list[Any]:
