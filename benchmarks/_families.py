@@ -1,9 +1,9 @@
 """The smallest networks of timm that together hold every class of network and of block in timm.
 
 Networks that share their code and differ in depth, width, layers or weights are one family. A
-family begins where a network, looked at from the smallest to the largest, brings a class of network
-or of block (see `qlib.network.blocks.find_blocks`) that none before it has. Other norms, activations
-or helpers begin none. Networks that timm made for its own tests stand for nobody.
+family begins where a network, looked at from the smallest to the largest, brings a class of
+network or of block (see `qlib.network.blocks.find_blocks`) that none before it has. Other norms,
+activations or helpers begin none. Networks that timm made for its own tests stand for nobody.
 """
 
 from collections.abc import Callable, Sequence

@@ -3,15 +3,16 @@
 ``python -m benchmarks.readme``. Each table stands between ``<!-- table NAME -->`` and
 ``<!-- end -->``; what is between is replaced by the rows of ``benchmarks/results/accuracy.csv``
 whose network begins with NAME; the table ``chosen`` holds the rows `CHOSEN` of it, and ``noise``,
-``multibit``, ``multibit_ablations``, ``design_space``, ``steps``, ``memory`` and ``goals`` are
-those of the files with these names.
+``multibit``, ``multibit_ablations``, ``design_space``, ``coverage``, ``steps``, ``memory`` and
+``goals`` are those of the files with these names; ``coverage_goals`` counts the rows of
+``coverage``.
 """
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks import design_space, multibit, noise, reconstruction
+from benchmarks import coverage, design_space, multibit, noise, reconstruction
 from benchmarks._table import Table, markdown
 from benchmarks.accuracy import COLUMNS, cell, mean, summary
 from qlib.core.registry import discover
@@ -38,10 +39,12 @@ Lines = list[dict[str, object]]
 def measured() -> tuple[Lines, dict[str, Lines]]:
     """The tables that `filled` takes, from the stored rows."""
     whole = {"noise": noise, "multibit": multibit, "multibit_ablations": multibit}
-    whole["design_space"] = design_space
+    whole |= {"design_space": design_space, "coverage": coverage}
     others = {name: (of.COLUMNS, of.summary) for name, of in whole.items()} | reconstruction.TABLES
     rows = Table("accuracy", COLUMNS, fresh=False).rows()
-    return summary(rows), {"chosen": [_chosen(rows, *which) for which in CHOSEN]} | {
+    families = Table("coverage", coverage.COLUMNS, fresh=False).rows()
+    counted = {"coverage_goals": coverage.goals(families)}
+    return summary(rows), counted | {"chosen": [_chosen(rows, *which) for which in CHOSEN]} | {
         name: told(Table(name, columns, fresh=False).rows())
         for name, (columns, told) in others.items()
     }
