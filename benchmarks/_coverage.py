@@ -25,6 +25,8 @@ RUNS = "runs"
 STEPS = 2  # of BRECQ, for each unit
 RANGES = {"weight_observer": "minmax", "act_observer": "minmax"}  # the quickest: none is judged
 LONGEST = 300  # characters of what went wrong
+# what every process needs, loaded once; the last one is PyTorch's optimizers'
+LOADED = ("timm", "benchmarks._planted", "qlib.pipeline.door", "torch._dynamo")
 ROOT = Path(__file__).resolve().parents[1]
 
 Row = dict[str, Any]
@@ -39,7 +41,7 @@ def measured(name: str, seconds: float, gigabytes: float, work: Callable | None 
         work: takes the name, the pipe and gigabytes; by default `tell_all`.
     """
     context = get_context("forkserver" if sys.platform != "win32" else "spawn")
-    context.set_forkserver_preload([__name__, "timm", "qlib.pipeline.door"])
+    context.set_forkserver_preload([__name__, *LOADED])
     hears, tells = context.Pipe(duplex=False)
     process = context.Process(target=work or tell_all, args=(name, tells, gigabytes), daemon=True)
     start = time.monotonic()
@@ -90,8 +92,9 @@ def tell(name: str, send: Tell) -> None:
     ``stage`` is what is tried next; each of `STAGES` becomes a column that says what came of it.
     """
     from benchmarks import _planted
-    from benchmarks._families import own_size, small
+    from benchmarks._families import as_it_is, own_images, small
     from qlib.network.blocks import find_blocks
+    from qlib.network.coverage import coverage
     from qlib.network.model import QuantModel
 
     send({"stage": "nearest"})
@@ -118,12 +121,15 @@ def tell(name: str, send: Tell) -> None:
         return {"brecq": RUNS}
 
     def at_own_size() -> Row:
-        whole, large = own_size(name)
+        large = own_images(name)
         send({"own_input": _shape(large)})
-        if large.shape[1:] == images.shape[1:]:
-            return {"own_size": RUNS, "own_share": round(plain[0].model.coverage.share, 6)}
-        share = QuantModel(whole, large, find_blocks(whole)).coverage.share
-        return {"own_size": RUNS, "own_share": round(share, 6)}
+        try:  # most networks take images of any size
+            with plain[0].model.quantized(weights=False, inputs=False):
+                counted = coverage(plain[0].model.net, large, plain[0].model.layers)
+        except Exception:  # each refuses in its own way: build it for this size
+            whole = as_it_is(name)
+            counted = QuantModel(whole, large, find_blocks(whole)).coverage
+        return {"own_size": RUNS, "own_share": round(counted.share, 6)}
 
     stages = {"nearest": nearest, "planted": planted, "brecq": brecq, "own_size": at_own_size}
     for stage, work in stages.items():

@@ -88,11 +88,15 @@ def small(name: str) -> tuple[nn.Module, Tensor, str]:
     return net, images, " ".join(f"{key}={value}" for key, value in options.items())
 
 
-def own_size(name: str) -> tuple[nn.Module, Tensor]:
-    """A network as timm builds it, and two images of the size that it is made for."""
+def own_images(name: str) -> Tensor:
+    """Two images of the size that a network is made for."""
+    return _images(*_own_shape(name, _options(name)))[:2]
+
+
+def as_it_is(name: str) -> nn.Module:
+    """A network built for images of that size."""
     torch.manual_seed(0)
-    options = _options(name)
-    return _made(name, options), _images(*_own_shape(name, options))[:2]
+    return _made(name, _options(name))
 
 
 def _own_shape(name: str, options: dict) -> tuple[int, ...]:
