@@ -207,7 +207,8 @@ def test_rows_are_kept_and_what_failed_is_measured_again(
     assert called() == ["d"]
     assert called() == []
     said = capsys.readouterr().out
-    assert "| 4 of 4 |" not in said and "| planted product counted | 3 of 4 | 75.0 |" in said
+    assert "| 4 of 4 tried |" not in said
+    assert "| planted product counted | 3 of 4 tried | 75.0 |" in said
     assert called("--again") == ["b", "c", "d"]
     assert called("--only", "a") == ["a"]
     text = (tmp_path / "coverage.csv").read_text()
@@ -218,7 +219,11 @@ def test_rows_are_kept_and_what_failed_is_measured_again(
 
 def test_goals_count_families() -> None:
     rows = [{k: str(v) for k, v in pretended(name).items()} for name in "abcd"]
-    told = {line["of all families"]: line["families"] for line in coverage.goals(rows)}
-    assert list(told.values()) == ["3 of 4", "3 of 4", "2 of 4", "2 of 4"]
+    rows.append(dict.fromkeys(coverage.COLUMNS, "") | {"nearest": "not tried"})
+    told = {line["families"]: (line["number"], line["%"]) for line in coverage.goals(rows)}
+    assert list(told.values()) == [
+        ("3 of 4 tried", "75.0"), ("3 of 4 tried", "75.0"), ("2 of 4 tried", "50.0"),
+        ("2 of 4 tried", "50.0"), ("1 of 5", "20.0"),
+    ]  # fmt: skip
     full = dict.fromkeys(coverage.COLUMNS, "") | rows[3]
     assert coverage.summary([full])[0]["BRECQ"] == "refused: no \\| never."
