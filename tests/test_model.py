@@ -22,6 +22,7 @@ from qlib.network.blocks import find_blocks
 from qlib.network.fold import fold_batch_norm
 from qlib.network.model import QuantModel
 from qlib.network.points import QuantLayer, QuantMatMul, QuantPoint
+from qlib.network.replace import replace_all
 from qlib.quantizers.uniform import Uniform
 
 
@@ -460,3 +461,24 @@ def test_plan_with_gaps_leaves_float_what_it_does_not_name() -> None:
     assert filled == ["one.conv1"]
     assert all(p.quantizer is None for p in model.points.values())
     assert isinstance(model.points["fc.input"], QuantPoint)
+
+
+def test_modules_are_put_in_place_of_others_under_every_name() -> None:
+    class Keeper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(2, 2), nn.Linear(2, 2)
+            self.same = self.one
+            self.kept = [self.one, 3]
+            self.pair, self.by_name = (self.two, None), {"a": self.two, "b": "two"}
+
+    net = nn.Sequential(Keeper(), nn.ReLU())
+    inside = net[0]
+    one, two = inside.one, inside.two
+    new = {one: nn.Sequential(one), two: nn.Sequential(two, one)}  # as wrappers hold what they wrap
+    replace_all(net, new)
+    assert inside.one is inside.same is inside.kept[0] is new[one] and inside.kept[1] == 3
+    assert inside.two is inside.pair[0] is inside.by_name["a"] is new[two]
+    assert new[one][0] is one and list(new[two]) == [two, one]
+    with pytest.raises(ValueError, match="itself"):
+        replace_all(net, {net: nn.Identity()})
