@@ -217,6 +217,13 @@ def test_rows_are_kept_and_what_failed_is_measured_again(
     ]
 
 
+def test_a_size_that_takes_too_long_to_count_is_no_fault() -> None:
+    row = dict.fromkeys(_coverage.STAGES, "runs") | {"own_share": "", "share": "0.999"}
+    assert coverage._whole(row) and not coverage._broken(row | {"own_size": "over time: 240 s"})
+    assert coverage._broken(row | {"brecq": "over time: 240 s"})
+    assert coverage._broken(row | {"own_size": "died: signal 9"})
+
+
 def test_goals_count_families() -> None:
     rows = [{k: str(v) for k, v in pretended(name).items()} for name in "abcd"]
     rows.append(dict.fromkeys(coverage.COLUMNS, "") | {"nearest": "not tried"})
