@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from qlib.pipeline.door import Quantized
 
-STAGES = ("nearest", "planted", "brecq", "own_size")
+STAGES: tuple[str, ...] = ("nearest", "planted", "brecq", "own_size")
 NOT_TRIED = "not tried"
 RUNS = "runs"
 STEPS = 2  # of BRECQ, for each unit

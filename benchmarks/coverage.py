@@ -27,7 +27,7 @@ from benchmarks._coverage import NOT_TRIED, RUNS, STAGES, good, measured
 from benchmarks._table import RESULTS, Table, markdown
 
 WRITES = ("coverage",)  # files of benchmarks/results
-COLUMNS = ("network", "brings", "mparams", "options", "input", "share", "in_float", "own_input",
+COLUMNS: tuple[str, ...] = ("network", "brings", "mparams", "options", "input", "share", "in_float", "own_input",
            "own_share", "nearest", "planted", "brecq", "own_size", "units", "blocks", "cut",
            "joined", "notes", "seconds", "timm", "torch")  # fmt: skip
 WHOLE = 0.99  # share of multiplications from which on a network counts as quantized
