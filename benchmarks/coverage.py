@@ -27,9 +27,11 @@ from benchmarks._coverage import NOT_TRIED, RUNS, STAGES, good, measured
 from benchmarks._table import RESULTS, Table, markdown
 
 WRITES = ("coverage",)  # files of benchmarks/results
-COLUMNS: tuple[str, ...] = ("network", "brings", "mparams", "options", "input", "share", "in_float", "own_input",
-           "own_share", "nearest", "planted", "brecq", "own_size", "units", "blocks", "cut",
-           "joined", "notes", "seconds", "timm", "torch")  # fmt: skip
+COLUMNS: tuple[str, ...] = (
+    "network", "brings", "mparams", "options", "input", "share", "in_float", "own_input",
+    "own_share", "nearest", "planted", "brecq", "own_size", "units", "blocks", "cut", "joined",
+    "notes", "seconds", "timm", "torch",
+)  # fmt: skip
 WHOLE = 0.99  # share of multiplications from which on a network counts as quantized
 PARTS, LONGEST = 2, 160  # parts in float and characters that a cell of the table shows
 GOALS = {"nearest": 95, "planted": 100, "brecq": 85}  # percent of the families
