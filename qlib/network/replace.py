@@ -61,7 +61,7 @@ def replace_all(net: nn.Module, new: Mapping[nn.Module, nn.Module]) -> None:
     newcomers = set(new.values())
     for parent in [module for module in net.modules() if module not in newcomers]:
         for name, child in list(parent._modules.items()):
-            if child in new:
+            if child is not None and child in new:
                 parent._modules[name] = new[child]
         if not isinstance(parent, torch.jit.ScriptModule):
             _replace_kept(parent, new)
