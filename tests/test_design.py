@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, fields, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from qlib.methods._gradient.design import ERRORS, OPTIMIZERS, UNITS, VARIABLES, 
 from qlib.methods._gradient.losses import angle, divergence
 from qlib.methods.custom import Custom
 from qlib.network import stages
+from qlib.network.answers import Classes
 from qlib.network.blocks import find_blocks
 from qlib.network.model import QuantModel
 
@@ -331,7 +333,8 @@ def test_mixed_without_activations_lies_between_both_networks() -> None:
 
 
 def unit_of(targets: Tensor) -> Unit:
-    return BlockUnit(model=None, name="x", layers={}, inputs=targets, float_inputs=targets,
+    model = SimpleNamespace(answers=Classes())  # all that errors ask of it
+    return BlockUnit(model=model, name="x", layers={}, inputs=targets, float_inputs=targets,
                      targets=targets)  # fmt: skip
 
 

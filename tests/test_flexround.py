@@ -1,6 +1,7 @@
 """FlexRound: its gradient, its start, its limits, and where it goes that up-or-down cannot."""
 
 import itertools
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from qlib.core.records import Cancelled, Event, InvalidSpec, ignore
 from qlib.core.scheme import PER_CHANNEL, PER_TENSOR, Granularity, Scheme
 from qlib.learning.reconstruct import FitSettings, Rate, reconstruct
 from qlib.learning.units import LayerUnit, Unit
+from qlib.network.model import QuantModel
 from qlib.network.points import QuantLayer
 from qlib.observers.mse import Mse
 from qlib.quantizers.flex_round import SMALLEST, FlexRound
@@ -122,13 +124,14 @@ def lone_unit(weight: Tensor, x: Tensor, scheme: Scheme, scale: float) -> tuple[
     """A linear layer without bias as a unit of its own, on whole steps of ``scale``."""
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     linear.weight.data = weight
-    layer = QuantLayer(linear.requires_grad_(False))
+    model = QuantModel(nn.Sequential(OrderedDict(lone=linear)), x[:4])
+    layer = model.weighted()["lone"]
     layer.weight_point.fill(Uniform(torch.tensor(scale), torch.tensor(0.0), scheme))
     layer.weight_point.on = True
     with torch.no_grad():
         target = x @ weight.T
 
-    unit = LayerUnit(model=None, name="lone", layers={"lone": layer}, inputs=x, float_inputs=x,
+    unit = LayerUnit(model=model, name="lone", layers={"lone": layer}, inputs=x, float_inputs=x,
                      targets=target, layer="lone")  # fmt: skip
     unit.points = lambda: []
     return unit, layer
