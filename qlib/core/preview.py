@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from qlib.core.records import RunSpec
+from qlib.core.records import BASELINE, RunSpec
 
 # what a preview shows depends on these fields of a specification alone
 FIELDS = ("model", "data", "weights", "calib", "calib_data", "calib_choice", "seed", "code",
@@ -82,7 +82,7 @@ class Preview:
 
 def essence(spec: RunSpec) -> RunSpec:
     """The specification with all that its preview does not depend on at the default."""
-    return RunSpec(**{name: getattr(spec, name) for name in FIELDS}, method="nearest")
+    return RunSpec(**{name: getattr(spec, name) for name in FIELDS}, method=BASELINE)
 
 
 def _packed(pixels: np.ndarray) -> list[Any]:
