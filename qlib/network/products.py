@@ -296,9 +296,8 @@ def _added(constant: Constant, added: Tensor, a: Tensor, b: Tensor, **scales: fl
 
 def _linear(constant: Constant, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Child:
     if constant(weight) and weight.dim() == 2:
-        kept = bias if constant(bias) else None
-        own = kept is not None or bias is None
-        return _linear_layer(weight, kept), partial(_run_layer, own_bias=own)
+        own = constant(bias)
+        return _linear_layer(weight, bias if own else None), partial(_run_layer, own_bias=own)
 
     def run(child: nn.Module, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         y = child(input, weight.mT)
@@ -349,13 +348,13 @@ def _convolution(
     if not constant(weight):
         plain = kind is nn.Conv2d and not isinstance(padding, str)
         return (MatMul(), _run_mixed_convolution) if plain else None
-    kept = bias if constant(bias) else None
+    own = constant(bias)  # or there is none
+    kept = bias if own else None
     layer = kind(
         weight.shape[1] * groups, weight.shape[0], _sizes(weight), stride=_row(stride),
         padding=padding if isinstance(padding, str) else _row(padding), dilation=_row(dilation),
         groups=groups, bias=kept is not None, device="meta",
     )  # fmt: skip
-    own = kept is not None or bias is None
     return _filled(layer, weight, kept), partial(_run_layer, own_bias=own)
 
 
@@ -373,13 +372,13 @@ def _transposed(
 ) -> Child:
     if not constant(weight):
         return None
-    kept = bias if constant(bias) else None
+    own = constant(bias)  # or there is none
+    kept = bias if own else None
     layer = kind(
         weight.shape[0], weight.shape[1] * groups, _sizes(weight), stride=_row(stride),
         padding=_row(padding), output_padding=_row(output_padding), groups=groups,
         bias=kept is not None, dilation=_row(dilation), device="meta",
     )  # fmt: skip
-    own = kept is not None or bias is None
     return OutputFirst(_filled(layer, weight, kept)), partial(_run_layer, own_bias=own)
 
 
