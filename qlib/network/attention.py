@@ -152,7 +152,7 @@ class ExplicitMultiheadAttention(nn.Module):
         else:
             weights = (fused.q_proj_weight, fused.k_proj_weight, fused.v_proj_weight)
         biases = (None,) * 3 if fused.in_proj_bias is None else fused.in_proj_bias.chunk(3)
-        self.q_proj, self.k_proj, self.v_proj = map(_linear, weights, biases)
+        self.q_proj, self.k_proj, self.v_proj = map(linear_layer, weights, biases)
         self.scores = MatMul()
         self.softmax = nn.Softmax(dim=-1)
         self.mix = MatMul()
@@ -220,11 +220,12 @@ def _left_out(mask: Tensor, scores: Tensor) -> Tensor:
     return F.pad(mask.to(scores.dtype), (0, scores.shape[-1] - mask.shape[-1]))
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+def linear_layer(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A layer around a weight (out, in) and a bias (out,) or None that are there already."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
-    layer.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+    layer.weight = nn.Parameter(weight.detach().contiguous(), requires_grad=False)
     if bias is not None:
-        layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+        layer.bias = nn.Parameter(bias.detach().contiguous(), requires_grad=False)
     return layer
 
 

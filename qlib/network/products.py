@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from qlib.core.records import InvalidSpec
-from qlib.network.attention import MatMul, ScaledDotProduct
+from qlib.network.attention import MatMul, ScaledDotProduct, linear_layer
 from qlib.network.einsum import Contraction
 from qlib.network.own_weight import OutputFirst
 from qlib.network.trace import removing
@@ -272,7 +272,7 @@ def _weight_name(owner: nn.Module, args: Iterable[Any]) -> str:
 def _matmul(constant: Constant, *operands: Any, **named: Any) -> Child:
     a, b = (*operands, *named.values())
     if constant(b) and b.dim() == 2 and not constant(a):
-        return _linear_layer(b.mT, None), lambda child, a, *_, **__: child(a)
+        return linear_layer(b.mT, None), lambda child, a, *_, **__: child(a)
     return MatMul(), _run_matmul
 
 
@@ -297,7 +297,7 @@ def _added(constant: Constant, added: Tensor, a: Tensor, b: Tensor, **scales: fl
 def _linear(constant: Constant, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Child:
     if constant(weight) and weight.dim() == 2:
         own = constant(bias)
-        return _linear_layer(weight, bias if own else None), partial(_run_layer, own_bias=own)
+        return linear_layer(weight, bias if own else None), partial(_run_layer, own_bias=own)
 
     def run(child: nn.Module, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         y = child(input, weight.mT)
@@ -320,11 +320,6 @@ def _run_layer(
         return y
     trailing = 0 if isinstance(getattr(child, "layer", child), nn.Linear) else y.dim() - 2
     return y + bias.reshape(-1, *[1] * trailing)
-
-
-def _linear_layer(weight: Tensor, bias: Tensor | None) -> nn.Module:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
-    return _filled(layer, weight, bias)
 
 
 def _filled(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
@@ -435,7 +430,7 @@ def _einsum(constant: Constant, equation: Any, *operands: Any) -> Child:
             left, right = (pair[1], pair[0]) if turned else pair
             return contraction.result(child(contraction.left(left)), left, right)
 
-        return _linear_layer(rows.mT, None), run_linear
+        return linear_layer(rows.mT, None), run_linear
 
     def run(child: nn.Module, equation: str, *operands: Any) -> Tensor:
         pair = operands[0] if len(operands) == 1 else operands
